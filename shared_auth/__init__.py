@@ -1,0 +1,20 @@
+"""The one HMAC rule of service and clients. Standard library only."""
+
+from shared_auth.authenticator import DEFAULT_WINDOW_S, Authenticator, Signature
+from shared_auth.canonical import canonical_message, image_payload_id, legacy_message, text_payload_id
+from shared_auth.errors import AuthError, BadSignature, ExpiredSignature, MalformedAuth, UnsignablePayload
+
+__all__ = [
+    "DEFAULT_WINDOW_S",
+    "AuthError",
+    "Authenticator",
+    "BadSignature",
+    "ExpiredSignature",
+    "MalformedAuth",
+    "Signature",
+    "UnsignablePayload",
+    "canonical_message",
+    "image_payload_id",
+    "legacy_message",
+    "text_payload_id",
+]

@@ -1,0 +1,47 @@
+"""Sign by hand: `python -m shared_auth sign --text "a red circle"`. The secret is EMBEDDING_HMAC_SECRET."""
+
+import argparse
+import json
+import os
+import sys
+
+from shared_auth.authenticator import Authenticator
+from shared_auth.canonical import image_payload_id, text_payload_id
+from shared_auth.errors import UnsignablePayload
+
+_IMAGE_PATH = "/v1/embed/image"
+_TEXT_PATH = "/v1/embed/text"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the `auth` object of a request as JSON. Returns the exit status."""
+    options = _parser().parse_args(arguments)
+    secret = os.environ.get("EMBEDDING_HMAC_SECRET")
+    if not secret:
+        print("EMBEDDING_HMAC_SECRET is not set", file=sys.stderr)
+        return 2
+    try:
+        if options.image_url is not None:
+            path, payload_id = options.path or _IMAGE_PATH, image_payload_id(options.image_url)
+        else:
+            path, payload_id = options.path or _TEXT_PATH, text_payload_id(options.text)
+        signature = Authenticator([secret]).sign(path, payload_id)
+    except UnsignablePayload as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(json.dumps(signature.as_dict()))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m shared_auth", description="Sign requests by hand.")
+    sign = parser.add_subparsers(dest="command", required=True).add_parser("sign", help="print an auth object")
+    payload = sign.add_mutually_exclusive_group(required=True)
+    payload.add_argument("--image-url", help="the image_url, exactly as it will stand in the request")
+    payload.add_argument("--text", help="the text, exactly as it will stand in the request")
+    sign.add_argument("--path", help="the operation's path, if not that of a single image or text")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
