@@ -1,0 +1,1 @@
+"""The CLIP service without a transport: settings, downloading, pixels, model, batching, operations."""

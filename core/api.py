@@ -1,0 +1,137 @@
+"""The operation table: what can be asked, and the one way from a request to its answer: parse, authenticate, run.
+
+Both adapters look operations up here, so an operation is one row and exists on both, with the same checks.
+`prepare` is quick and never blocks; `Call.run` blocks and belongs on a thread.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from core.contract import (
+    EMBED_IMAGE,
+    EMBED_IMAGE_BATCH,
+    EMBED_TEXT,
+    ImageBatchRequest,
+    ImageRequest,
+    Request,
+    TextRequest,
+    validate,
+)
+from core.deadline import Deadline
+from core.embedder import Embedder, Wanted
+from core.errors import AuthExpired, AuthFailed, BatchTooLarge, NotFound, ServiceError, ValidationFailed
+from core.responses import Body, ModelIdentity, batch_timings, embedding_body, item_body
+from shared_auth import Authenticator, AuthError, ExpiredSignature, UnsignablePayload
+
+AnyRequest = TypeVar("AnyRequest", bound=Request)
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A loaded model: what embeds, and what the answers say about it."""
+
+    embedder: Embedder
+    identity: ModelIdentity
+
+
+@dataclass(frozen=True, slots=True)
+class Operation(Generic[AnyRequest]):
+    """A row of the table: `run` is called with a valid, authenticated request."""
+
+    request: type[AnyRequest]
+    run: Callable[[Model, AnyRequest, str, Deadline], Body]
+
+
+def _embed_image(model: Model, request: ImageRequest, request_id: str, deadline: Deadline) -> Body:
+    [result] = model.embedder.embed_images([Wanted(request.image_url, request.normalize)], deadline)
+    if isinstance(result, ServiceError):
+        raise result
+    body = embedding_body(request_id, result, normalized=request.normalize, encoding=request.encoding_format)
+    return body | model.identity.for_response()
+
+
+def _embed_image_batch(model: Model, request: ImageBatchRequest, _request_id: str, deadline: Deadline) -> Body:
+    started_s = time.monotonic()
+    wanted = [Wanted(item.image_url, item.normalize) for item in request.items]
+    results = model.embedder.embed_images(wanted, deadline)
+    pairs = zip(request.items, results, strict=True)
+    return {
+        "results": [item_body(item, result, request.encoding_format) for item, result in pairs],
+        **model.identity.for_response(),
+        "batch_timings": batch_timings(results, (time.monotonic() - started_s) * 1000),
+    }
+
+
+def _embed_text(model: Model, request: TextRequest, request_id: str, deadline: Deadline) -> Body:
+    result = model.embedder.embed_text(request.text, normalize=request.normalize, deadline=deadline)
+    body = embedding_body(request_id, result, normalized=request.normalize, encoding=request.encoding_format)
+    return body | model.identity.for_response()
+
+
+OPERATIONS: Mapping[str, Operation[Any]] = {
+    EMBED_IMAGE: Operation(ImageRequest, _embed_image),
+    EMBED_IMAGE_BATCH: Operation(ImageBatchRequest, _embed_image_batch),
+    EMBED_TEXT: Operation(TextRequest, _embed_text),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """An authenticated request, ready to run."""
+
+    request_id: str
+    run: Callable[[], Body]
+    """Blocks until the answer is there. Raises a `ServiceError`."""
+
+
+class Api:
+    """`authenticator` is None only where the service was started with ALLOW_INSECURE_AUTH."""
+
+    def __init__(
+        self,
+        model: Model,
+        authenticator: Authenticator | None,
+        *,
+        max_batch_size: int,
+        request_timeout_s: float,
+    ) -> None:
+        self._model = model
+        self._authenticator = authenticator
+        self._max_batch_size = max_batch_size
+        self._request_timeout_s = request_timeout_s
+
+    def prepare(self, path: str, members: Mapping[str, Any], *, request_id: str) -> Call:
+        """Check a request and return the call that answers it; `request_id` goes into the answer.
+
+        Raises `NotFound`, `BatchTooLarge`, `ValidationFailed`, `AuthFailed` or `AuthExpired`.
+        """
+        operation = OPERATIONS.get(path)
+        if operation is None:
+            raise NotFound
+        self._check_batch_size(members)
+        request = validate(operation.request, members)
+        self._authenticate(path, request)
+        deadline = Deadline.after(self._request_timeout_s)
+        return Call(request_id, lambda: operation.run(self._model, request, request_id, deadline))
+
+    def _check_batch_size(self, members: Mapping[str, Any]) -> None:
+        """Before validation: a thousand items are not worth validating."""
+        items = members.get("items")
+        if isinstance(items, list) and len(items) > self._max_batch_size:
+            raise BatchTooLarge(f"a batch has at most {self._max_batch_size} items")
+
+    def _authenticate(self, path: str, request: Request) -> None:
+        """Every item of a batch is signed by itself; one bad signature refuses the whole request."""
+        if self._authenticator is None:
+            return
+        try:
+            for payload_id, auth in request.signed_payloads():
+                self._authenticator.verify(path, payload_id, auth)
+        except UnsignablePayload as error:
+            raise ValidationFailed("the request holds text that is not valid Unicode") from error
+        except ExpiredSignature as error:
+            raise AuthExpired from error
+        except AuthError as error:
+            raise AuthFailed from error

@@ -1,0 +1,33 @@
+"""Settings in, a service out. The one way to it for every entry point: pod, handler, local backend.
+
+Importing this module is cheap and loads no torch: the thread counts must be set before torch is there.
+"""
+
+import logging
+
+from core import cpu
+from core.service import Runtime, Service
+from core.settings import ServiceSettings
+from shared_auth import Authenticator
+
+logger = logging.getLogger(__name__)
+
+
+def build_service(settings: ServiceSettings) -> Service:
+    """Return a service that is still `loading`; its `load` reads and warms the model."""
+    if not settings.hmac_secrets():
+        logger.warning("signatures are not verified: ALLOW_INSECURE_AUTH is set and there is no secret")
+    return Service(settings, _load)
+
+
+def build_authenticator(settings: ServiceSettings) -> Authenticator | None:
+    """Return what verifies signatures; None only without a secret, which needs an explicit setting."""
+    secrets = settings.hmac_secrets()
+    return Authenticator(secrets, window_s=settings.auth_time_window_seconds) if secrets else None
+
+
+def _load(settings: ServiceSettings) -> Runtime:
+    cpu.limit_library_threads(cpu.available_cores())
+    from core.runtime import load_runtime  # imports torch: only now, with the thread count set
+
+    return load_runtime(settings, build_authenticator(settings))

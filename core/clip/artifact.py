@@ -1,0 +1,108 @@
+"""A model directory: where it is, what it says about itself, and its fingerprint. Never imports torch."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from core.errors import StartError
+
+# Hub models are pinned: the same name must give the same vectors next year.
+_PINNED_REVISIONS = {"openai/clip-vit-base-patch32": "3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268"}
+
+# What the responses call a hub model; deployed workers compare these two strings.
+_REPORTED_NAMES = {"openai/clip-vit-base-patch32": ("ViT-B-32", "openai")}
+
+_CONFIG = "config.json"
+_TOKENIZER = "tokenizer.json"
+_PREPROCESSOR = "preprocessor_config.json"
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelDirectory:
+    """A CLIP in Hugging Face layout on disk; `mean` and `std` are per RGB channel, in units of 0..1."""
+
+    path: Path
+    model_name: str
+    pretrained: str
+    dim: int
+    size_px: int
+    context_length: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    @property
+    def tokenizer_path(self) -> Path:
+        return self.path / _TOKENIZER
+
+    @property
+    def weights_path(self) -> Path:
+        return next(self.path / name for name in _WEIGHTS if (self.path / name).is_file())
+
+
+def open_model(source: str, *, revision: str | None = None) -> ModelDirectory:
+    """Find a model by directory or hub id and read its configuration; a hub model is fetched if need be.
+
+    Raises `StartError` with one line that names what is missing and what to do.
+    """
+    if os.path.isdir(source):
+        path = Path(source).resolve()
+        return _read(path, path.name, "local")
+    if source.startswith((".", "/", "~")) or source.count("/") != 1:
+        raise StartError(f"CLIP_MODEL: {source} is neither a directory nor a hub id (owner/name)")
+    owner, _, name = source.partition("/")
+    model_name, pretrained = _REPORTED_NAMES.get(source, (name, owner))
+    return _read(_fetch(source, revision or _PINNED_REVISIONS.get(source)), model_name, pretrained)
+
+
+def _fetch(repo_id: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download  # 0.3 s, and a local directory does not need it
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    patterns = [_CONFIG, _TOKENIZER, _PREPROCESSOR]
+    try:
+        path = Path(snapshot_download(repo_id, revision=revision, allow_patterns=[*patterns, _WEIGHTS[0]]))
+        if not (path / _WEIGHTS[0]).is_file():
+            path = Path(snapshot_download(repo_id, revision=revision, allow_patterns=[*patterns, _WEIGHTS[1]]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise StartError(
+            f"CLIP_MODEL: {repo_id} is not in the local cache and could not be fetched:"
+            " check the network and the name, or set CLIP_MODEL to a model directory"
+        ) from error
+    return path
+
+
+def _read(path: Path, model_name: str, pretrained: str) -> ModelDirectory:
+    for name in (_CONFIG, _TOKENIZER, _PREPROCESSOR):
+        if not (path / name).is_file():
+            raise StartError(f"CLIP_MODEL: {path} has no {name}")
+    if not any((path / name).is_file() for name in _WEIGHTS):
+        raise StartError(f"CLIP_MODEL: {path} has no weights ({' or '.join(_WEIGHTS)})")
+    config, preprocessor = _json(path / _CONFIG), _json(path / _PREPROCESSOR)
+    try:
+        return ModelDirectory(
+            path=path,
+            model_name=model_name,
+            pretrained=pretrained,
+            dim=int(config["projection_dim"]),
+            size_px=int(config["vision_config"].get("image_size", 224)),
+            context_length=int(config["text_config"].get("max_position_embeddings", 77)),
+            mean=_triple(preprocessor["image_mean"]),
+            std=_triple(preprocessor["image_std"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise StartError(f"CLIP_MODEL: {path} is not a CLIP model directory: {error!r}") from error
+
+
+def _triple(values: Any) -> tuple[float, float, float]:  # noqa: ANN401 - straight from JSON
+    red, green, blue = (float(value) for value in values)
+    return red, green, blue
+
+
+def _json(path: Path) -> Any:  # noqa: ANN401 - straight from JSON
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise StartError(f"CLIP_MODEL: {path} is not JSON") from error

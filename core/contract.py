@@ -1,0 +1,127 @@
+"""The requests of the wire contract, as strict models. What each one signs is said here too."""
+
+import uuid
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from core.errors import ValidationFailed
+from shared_auth import image_payload_id, text_payload_id
+
+EMBED_IMAGE = "/v1/embed/image"
+EMBED_IMAGE_BATCH = "/v1/embed/image-batch"
+EMBED_TEXT = "/v1/embed/text"
+
+MAX_URL_CHARACTERS = 4096
+MAX_TEXT_CHARACTERS = 10_000
+MAX_REQUEST_ID_CHARACTERS = 128
+
+EncodingFormat = Literal["float", "base64"]
+
+
+def _printable(value: str) -> str:
+    if not value.isprintable():
+        raise ValueError("must be printable characters")
+    return value
+
+
+RequestId = Annotated[
+    str, Field(min_length=1, max_length=MAX_REQUEST_ID_CHARACTERS), AfterValidator(_printable)
+]
+
+
+class Request(BaseModel):
+    """Base of all requests. Strict: no string becomes a number. Unknown fields are ignored: versions overlap."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
+
+    def signed_payloads(self) -> Iterator[tuple[str, object]]:
+        """Yield (payload id, the caller's `auth` value) for everything that must be signed.
+
+        Raises `shared_auth.UnsignablePayload` for a payload that is not valid Unicode.
+        """
+        raise NotImplementedError
+
+
+class ImageRequest(Request):
+    """One image by URL. `image_url` stays the exact string: the signature covers it as sent."""
+
+    image_url: Annotated[str, Field(min_length=1, max_length=MAX_URL_CHARACTERS)]
+    request_id: RequestId | None = None
+    normalize: bool = True
+    encoding_format: EncodingFormat | None = None
+    auth: Any = None
+
+    def signed_payloads(self) -> Iterator[tuple[str, object]]:
+        yield image_payload_id(self.image_url), self.auth
+
+
+class ImageItem(ImageRequest):
+    """One image of a batch; its results are told apart by `request_id`, so that is required."""
+
+    request_id: RequestId
+
+
+class ImageBatchRequest(Request):
+    """Several images. `encoding_format` is the default of the items that name none."""
+
+    items: Annotated[list[ImageItem], Field(min_length=1)]
+    encoding_format: EncodingFormat | None = None
+
+    def signed_payloads(self) -> Iterator[tuple[str, object]]:
+        for item in self.items:
+            yield from item.signed_payloads()
+
+
+class TextRequest(Request):
+    """One text."""
+
+    text: Annotated[str, Field(min_length=1, max_length=MAX_TEXT_CHARACTERS)]
+    request_id: RequestId | None = None
+    normalize: bool = True
+    encoding_format: EncodingFormat | None = None
+    auth: Any = None
+
+    def signed_payloads(self) -> Iterator[tuple[str, object]]:
+        yield text_payload_id(self.text), self.auth
+
+
+AnyRequest = TypeVar("AnyRequest", bound=Request)
+
+
+def validate(model: type[AnyRequest], members: Mapping[str, Any]) -> AnyRequest:
+    """Check `members` against `model`. Raises `ValidationFailed` with a message that names the field."""
+    try:
+        return model.model_validate(members)
+    except ValidationError as error:
+        raise ValidationFailed(_explain(error)) from error
+
+
+def request_id_of(members: Mapping[str, Any]) -> str:
+    """Return the caller's request id if it is a valid one, else a new one."""
+    given = members.get("request_id")
+    if isinstance(given, str) and 1 <= len(given) <= MAX_REQUEST_ID_CHARACTERS and given.isprintable():
+        return given
+    return new_request_id()
+
+
+def new_request_id() -> str:
+    """Return 32 random hex digits."""
+    return uuid.uuid4().hex
+
+
+def _explain(error: ValidationError) -> str:
+    """Name the first wrong field and the rule. Never the value: it may be a presigned URL."""
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    return f"{_field_path(first['loc'])}: {first['msg']}"
+
+
+def _field_path(location: tuple[int | str, ...]) -> str:
+    path = ""
+    for part in location:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        else:
+            path += f".{part}" if path else part
+    return path

@@ -1,0 +1,146 @@
+"""Loads the model and joins the parts around it: engines, batcher, downloads, pixels, operations."""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+
+from core import cpu
+from core.api import Api, Model
+from core.batcher import Batcher, Modality
+from core.clip.artifact import ModelDirectory, open_model
+from core.clip.engine import Engine
+from core.clip.fingerprint import fingerprint
+from core.clip.tokenizer import ClipTokenizer
+from core.clip.torch_engine import TorchEngine, choose_devices, choose_dtype, load_clip
+from core.deadline import Deadline
+from core.embedder import Embedder, Pools
+from core.errors import ServiceError, StartError
+from core.fetch import AllowList, Fetcher, FetchLimits
+from core.pixels import PIXEL_RULES_VERSION, PixelDecoder
+from core.responses import ModelIdentity
+from core.service import Runtime
+from core.settings import ServiceSettings
+from shared_auth import Authenticator
+
+logger = logging.getLogger(__name__)
+
+_WARM_UP_TIMEOUT_S = 300.0
+
+
+def load_runtime(settings: ServiceSettings, authenticator: Authenticator | None) -> Runtime:
+    """Load, warm and return everything. Raises `StartError` with one line that names the cause."""
+    started_s = time.monotonic()
+    directory = open_model(settings.clip_model, revision=settings.clip_model_revision)
+    engines, model_fingerprint = _load_engines(settings, directory)
+    tokenizer = ClipTokenizer(directory.tokenizer_path, directory.context_length)
+    batcher = Batcher(
+        engines,
+        {Modality.IMAGE: np.stack, Modality.TEXT: tokenizer.pad},
+        dim=directory.dim,
+        max_batch=settings.max_device_batch,
+        max_items=settings.max_queued_items,
+        prepare_thread=lambda: torch.set_num_threads(cpu.available_cores()),
+    )
+    _warm_up(batcher, tokenizer, directory)
+    identity = _identity(directory, engines[0], model_fingerprint)
+    runtime = _join(settings, authenticator, directory, batcher, tokenizer, identity)
+    logger.info(
+        "model ready",
+        extra={**identity.for_response(), "dtype": identity.dtype, "load_s": round(time.monotonic() - started_s, 2)},
+    )
+    return runtime
+
+
+def _load_engines(settings: ServiceSettings, directory: ModelDirectory) -> tuple[list[Engine], str]:
+    clip = load_clip(directory)
+    # Before any engine converts the weights: the fingerprint is of what is on disk.
+    model_fingerprint = fingerprint(
+        clip.state_dict(), directory.tokenizer_path, pixel_rules=PIXEL_RULES_VERSION, dim=directory.dim
+    )
+    engines: list[Engine] = []
+    for device in choose_devices(settings.clip_device):
+        replica = clip if not engines else load_clip(directory)
+        dtype = choose_dtype(settings.clip_dtype, device)
+        engines.append(TorchEngine(replica, directory, device=device, dtype=dtype))
+    return engines, model_fingerprint
+
+
+def _warm_up(batcher: Batcher, tokenizer: ClipTokenizer, directory: ModelDirectory) -> None:
+    """Run one image and one text through the real path, so that the first request is not the slow one."""
+    deadline = Deadline.after(_WARM_UP_TIMEOUT_S)
+    grey = np.full((3, directory.size_px, directory.size_px), 128, dtype=np.uint8)
+    token_ids, _ = tokenizer.encode("a warm-up")
+    futures = [
+        *batcher.submit(Modality.IMAGE, [grey], deadline),
+        *batcher.submit(Modality.TEXT, [token_ids], deadline),
+    ]
+    try:
+        for future in futures:
+            future.result(timeout=deadline.remaining_s())
+    except (ServiceError, TimeoutError) as error:
+        raise StartError("the model failed its warm-up: see the log above") from error
+
+
+def _identity(directory: ModelDirectory, engine: Engine, model_fingerprint: str) -> ModelIdentity:
+    return ModelIdentity(
+        model_name=directory.model_name,
+        pretrained=directory.pretrained,
+        device=engine.device,
+        dtype=engine.dtype,
+        engine=engine.name,
+        dim=directory.dim,
+        fingerprint=model_fingerprint,
+    )
+
+
+def _join(
+    settings: ServiceSettings,
+    authenticator: Authenticator | None,
+    directory: ModelDirectory,
+    batcher: Batcher,
+    tokenizer: ClipTokenizer,
+    identity: ModelIdentity,
+) -> Runtime:
+    limits = FetchLimits(max_bytes=settings.max_image_size_bytes, timeout_s=settings.image_download_timeout_s)
+    fetcher = Fetcher(limits, AllowList.parse(settings.download_allow_hosts))
+    pools = _pools(settings)
+    embedder = Embedder(
+        fetch=fetcher.fetch,
+        decode=PixelDecoder(directory.size_px, settings.max_image_pixels).decode,
+        tokenize=tokenizer.encode,
+        batcher=batcher,
+        pools=pools,
+        concurrency=settings.download_concurrency,
+    )
+    api = Api(
+        Model(embedder, identity),
+        authenticator,
+        max_batch_size=settings.max_batch_size,
+        request_timeout_s=settings.request_timeout_s,
+    )
+    return Runtime(
+        api=api,
+        identity=identity,
+        torch_version=torch.__version__,
+        cuda_version=torch.version.cuda,
+        healthy=lambda: batcher.healthy,
+        close=lambda: _close([pools.close, batcher.close, fetcher.close]),
+    )
+
+
+def _pools(settings: ServiceSettings) -> Pools:
+    cores = cpu.available_cores()
+    return Pools(
+        downloads=ThreadPoolExecutor(settings.max_concurrent_requests, thread_name_prefix="download"),
+        # One thread of torch each: resizes run side by side, and the engine has its own count.
+        decodes=ThreadPoolExecutor(cores, "decode", initializer=torch.set_num_threads, initargs=(1,)),
+    )
+
+
+def _close(steps: Sequence[Callable[[], None]]) -> None:
+    for step in steps:
+        step()

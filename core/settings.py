@@ -1,0 +1,104 @@
+"""The service's settings: read from the environment once, at an entry point, into a frozen object."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from core.errors import StartError
+from core.fetch.allowlist import AllowList
+
+DEFAULT_MODEL = "openai/clip-vit-base-patch32"
+
+Positive = Annotated[int, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class ServiceSettings(BaseSettings):
+    """One field per environment variable, of the same name in capitals."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    workers: Positive = 1
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    embedding_hmac_secret: SecretStr | None = None
+    embedding_hmac_secret_previous: SecretStr | None = None
+    allow_insecure_auth: bool = False
+    auth_time_window_seconds: Positive = 120
+
+    # 16 items of 4,096 URL characters, each escaped as six bytes of JSON, fit into 512 KiB.
+    max_body_bytes: Positive = 1_048_576
+    max_batch_size: Positive = 16
+    max_image_size_bytes: Positive = 10_485_760
+    max_image_pixels: Positive = 50_000_000
+    image_download_timeout_s: Seconds = 30.0
+    download_concurrency: Positive = 8
+    download_allow_hosts: str = ""
+
+    # The proxy in front of a pod cuts at 100 s: the service answers before that.
+    request_timeout_s: Seconds = 90.0
+    drain_timeout_s: Positive = 30
+    max_concurrent_requests: Positive = 64
+    max_queued_items: Positive = 1024
+    max_device_batch: Positive = 32
+
+    clip_model: str = DEFAULT_MODEL
+    clip_model_revision: str | None = None
+    clip_device: str = "auto"
+    clip_dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    clip_engine: Literal["auto", "torch"] = "auto"
+
+    @field_validator("log_level", "clip_dtype", "clip_engine", mode="before")
+    @classmethod
+    def _any_case(cls, value: object, info: Any) -> object:  # noqa: ANN401 - pydantic's own type is generic
+        if not isinstance(value, str):
+            return value
+        return value.upper() if info.field_name == "log_level" else value.lower()
+
+    @field_validator("download_allow_hosts")
+    @classmethod
+    def _parses(cls, value: str) -> str:
+        AllowList.parse(value)
+        return value
+
+    def hmac_secrets(self) -> list[str]:
+        """The active secrets, the one to sign with first; empty only with `allow_insecure_auth`."""
+        both = (self.embedding_hmac_secret, self.embedding_hmac_secret_previous)
+        return [secret.get_secret_value() for secret in both if secret is not None]
+
+
+def load_settings(environ: Mapping[str, str] | None = None) -> ServiceSettings:
+    """Read the settings, from `environ` if given, else from the process environment.
+
+    Raises `StartError` with one line that names the variable and what was expected.
+    """
+    try:
+        settings = ServiceSettings() if environ is None else ServiceSettings.model_validate(_lowered(environ))
+    except ValidationError as error:
+        raise StartError(_first_line(error)) from error
+    _require_secret(settings)
+    return settings
+
+
+def _lowered(environ: Mapping[str, str]) -> dict[str, str]:
+    return {name.lower(): value for name, value in environ.items() if value != ""}
+
+
+def _require_secret(settings: ServiceSettings) -> None:
+    if settings.embedding_hmac_secret is not None or settings.allow_insecure_auth:
+        return
+    raise StartError(
+        "EMBEDDING_HMAC_SECRET is not set: set it to the secret that the workers sign with"
+        " (or ALLOW_INSECURE_AUTH=1 to run without signatures, never in production)"
+    )
+
+
+def _first_line(error: ValidationError) -> str:
+    """Name the variable and what was expected; the value stays out, it may be a secret."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    variable = str(first["loc"][0]).upper() if first["loc"] else "settings"
+    return f"{variable}: {first['msg']}"
