@@ -1,0 +1,4 @@
+"""The HTTP adapter: Flask over the operation table, served by gunicorn with gevent at the door."""
+
+# Where the Flask app keeps its Service: the gunicorn worker drains and closes it there.
+SERVICE_EXTENSION = "clip_service"

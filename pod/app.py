@@ -1,0 +1,126 @@
+"""The Flask application: a route per row of the operation table, and the health routes.
+
+Views run on the gevent hub, so nothing here blocks: an operation runs on a thread of its own while its greenlet
+waits, and health is answered in between.
+"""
+
+import logging
+import time
+from functools import partial
+from urllib.parse import quote
+
+from flask import Flask, Response, g, request
+from gevent.threadpool import ThreadPool
+from werkzeug.exceptions import HTTPException
+
+from core.api import OPERATIONS, Call
+from core.contract import new_request_id, request_id_of
+from core.errors import InternalError, ServiceError
+from core.responses import Body, error_body
+from core.service import Service, Status
+from core.settings import ServiceSettings
+from core.wire import encode, parse_object
+from pod.errors import STATUS, from_http
+from pod import SERVICE_EXTENSION
+
+logger = logging.getLogger(__name__)
+
+
+def create_app(settings: ServiceSettings, service: Service) -> Flask:
+    """Return the application over `service`, which may still be loading."""
+    app = Flask(__name__)
+    app.extensions[SERVICE_EXTENSION] = service
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
+    # Admission lets in at most this many, so `apply` never waits for a free thread.
+    threads = ThreadPool(settings.max_concurrent_requests)
+    for path in OPERATIONS:
+        app.add_url_rule(path, path, partial(_run_operation, service, threads, path), methods=["POST"])
+    for path, view in {"/health": _health, "/readyz": _readyz, "/livez": _livez, "/ping": _ping}.items():
+        app.add_url_rule(path, path, partial(view, service), methods=["GET"])
+    app.before_request(_begin)
+    app.after_request(_finish)
+    app.register_error_handler(HTTPException, lambda error: _answer_error(from_http(error)))
+    app.register_error_handler(ServiceError, _answer_error)
+    app.register_error_handler(Exception, _answer_unknown)
+    return app
+
+
+def _run_operation(service: Service, threads: ThreadPool, path: str) -> Response:
+    members = parse_object(request.get_data(cache=False))
+    g.request_id = request_id_of(members)
+    with service.admitted() as api:
+        call = api.prepare(path, members, request_id=g.request_id)
+        outcome = threads.apply(_attempt, (call,))
+    if isinstance(outcome, ServiceError):
+        return _answer_error(outcome)
+    return Response(outcome, mimetype="application/json")
+
+
+def _attempt(call: Call) -> bytes | ServiceError:
+    """Run on a thread. Errors are returned: gevent prints the traceback of whatever a pool's function raises."""
+    try:
+        return encode(call.run())
+    except ServiceError as error:
+        return error
+    except Exception:
+        logger.exception("an operation failed", extra={"request_id": call.request_id})
+        return InternalError()
+
+
+def _health(service: Service) -> Response:
+    return _json(service.health(), 200 if service.status is Status.OK else 503)
+
+
+def _readyz(service: Service) -> Response:
+    return _json({"status": service.status.value}, 200 if service.status is Status.OK else 503)
+
+
+def _livez(service: Service) -> Response:
+    """200 while the process can recover by itself: loading and draining end, a lost device does not."""
+    return _json({"status": service.status.value}, 503 if service.status is Status.UNHEALTHY else 200)
+
+
+def _ping(service: Service) -> Response:
+    """The health check of load-balancing endpoints: 204 means "still starting", anything odd means "remove"."""
+    if service.status is Status.LOADING:
+        return Response(status=204)
+    return _readyz(service)
+
+
+def _begin() -> None:
+    g.started_s = time.monotonic()
+    g.request_id = new_request_id()
+    g.code = None
+
+
+def _finish(response: Response) -> Response:
+    # Header values are ASCII; a request id may be any printable text.
+    response.headers["X-Request-ID"] = quote(g.request_id, safe=" !#$&'()*+,/:;=?@[]^`{|}<>\"\\")
+    level = logging.DEBUG if request.method == "GET" else logging.INFO
+    fields = {
+        "method": request.method,
+        "path": request.path[:100],
+        "status": response.status_code,
+        "code": g.code,
+        "request_id": g.request_id,
+        "duration_ms": round((time.monotonic() - g.started_s) * 1000, 1),
+    }
+    logger.log(level, "request", extra=fields)
+    return response
+
+
+def _answer_error(error: ServiceError) -> Response:
+    g.code = error.code
+    response = _json(error_body(error, g.request_id), STATUS[type(error)])
+    if error.retry_after_s is not None:
+        response.headers["Retry-After"] = str(error.retry_after_s)
+    return response
+
+
+def _answer_unknown(_error: Exception) -> Response:
+    logger.exception("a view failed", extra={"request_id": g.request_id})
+    return _answer_error(InternalError())
+
+
+def _json(body: Body, status: int) -> Response:
+    return Response(encode(body), status=status, mimetype="application/json")

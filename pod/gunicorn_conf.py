@@ -1,0 +1,65 @@
+"""gunicorn's configuration. Runs in the master, so it loads neither torch nor the model."""
+
+import errno
+import os
+import socket
+import sys
+from typing import Any
+
+from core.errors import StartError
+from core.logs import logging_config
+from core.settings import ServiceSettings, load_settings
+from pod import SERVICE_EXTENSION
+
+
+def _settings_or_exit() -> ServiceSettings:
+    try:
+        return load_settings()
+    except StartError as error:
+        sys.exit(f"cannot start: {error}")
+
+
+_settings = _settings_or_exit()
+
+bind = f"[{_settings.host}]:{_settings.port}" if ":" in _settings.host else f"{_settings.host}:{_settings.port}"
+workers = _settings.workers
+worker_class = "pod.gevent_worker.UnpatchedGeventWorker"
+# Well above the admission limit: overload is answered with OVERLOADED, not left waiting in the backlog.
+worker_connections = _settings.max_concurrent_requests * 16
+# The model loads in the worker, after the fork: CUDA does not survive one.
+preload_app = False
+# Only notices a hub that has stopped; operations run on threads and take as long as they may.
+timeout = 60
+graceful_timeout = _settings.drain_timeout_s
+# Below graceful_timeout: an idle connection must not hold up the drain.
+keepalive = max(1, min(15, _settings.drain_timeout_s // 2))
+control_socket_disable = True
+logconfig_dict = logging_config(_settings.log_level)
+
+
+def on_starting(_arbiter: Any) -> None:  # noqa: ANN401 - gunicorn is untyped
+    """Refuse a taken port in one line, before gunicorn tries it five times. A handed-over socket is not tried."""
+    if _settings.port == 0 or {"GUNICORN_FD", "LISTEN_FDS"} & os.environ.keys():
+        return
+    with socket.socket(_family(), socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((_settings.host, _settings.port))
+        except OSError as error:
+            sys.exit(f"cannot start: {_why_not(error)}")
+
+
+def worker_exit(_arbiter: Any, worker: Any) -> None:  # noqa: ANN401 - gunicorn is untyped
+    """Stop the threads of a worker that has drained."""
+    if worker.wsgi is not None:
+        worker.wsgi.extensions[SERVICE_EXTENSION].close()
+
+
+def _family() -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in _settings.host else socket.AF_INET
+
+
+def _why_not(error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"PORT: {bind} is in use: stop what listens there, or set PORT to a free one"
+    return f"HOST and PORT: cannot listen on {bind}: {error.strerror}"

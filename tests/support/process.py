@@ -1,0 +1,125 @@
+"""A real gunicorn with the real application, as `make run` and the image start it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import requests
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+TINY_MODEL = ROOT / "models" / "tiny-shapes"
+SECRET = "test-secret"
+_COMMAND = [sys.executable, "-m", "gunicorn", "-c", "pod/gunicorn_conf.py", "pod.wsgi:app"]
+
+# What decides a test must be in the test: nothing of the developer's own environment reaches the process.
+_INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "SSL_CERT_FILE")
+
+READY_TIMEOUT_S = 60.0
+EXIT_TIMEOUT_S = 30.0
+
+
+def environment(**settings: str) -> dict[str, str]:
+    """The environment of a pod under test, with `settings` over the defaults; an empty value unsets one."""
+    inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+    defaults = {
+        "HOST": "127.0.0.1",
+        "PORT": "0",
+        "CLIP_MODEL": str(TINY_MODEL),
+        "CLIP_DTYPE": "float32",
+        "EMBEDDING_HMAC_SECRET": SECRET,
+        "DOWNLOAD_ALLOW_HOSTS": "127.0.0.1",
+        "PYTHONUNBUFFERED": "1",
+    }
+    return {name: value for name, value in (inherited | defaults | settings).items() if value != ""}
+
+
+@dataclass(slots=True)
+class PodProcess:
+    """A running gunicorn. `log` reads everything it has written so far."""
+
+    process: "subprocess.Popen[bytes]"
+    output: IO[bytes]
+
+    @property
+    def base_url(self) -> str:
+        """Where it listens, as it says so itself in its log."""
+        listening = self.wait_for_log("Listening at:")
+        return str(listening["message"]).split()[2]
+
+    def log(self) -> str:
+        return Path(self.output.name).read_text()
+
+    def log_lines(self) -> list[dict[str, Any]]:
+        """The log's JSON lines."""
+        return [json.loads(line) for line in self.log().splitlines() if line.startswith("{") and line.endswith("}")]
+
+    def wait_for_log(self, message: str) -> dict[str, Any]:
+        """Wait for a line that begins with `message` and return its fields."""
+        until_s = time.monotonic() + READY_TIMEOUT_S
+        while time.monotonic() < until_s:
+            for line in self.log_lines():
+                if str(line["message"]).startswith(message):
+                    return line
+            if self.process.poll() is not None:
+                break
+            time.sleep(0.02)
+        raise AssertionError(f"no {message!r} in the log:\n{self.log()}")
+
+    def wait_until_ready(self) -> None:
+        until_s = time.monotonic() + READY_TIMEOUT_S
+        url = self.base_url + "/readyz"
+        while time.monotonic() < until_s and self.process.poll() is None:
+            if requests.get(url, timeout=5).status_code == 200:
+                return
+            time.sleep(0.05)
+        raise AssertionError(f"not ready:\n{self.log()}")
+
+    def terminate(self) -> int:
+        """Send SIGTERM and return the exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(EXIT_TIMEOUT_S)
+
+
+@contextmanager
+def pod_process(settings: Mapping[str, str] | None = None, *, ready: bool = True) -> Iterator[PodProcess]:
+    """Run a pod until the block ends; whatever happens in between, nothing of it is left running."""
+    with tempfile.NamedTemporaryFile(prefix="pod-", suffix=".log") as output:
+        process = subprocess.Popen(
+            _COMMAND,
+            cwd=ROOT,
+            env=environment(**(settings or {})),
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+        pod = PodProcess(process, output)
+        try:
+            if ready:
+                pod.wait_until_ready()
+            yield pod
+        finally:
+            _end(process)
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(EXIT_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            pass
+    try:
+        # The group outlives its leader if a worker does: the test must not leave it behind.
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+    process.wait(EXIT_TIMEOUT_S)

@@ -1,0 +1,96 @@
+"""A backend as the contract sees it: bodies go in signed, answers come out; only the envelope differs."""
+
+import copy
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import requests
+
+from core.contract import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT
+from shared_auth import Authenticator, image_payload_id, text_payload_id
+from tests.support.process import SECRET
+
+Body = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """`body` is the contract's success body, or its error object with `code` set."""
+
+    body: Body
+
+    @property
+    def code(self) -> str | None:
+        """The error code, or None for a success."""
+        error = self.body.get("error")
+        return error["code"] if error else None
+
+    @property
+    def vector(self) -> npt.NDArray[np.float32]:
+        return np.asarray(self.body["embedding"], dtype=np.float32)
+
+    def vectors(self) -> Iterator[npt.NDArray[np.float32]]:
+        """The vectors of a batch, its errors left out."""
+        for result in self.body["results"]:
+            if "embedding" in result:
+                yield np.asarray(result["embedding"], dtype=np.float32)
+
+
+class Target(Protocol):
+    """One backend."""
+
+    def send(self, path: str, body: Body) -> Answer:
+        """Send a body as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class PodTarget:
+    """The HTTP backend."""
+
+    base_url: str
+
+    def send(self, path: str, body: Body) -> Answer:
+        return Answer(self.post(path, json.dumps(body).encode()).json())
+
+    def post(self, path: str, data: bytes) -> requests.Response:
+        """Send raw bytes and return the raw response."""
+        headers = {"Content-Type": "application/json"}
+        return requests.post(self.base_url + path, data=data, headers=headers, timeout=60)
+
+
+def signed_image(image_url: str, *, path: str = EMBED_IMAGE, secret: str = SECRET, age_s: int = 0, **fields: Any) -> Body:  # noqa: ANN401
+    """An image request, or an item of a batch when `path` says so."""
+    auth = _authenticator(secret, age_s).sign(path, image_payload_id(image_url)).as_dict()
+    return {"image_url": image_url, "auth": auth, **fields}
+
+
+def signed_text(text: str, *, secret: str = SECRET, age_s: int = 0, **fields: Any) -> Body:  # noqa: ANN401
+    """A text request."""
+    auth = _authenticator(secret, age_s).sign(EMBED_TEXT, text_payload_id(text)).as_dict()
+    return {"text": text, "auth": auth, **fields}
+
+
+def signed_batch(image_urls: list[str], **fields: Any) -> Body:  # noqa: ANN401
+    """A batch request whose items are called item-0, item-1, ..."""
+    items = [
+        signed_image(url, path=EMBED_IMAGE_BATCH, request_id=f"item-{position}")
+        for position, url in enumerate(image_urls)
+    ]
+    return {"items": items, **fields}
+
+
+def without(body: Body, *names: str) -> Body:
+    """A copy of `body` that lacks some members."""
+    copied = copy.deepcopy(body)
+    for name in names:
+        del copied[name]
+    return copied
+
+
+def _authenticator(secret: str, age_s: int) -> Authenticator:
+    return Authenticator([secret], clock=lambda: time.time() - age_s)
