@@ -1,0 +1,47 @@
+# The only interface to this repository: `make help` lists the targets. A recipe calls one command; logic is Python.
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+TARGET ?= pod
+
+.DEFAULT_GOAL := help
+.PHONY: help install run test lint types format bench-health clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+# Each stamp stands for a set of extras; a changed pyproject or constraints file makes it stale.
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed-%: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --progress-bar on -c constraints.txt -e '.[$(subst +,$(comma),$*)]'
+	@touch $@
+
+comma := ,
+
+install: $(VENV)/installed-pod+cpu ## prepare .venv with what the pod needs
+
+run: install ## start the pod on 127.0.0.1:$PORT (8000), with the bundled model if the real one cannot be had
+	@$(BIN)/python -m tools.run_local pod
+
+test: $(VENV)/installed-dev lint types ## lint, types and all tests
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed-dev ## ruff: rules and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/installed-dev ## mypy, strict
+	$(BIN)/mypy
+
+format: $(VENV)/installed-dev ## let ruff rewrite what it can
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+bench-health: $(VENV)/installed-dev ## does /health answer while batches of 16 run? (full-size model, about a minute)
+	$(BIN)/python -m bench.health
+
+clean: ## remove .venv and every cache
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -1,0 +1,70 @@
+"""`make run`: prepares what a first run needs (a secret, a model) and becomes the server.
+
+Only here may another model stand in for the real one, and loudly: the production entry points never do that.
+"""
+
+import os
+import secrets
+import sys
+from collections.abc import MutableMapping
+from pathlib import Path
+
+from core.clip.artifact import open_model
+from core.errors import StartError
+from core.settings import DEFAULT_MODEL
+
+_ROOT = Path(__file__).resolve().parent.parent
+_ENV_FILE = _ROOT / ".env"
+_BUNDLED_MODEL = _ROOT / "models" / "tiny-shapes"
+_SECRET = "EMBEDDING_HMAC_SECRET"  # noqa: S105 - the variable's name
+
+_COMMANDS = {"pod": [sys.executable, "-m", "gunicorn", "-c", "pod/gunicorn_conf.py", "pod.wsgi:app"]}
+
+_STAND_IN_WARNING = f"""
+**********************************************************************************************
+  {DEFAULT_MODEL} is not here and could not be fetched.
+  Serving models/tiny-shapes instead: it knows coloured circles, squares and triangles only.
+  For real vectors set CLIP_MODEL to a model directory, or run once with network access.
+**********************************************************************************************
+"""
+
+
+def main(target: str) -> None:
+    """Replace this process by the server, so that signals reach it directly."""
+    os.chdir(_ROOT)
+    share_secret(os.environ, _ENV_FILE)
+    choose_model(os.environ)
+    os.environ.setdefault("HOST", "127.0.0.1")
+    # A developer's images lie on this machine; the default of the service itself is to allow no such address.
+    os.environ.setdefault("DOWNLOAD_ALLOW_HOSTS", "127.0.0.1,localhost")
+    os.execv(sys.executable, _COMMANDS[target])  # noqa: S606 - fixed commands, no shell
+
+
+def share_secret(environ: MutableMapping[str, str], env_file: Path) -> None:
+    """Take the secret from the environment, else from `env_file`, which is made on first use for its owner only."""
+    if environ.get(_SECRET):
+        return
+    if not env_file.exists():
+        with open(env_file, "x", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
+            file.write(f"{_SECRET}={secrets.token_hex(32)}\n")
+        print(f"made a random {_SECRET} in {env_file.name}", file=sys.stderr)
+    for line in env_file.read_text().splitlines():
+        name, separator, value = line.partition("=")
+        if separator and name.strip() == _SECRET:
+            environ[_SECRET] = value.strip()
+
+
+def choose_model(environ: MutableMapping[str, str]) -> None:
+    """Use CLIP_MODEL if it is set, else the real model if it can be had, else the bundled one with a warning."""
+    if environ.get("CLIP_MODEL"):
+        return
+    print(f"looking for {DEFAULT_MODEL} ...", file=sys.stderr)
+    try:
+        open_model(DEFAULT_MODEL)
+    except StartError:
+        print(_STAND_IN_WARNING, file=sys.stderr)
+        environ["CLIP_MODEL"] = str(_BUNDLED_MODEL)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
