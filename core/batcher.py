@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from enum import Enum
@@ -61,7 +61,7 @@ class Batcher:
     def __init__(
         self,
         engines: Sequence[Engine],
-        stack: dict[Modality, Stack],
+        stack: Mapping[Modality, Stack],
         *,
         dim: int,
         max_batch: int,
@@ -89,9 +89,7 @@ class Batcher:
         """Whether every device thread still serves."""
         return not self._broken and all(thread.is_alive() for thread in self._threads)
 
-    def submit(
-        self, modality: Modality, payloads: Sequence[Payload], deadline: Deadline
-    ) -> list["Future[Encoded]"]:
+    def submit(self, modality: Modality, payloads: Sequence[Payload], deadline: Deadline) -> list["Future[Encoded]"]:
         """Queue all payloads at once and return one future per payload, in order.
 
         Raises `Overloaded` if they do not all fit, `NotReady` when closed or broken. A future holds `Encoded` or

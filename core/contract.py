@@ -26,9 +26,7 @@ def _printable(value: str) -> str:
     return value
 
 
-RequestId = Annotated[
-    str, Field(min_length=1, max_length=MAX_REQUEST_ID_CHARACTERS), AfterValidator(_printable)
-]
+RequestId = Annotated[str, Field(min_length=1, max_length=MAX_REQUEST_ID_CHARACTERS), AfterValidator(_printable)]
 
 
 class Request(BaseModel):

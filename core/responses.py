@@ -34,9 +34,7 @@ class ModelIdentity:
         }
 
 
-def embedding_body(
-    request_id: str, embedding: Embedding, *, normalized: bool, encoding: EncodingFormat | None
-) -> Body:
+def embedding_body(request_id: str, embedding: Embedding, *, normalized: bool, encoding: EncodingFormat | None) -> Body:
     """One vector, as it stands alone and inside a batch."""
     body: Body = {
         "request_id": request_id,

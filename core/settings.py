@@ -1,10 +1,9 @@
 """The service's settings: read from the environment once, at an entry point, into a frozen object."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 
 from core.errors import StartError
 from core.fetch.allowlist import AllowList
@@ -15,10 +14,10 @@ Positive = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-class ServiceSettings(BaseSettings):
+class ServiceSettings(BaseModel):
     """One field per environment variable, of the same name in capitals."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
@@ -54,7 +53,7 @@ class ServiceSettings(BaseSettings):
 
     @field_validator("log_level", "clip_dtype", "clip_engine", mode="before")
     @classmethod
-    def _any_case(cls, value: object, info: Any) -> object:  # noqa: ANN401 - pydantic's own type is generic
+    def _any_case(cls, value: object, info: ValidationInfo) -> object:
         if not isinstance(value, str):
             return value
         return value.upper() if info.field_name == "log_level" else value.lower()
@@ -71,21 +70,18 @@ class ServiceSettings(BaseSettings):
         return [secret.get_secret_value() for secret in both if secret is not None]
 
 
-def load_settings(environ: Mapping[str, str] | None = None) -> ServiceSettings:
-    """Read the settings, from `environ` if given, else from the process environment.
+def load_settings(environ: Mapping[str, str]) -> ServiceSettings:
+    """Read the settings from `environ`; a variable that is set to nothing counts as not set.
 
     Raises `StartError` with one line that names the variable and what was expected.
     """
+    given = {name.lower(): value for name, value in environ.items() if value != ""}
     try:
-        settings = ServiceSettings() if environ is None else ServiceSettings.model_validate(_lowered(environ))
+        settings = ServiceSettings.model_validate(given)
     except ValidationError as error:
         raise StartError(_first_line(error)) from error
     _require_secret(settings)
     return settings
-
-
-def _lowered(environ: Mapping[str, str]) -> dict[str, str]:
-    return {name.lower(): value for name, value in environ.items() if value != ""}
 
 
 def _require_secret(settings: ServiceSettings) -> None:

@@ -20,8 +20,8 @@ from core.responses import Body, error_body
 from core.service import Service, Status
 from core.settings import ServiceSettings
 from core.wire import encode, parse_object
-from pod.errors import STATUS, from_http
 from pod import SERVICE_EXTENSION
+from pod.errors import STATUS, from_http
 
 logger = logging.getLogger(__name__)
 

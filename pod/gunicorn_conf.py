@@ -14,7 +14,7 @@ from pod import SERVICE_EXTENSION
 
 def _settings_or_exit() -> ServiceSettings:
     try:
-        return load_settings()
+        return load_settings(os.environ)
     except StartError as error:
         sys.exit(f"cannot start: {error}")
 

@@ -1,7 +1,8 @@
 """CLIP through torch and transformers: float16 on CUDA; bfloat16 or float32 on a CPU, by its flags."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -25,7 +26,8 @@ class TorchEngine:
         self.device = device
         self.dtype = dtype
         self._dtype = getattr(torch, dtype)
-        self._model = model.to(device=torch.device(device), dtype=self._dtype).eval()
+        self._model = model
+        torch.nn.Module.to(model, device=torch.device(device), dtype=self._dtype).train(False)
         mean = torch.tensor(directory.mean, device=device).view(3, 1, 1)
         std = torch.tensor(directory.std, device=device).view(3, 1, 1)
         # (value / 255 - mean) / std as one multiplication and one addition.
@@ -49,9 +51,11 @@ class TorchEngine:
 
 def load_clip(directory: ModelDirectory) -> CLIPModel:
     """Read the model in float32 on the CPU. Raises `StartError` if the files do not hold a whole CLIP."""
-    disable_progress_bar()
+    disable_progress_bar()  # type: ignore[no-untyped-call]
+    # With output_loading_info it returns a pair, which its annotation does not know.
+    from_pretrained = cast("Callable[..., tuple[CLIPModel, dict[str, Any]]]", CLIPModel.from_pretrained)
     try:
-        model, info = CLIPModel.from_pretrained(
+        model, info = from_pretrained(
             directory.path, local_files_only=True, dtype=torch.float32, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError) as error:

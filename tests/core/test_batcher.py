@@ -66,7 +66,9 @@ def batcher(engine: ScriptedEngine, *, max_batch: int = 4, max_items: int = 100)
         running.close()
 
 
-def submit(target: Batcher, values: Sequence[int], modality: Modality = Modality.IMAGE, deadline_s: float = SOON_S) -> Any:  # noqa: ANN401
+def submit(
+    target: Batcher, values: Sequence[int], modality: Modality = Modality.IMAGE, deadline_s: float = SOON_S
+) -> Any:  # noqa: ANN401
     payloads = [np.asarray(value) for value in values]
     return target.submit(modality, payloads, Deadline.after(deadline_s))
 

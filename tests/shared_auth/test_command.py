@@ -15,7 +15,7 @@ def sign(*arguments: str, secret: str | None = "test-secret") -> "subprocess.Com
     if secret is not None:
         environment["EMBEDDING_HMAC_SECRET"] = secret
     command = [sys.executable, "-m", "shared_auth", "sign", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)  # noqa: S603
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
 
 
 @pytest.mark.parametrize(
@@ -45,6 +45,6 @@ def test_refuses_without_a_secret() -> None:
 
 def test_imports_the_standard_library_only() -> None:
     """A worker can take this package alone: it imports where no installed package can be seen."""
-    done = subprocess.run([sys.executable, "-S", "-c", "import shared_auth"], capture_output=True, check=False)  # noqa: S603
+    done = subprocess.run([sys.executable, "-S", "-c", "import shared_auth"], capture_output=True, check=False)
 
     assert (0, b"") == (done.returncode, done.stderr)

@@ -14,6 +14,8 @@ class ImageServer:
     base_url: str
     files: dict[str, bytes] = field(default_factory=dict)
     gates: dict[str, threading.Event] = field(default_factory=dict)
+    requested: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    """Released once for every gated request that has arrived."""
 
     def add(self, path: str, data: bytes) -> str:
         """Serve `data` under `path` and return its URL."""
@@ -53,6 +55,7 @@ class _Handler(BaseHTTPRequestHandler):
         images: ImageServer = self.server.images  # type: ignore[attr-defined]
         path = self.path.partition("?")[0]
         if path in images.gates:
+            images.requested.release()
             images.gates[path].wait(timeout=60)
         data = images.files.get(path)
         self.send_response(200 if data is not None else 404)

@@ -7,8 +7,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -18,7 +18,8 @@ import requests
 ROOT = Path(__file__).resolve().parent.parent.parent
 TINY_MODEL = ROOT / "models" / "tiny-shapes"
 SECRET = "test-secret"
-_COMMAND = [sys.executable, "-m", "gunicorn", "-c", "pod/gunicorn_conf.py", "pod.wsgi:app"]
+GUNICORN = [sys.executable, "-m", "gunicorn", "-c", "pod/gunicorn_conf.py"]
+POD = [*GUNICORN, "pod.wsgi:app"]
 
 # What decides a test must be in the test: nothing of the developer's own environment reaches the process.
 _INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "SSL_CERT_FILE")
@@ -83,6 +84,10 @@ class PodProcess:
             time.sleep(0.05)
         raise AssertionError(f"not ready:\n{self.log()}")
 
+    def wait_for_exit(self) -> int:
+        """Wait for the end and return the exit status."""
+        return self.process.wait(READY_TIMEOUT_S)
+
     def terminate(self) -> int:
         """Send SIGTERM and return the exit status."""
         self.process.send_signal(signal.SIGTERM)
@@ -90,11 +95,13 @@ class PodProcess:
 
 
 @contextmanager
-def pod_process(settings: Mapping[str, str] | None = None, *, ready: bool = True) -> Iterator[PodProcess]:
+def pod_process(
+    settings: Mapping[str, str] | None = None, *, ready: bool = True, command: Sequence[str] = POD
+) -> Iterator[PodProcess]:
     """Run a pod until the block ends; whatever happens in between, nothing of it is left running."""
     with tempfile.NamedTemporaryFile(prefix="pod-", suffix=".log") as output:
         process = subprocess.Popen(
-            _COMMAND,
+            command,
             cwd=ROOT,
             env=environment(**(settings or {})),
             stdout=output,
@@ -113,10 +120,8 @@ def pod_process(settings: Mapping[str, str] | None = None, *, ready: bool = True
 def _end(process: "subprocess.Popen[bytes]") -> None:
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
-        try:
+        with suppress(subprocess.TimeoutExpired):
             process.wait(EXIT_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            pass
     try:
         # The group outlives its leader if a worker does: the test must not leave it behind.
         os.killpg(process.pid, signal.SIGKILL)

@@ -63,7 +63,14 @@ class PodTarget:
         return requests.post(self.base_url + path, data=data, headers=headers, timeout=60)
 
 
-def signed_image(image_url: str, *, path: str = EMBED_IMAGE, secret: str = SECRET, age_s: int = 0, **fields: Any) -> Body:  # noqa: ANN401
+def signed_image(
+    image_url: str,
+    *,
+    path: str = EMBED_IMAGE,
+    secret: str = SECRET,
+    age_s: int = 0,
+    **fields: Any,  # noqa: ANN401
+) -> Body:
     """An image request, or an item of a batch when `path` says so."""
     auth = _authenticator(secret, age_s).sign(path, image_payload_id(image_url)).as_dict()
     return {"image_url": image_url, "auth": auth, **fields}

@@ -1,0 +1,126 @@
+"""What every backend answers to good requests."""
+
+import base64
+
+import numpy as np
+import pytest
+
+from core.contract import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT
+from tests.contract.conftest import Drawing
+from tests.support.image_server import ImageServer
+from tests.support.target import Target, signed_batch, signed_image, signed_text
+
+# Relative to the length of the vector, in float32: batches of different sizes add in a different order.
+ROW_TOLERANCE = 1e-3
+
+
+def test_image(target: Target, drawings: list[Drawing]) -> None:
+    """An image gives 512 floats of norm 1 and everything the contract lists beside them."""
+    answer = target.send(EMBED_IMAGE, signed_image(drawings[0].url, request_id="scene-123"))
+
+    assert ("scene-123", 512, True, "tiny-shapes", "local", "cpu") == tuple(
+        answer.body[name] for name in ("request_id", "dim", "normalized", "model_name", "pretrained", "device")
+    )
+    assert 16 == len(answer.body["fingerprint"])
+    assert {"download_ms", "decode_ms", "queue_ms", "inference_ms", "total_ms"} == answer.body["timings"].keys()
+    assert (512,) == answer.vector.shape
+    assert 1.0 == pytest.approx(float(np.linalg.norm(answer.vector)), abs=1e-5)
+
+
+def test_text(target: Target) -> None:
+    """A text gives 512 floats of norm 1, without download and decode times."""
+    answer = target.send(EMBED_TEXT, signed_text("a red circle", request_id="query-1"))
+
+    assert ("query-1", 512, True) == tuple(answer.body[name] for name in ("request_id", "dim", "normalized"))
+    assert {"queue_ms", "inference_ms", "total_ms"} == answer.body["timings"].keys()
+    assert "truncated" not in answer.body
+    assert 1.0 == pytest.approx(float(np.linalg.norm(answer.vector)), abs=1e-5)
+
+
+def test_captions_find_their_drawings(target: Target, drawings: list[Drawing]) -> None:
+    """Every caption is nearest to its own drawing, and every drawing to its own caption."""
+    images = np.stack([target.send(EMBED_IMAGE, signed_image(drawing.url)).vector for drawing in drawings])
+    texts = np.stack([target.send(EMBED_TEXT, signed_text(drawing.caption)).vector for drawing in drawings])
+    similarity = texts @ images.T
+
+    assert list(range(len(drawings))) == similarity.argmax(axis=1).tolist()
+    assert list(range(len(drawings))) == similarity.argmax(axis=0).tolist()
+
+
+def test_batch_of_ten_with_a_broken_image_and_a_404(
+    target: Target, drawings: list[Drawing], images: ImageServer
+) -> None:
+    """Eight vectors and two errors in their places, each row equal to the single result."""
+    broken = images.add("/broken.jpg", b"\xff\xd8\xff\xe0 not really a JPEG")
+    urls = [drawing.url for drawing in drawings[:8]]
+    urls[3:3] = [broken]
+    urls[7:7] = [images.base_url + "/missing.jpg"]
+
+    answer = target.send(EMBED_IMAGE_BATCH, signed_batch(urls))
+    singles = [target.send(EMBED_IMAGE, signed_image(drawing.url)).vector for drawing in drawings[:8]]
+
+    results = answer.body["results"]
+    assert [f"item-{position}" for position in range(10)] == [result["request_id"] for result in results]
+    codes = {position: result["error"]["code"] for position, result in enumerate(results) if "error" in result}
+    assert {3: "INVALID_IMAGE", 7: "DOWNLOAD_ERROR"} == codes
+    assert all(
+        np.linalg.norm(row - single) < ROW_TOLERANCE for row, single in zip(answer.vectors(), singles, strict=True)
+    )
+    assert {"total_download_ms", "total_inference_ms", "total_ms"} == answer.body["batch_timings"].keys()
+
+
+def test_item_error_has_the_contract_form(target: Target, images: ImageServer) -> None:
+    """An error inside a batch names its item, says whether to retry, and shows nothing of the URL's query."""
+    answer = target.send(EMBED_IMAGE_BATCH, signed_batch([images.base_url + "/missing.jpg?token=hidden"]))
+    [result] = answer.body["results"]
+
+    assert {"code", "message", "request_id", "retryable"} == result["error"].keys()
+    assert ("item-0", False) == (result["error"]["request_id"], result["error"]["retryable"])
+    assert "hidden" not in str(answer.body)
+
+
+def test_normalize_is_honoured_per_item(target: Target, drawings: list[Drawing]) -> None:
+    """The second item is not normalised because the first is."""
+    body = signed_batch([drawings[0].url, drawings[0].url])
+    body["items"][1]["normalize"] = False
+
+    answer = target.send(EMBED_IMAGE_BATCH, body)
+    first, second = answer.vectors()
+
+    assert [True, False] == [result["normalized"] for result in answer.body["results"]]
+    assert 1.0 == pytest.approx(float(np.linalg.norm(first)), abs=1e-5)
+    assert 0.01 < abs(float(np.linalg.norm(second)) - 1.0)
+    assert second / np.linalg.norm(second) == pytest.approx(first, abs=ROW_TOLERANCE)
+
+
+def test_long_text_is_truncated_and_says_so(target: Target) -> None:
+    """500 words are embedded as far as the model reads, which equals embedding that part."""
+    long = " ".join(["a red circle"] * 167)
+
+    answer = target.send(EMBED_TEXT, signed_text(long))
+    longer = target.send(EMBED_TEXT, signed_text(long + " and much more"))
+
+    assert answer.body["truncated"] is True
+    assert longer.vector == pytest.approx(answer.vector, abs=ROW_TOLERANCE)
+
+
+def test_base64_holds_the_same_numbers(target: Target, drawings: list[Drawing]) -> None:
+    """`encoding_format: base64` is little-endian float32 of the same vector; in a batch it is the default of items."""
+    as_floats = target.send(EMBED_TEXT, signed_text("a blue square"))
+    as_base64 = target.send(EMBED_TEXT, signed_text("a blue square", encoding_format="base64"))
+    batch = signed_batch([drawings[0].url] * 2, encoding_format="base64")
+    batch["items"][1]["encoding_format"] = "float"
+    results = target.send(EMBED_IMAGE_BATCH, batch).body["results"]
+
+    decoded = np.frombuffer(base64.b64decode(as_base64.body["embedding"]), dtype="<f4")
+    assert as_floats.vector == pytest.approx(decoded, abs=1e-6)
+    assert [str, list] == [type(result["embedding"]) for result in results]
+
+
+def test_request_id_is_made_when_absent_and_unknown_fields_are_ignored(target: Target) -> None:
+    """Old and new versions overlap during a rollout."""
+    first = target.send(EMBED_TEXT, signed_text("a red circle", invented_tomorrow=1))
+    second = target.send(EMBED_TEXT, signed_text("a red circle"))
+
+    assert None is first.code
+    assert first.body["request_id"] != second.body["request_id"]

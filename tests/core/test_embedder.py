@@ -1,0 +1,168 @@
+"""The way from URLs and texts to vectors, with a real batcher and pools and a scripted rest."""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from core.batcher import Batcher, Modality
+from core.deadline import Deadline
+from core.embedder import Embedder, Embedding, Pools, Wanted
+from core.errors import DeadlineExceeded, DownloadError, InternalError, InvalidImage
+
+DIM = 4
+SOON_S = 30.0
+
+
+class DirectionEngine:
+    """Image payloads are numbers: n becomes the vector (n, 0, 0, n). Texts become their length."""
+
+    name, device, dtype = "scripted", "cpu", "float32"
+
+    def __init__(self) -> None:
+        self.batch_sizes: list[int] = []
+
+    def encode_images(self, pixels: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        self.batch_sizes.append(len(pixels))
+        rows = np.zeros((len(pixels), DIM), dtype=np.float32)
+        rows[:, 0] = rows[:, -1] = pixels
+        return rows
+
+    def encode_texts(self, token_ids: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        return np.full((len(token_ids), DIM), token_ids.shape[1], dtype=np.float32)
+
+
+def fetch(url: str, *, deadline: Deadline) -> bytes:
+    """The URL is the content; `404` in it is a download that fails, `bug` an error nobody foresaw."""
+    if "404" in url:
+        raise DownloadError
+    if "bug" in url:
+        raise ZeroDivisionError
+    if deadline.expired:
+        raise DeadlineExceeded
+    return url.encode()
+
+
+def decode(data: bytes) -> npt.NDArray[np.uint8]:
+    if b"broken" in data:
+        raise InvalidImage
+    return np.asarray(int(data), dtype=np.uint8)
+
+
+def tokenize(text: str) -> tuple[npt.NDArray[np.int64], bool]:
+    return np.zeros(min(len(text), 5), dtype=np.int64), len(text) > 5
+
+
+@contextmanager
+def embedder(
+    engine: DirectionEngine, *, fetcher: Callable[..., bytes] = fetch, concurrency: int = 8, threads: int = 16
+) -> Iterator[Embedder]:
+    stack = {Modality.IMAGE: np.stack, Modality.TEXT: np.stack}
+    batcher = Batcher([engine], stack, dim=DIM, max_batch=32, max_items=100)
+    pools = Pools(ThreadPoolExecutor(threads), ThreadPoolExecutor(2))
+    try:
+        yield Embedder(
+            fetch=fetcher, decode=decode, tokenize=tokenize, batcher=batcher, pools=pools, concurrency=concurrency
+        )
+    finally:
+        pools.close()
+        batcher.close()
+
+
+def wanted(urls: Sequence[str], normalize: Sequence[bool] | None = None) -> list[Wanted]:
+    flags = normalize if normalize is not None else [True] * len(urls)
+    return [Wanted(url, flag) for url, flag in zip(urls, flags, strict=True)]
+
+
+def test_one_result_per_image_in_order_with_errors_in_place() -> None:
+    """A failed download, a broken image and a bug of ours each cost only their own item."""
+    with embedder(DirectionEngine()) as target:
+        results = target.embed_images(wanted(["1", "404", "2", "broken", "bug", "3"]), Deadline.after(SOON_S))
+
+    assert [Embedding, DownloadError, Embedding, InvalidImage, InternalError, Embedding] == [
+        type(result) for result in results
+    ]
+
+
+def test_normalize_is_per_item() -> None:
+    """Each item's own flag decides, not the first one's."""
+    with embedder(DirectionEngine()) as target:
+        results = target.embed_images(wanted(["3", "3", "3"], [True, False, True]), Deadline.after(SOON_S))
+    norms = [float(np.linalg.norm(result.vector)) for result in results if isinstance(result, Embedding)]
+
+    assert [1.0, np.sqrt(18), 1.0] == pytest.approx(norms)
+
+
+def test_images_of_a_request_enter_the_model_together() -> None:
+    """All downloads first, then one batch: the model sees ten images at once."""
+    engine = DirectionEngine()
+    with embedder(engine) as target:
+        target.embed_images(wanted([str(number) for number in range(1, 11)]), Deadline.after(SOON_S))
+
+    assert [10] == engine.batch_sizes
+
+
+def test_downloads_of_a_request_are_bounded_and_concurrent() -> None:
+    """Exactly `concurrency` downloads run at once, while more are waiting."""
+    inside, most = 0, 0
+    lock, full = threading.Lock(), threading.Barrier(3)
+
+    def counting_fetch(url: str, *, deadline: Deadline) -> bytes:
+        nonlocal inside, most
+        with lock:
+            inside += 1
+            most = max(most, inside)
+        full.wait(SOON_S)
+        with lock:
+            inside -= 1
+        return fetch(url, deadline=deadline)
+
+    with embedder(DirectionEngine(), fetcher=counting_fetch, concurrency=3) as target:
+        results = target.embed_images(wanted(["1"] * 9), Deadline.after(SOON_S))
+
+    assert 3 == most
+    assert all(isinstance(result, Embedding) for result in results)
+
+
+def test_all_images_failing_is_a_result_too() -> None:
+    """The model is not asked for nothing."""
+    engine = DirectionEngine()
+    with embedder(engine) as target:
+        results = target.embed_images(wanted(["404", "broken"]), Deadline.after(SOON_S))
+
+    assert [DownloadError, InvalidImage] == [type(result) for result in results]
+    assert [] == engine.batch_sizes
+
+
+def test_passed_deadline_is_an_error_per_item() -> None:
+    """A request whose time is over gets DEADLINE_EXCEEDED, and the model does not run."""
+    engine = DirectionEngine()
+    with embedder(engine) as target:
+        results = target.embed_images(wanted(["1", "2"]), Deadline.after(0.0))
+
+    assert [DeadlineExceeded, DeadlineExceeded] == [type(result) for result in results]
+    assert [] == engine.batch_sizes
+
+
+def test_text_says_when_it_was_cut() -> None:
+    """A long text is embedded cut, and the result tells."""
+    with embedder(DirectionEngine()) as target:
+        short = target.embed_text("five5", normalize=False, deadline=Deadline.after(SOON_S))
+        long = target.embed_text("longer", normalize=True, deadline=Deadline.after(SOON_S))
+
+    assert (False, True) == (short.truncated, long.truncated)
+    assert (10.0, 1.0) == pytest.approx((np.linalg.norm(short.vector), np.linalg.norm(long.vector)))
+
+
+def test_timings_name_every_step() -> None:
+    """An image says where its milliseconds went."""
+    with embedder(DirectionEngine()) as target:
+        [result] = target.embed_images(wanted(["1"]), Deadline.after(SOON_S))
+
+    assert isinstance(result, Embedding)
+    assert {"download_ms", "decode_ms", "queue_ms", "inference_ms", "total_ms"} == result.timings.keys()

@@ -1,0 +1,29 @@
+"""The directions of the arrows: who may know whom, seen in a fresh interpreter."""
+
+import subprocess
+import sys
+
+import pytest
+
+TRANSPORTS = ["flask", "gevent", "gunicorn", "runpod", "requests"]
+
+
+def loaded_after(statement: str, names: list[str]) -> list[str]:
+    program = f"import sys; {statement}; print(*[name for name in {names!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize("module", ["core.build", "core.runtime"])
+def test_core_knows_no_transport(module: str) -> None:
+    """The core imports without any web framework or SDK, with its engines too."""
+    assert [] == loaded_after(f"import {module}", TRANSPORTS)
+
+
+@pytest.mark.parametrize("module", ["core.build", "core.settings", "pod.gunicorn_conf", "pod.wsgi"])
+def test_no_torch_before_the_thread_count_is_set(module: str) -> None:
+    """Entry points import without torch: it is loaded by `load`, after OMP_NUM_THREADS."""
+    prepare = "import os; os.environ.update(EMBEDDING_HMAC_SECRET='x', CLIP_MODEL='.')"
+    stop_loading = "import core.service; core.service.Service.load = lambda self: None"
+
+    assert [] == loaded_after(f"{prepare}; {stop_loading}; import {module}", ["torch", "transformers"])

@@ -1,0 +1,78 @@
+"""Settings: the contract's defaults, and one clear line for a wrong value."""
+
+import pytest
+
+from core.errors import StartError
+from core.settings import load_settings
+
+SECRET = {"EMBEDDING_HMAC_SECRET": "s3cret"}
+
+
+def test_defaults_of_the_contract() -> None:
+    """With only a secret set, every limit has the contract's value."""
+    settings = load_settings(SECRET)
+
+    assert (8000, 1, "INFO", 16) == (settings.port, settings.workers, settings.log_level, settings.max_batch_size)
+    assert (10_485_760, 50_000_000) == (settings.max_image_size_bytes, settings.max_image_pixels)
+    assert (30, 8) == (settings.image_download_timeout_s, settings.download_concurrency)
+    assert (False, 120, "") == (
+        settings.allow_insecure_auth,
+        settings.auth_time_window_seconds,
+        settings.download_allow_hosts,
+    )
+    assert ("auto", "auto", "auto") == (settings.clip_device, settings.clip_dtype, settings.clip_engine)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        pytest.param("PORT", "eight", id="not a number"),
+        pytest.param("PORT", "70000", id="no such port"),
+        pytest.param("MAX_BATCH_SIZE", "0", id="zero"),
+        pytest.param("MAX_BATCH_SIZE", "-1", id="negative"),
+        pytest.param("IMAGE_DOWNLOAD_TIMEOUT_S", "inf", id="infinite"),
+        pytest.param("IMAGE_DOWNLOAD_TIMEOUT_S", "nan", id="not a number at all"),
+        pytest.param("LOG_LEVEL", "LOUD", id="unknown level"),
+        pytest.param("CLIP_DTYPE", "int8", id="unknown dtype"),
+        pytest.param("CLIP_ENGINE", "magic", id="unknown engine"),
+        pytest.param("DOWNLOAD_ALLOW_HOSTS", "10.0.0.0/99", id="not a network"),
+        pytest.param("ALLOW_INSECURE_AUTH", "maybe", id="not a flag"),
+    ],
+)
+def test_wrong_value_names_the_variable(name: str, value: str) -> None:
+    """The start is refused with one line that begins with the variable's name."""
+    with pytest.raises(StartError) as caught:
+        load_settings({**SECRET, name: value})
+
+    assert str(caught.value).startswith(f"{name}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_no_secret_and_no_flag_is_refused() -> None:
+    """The service never runs open by accident."""
+    with pytest.raises(StartError, match="EMBEDDING_HMAC_SECRET"):
+        load_settings({})
+    with pytest.raises(StartError, match="EMBEDDING_HMAC_SECRET"):
+        load_settings({"EMBEDDING_HMAC_SECRET": ""})
+
+
+def test_previous_secret_alone_is_refused() -> None:
+    """A previous secret only helps a current one."""
+    with pytest.raises(StartError, match="EMBEDDING_HMAC_SECRET"):
+        load_settings({"EMBEDDING_HMAC_SECRET_PREVIOUS": "old"})
+
+
+def test_flag_without_secret_is_open_and_with_secret_is_not() -> None:
+    """ALLOW_INSECURE_AUTH opens the service only where there is nothing to verify with."""
+    assert [] == load_settings({"ALLOW_INSECURE_AUTH": "1"}).hmac_secrets()
+    assert ["s3cret"] == load_settings({"ALLOW_INSECURE_AUTH": "1", **SECRET}).hmac_secrets()
+
+
+def test_secrets_in_signing_order() -> None:
+    """While rotating, the current secret comes first."""
+    assert ["s3cret", "old"] == load_settings({**SECRET, "EMBEDDING_HMAC_SECRET_PREVIOUS": "old"}).hmac_secrets()
+
+
+def test_secret_is_not_shown() -> None:
+    """Printing the settings shows no secret."""
+    assert "s3cret" not in repr(load_settings(SECRET))

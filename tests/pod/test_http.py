@@ -1,0 +1,118 @@
+"""What only the HTTP backend has: status codes, headers, raw bodies, health routes."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+import requests
+
+from core.contract import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT
+from pod.errors import STATUS
+from tests.core.test_errors import leaves
+from tests.support.image_server import ImageServer
+from tests.support.target import PodTarget, signed_batch, signed_image, signed_text
+
+
+def test_every_error_has_a_status() -> None:
+    """The table covers the whole tree: a new error cannot be forgotten."""
+    assert set(leaves()) == set(STATUS)
+
+
+def test_statuses_are_the_contracts() -> None:
+    """Some callers only look at the status."""
+    by_code = {error.code: status for error, status in STATUS.items()}
+
+    assert {"INVALID_JSON": 400, "VALIDATION_ERROR": 422, "BATCH_TOO_LARGE": 400, "BODY_TOO_LARGE": 413}.items() <= (
+        by_code.items()
+    )
+    assert {"AUTH_FAILED": 401, "AUTH_EXPIRED": 401, "URL_NOT_ALLOWED": 400, "DOWNLOAD_ERROR": 400}.items() <= (
+        by_code.items()
+    )
+    assert {"DOWNLOAD_TIMEOUT": 400, "IMAGE_TOO_LARGE": 413, "INVALID_IMAGE": 422, "OVERLOADED": 503}.items() <= (
+        by_code.items()
+    )
+    assert {"RATE_LIMITED": 429, "DEADLINE_EXCEEDED": 504, "NOT_READY": 503, "INFERENCE_ERROR": 500}.items() <= (
+        by_code.items()
+    )
+    assert {"NOT_FOUND": 404, "METHOD_NOT_ALLOWED": 405, "INTERNAL": 500}.items() <= by_code.items()
+
+
+@pytest.mark.parametrize(
+    ("path", "data", "status", "code"),
+    [
+        pytest.param(EMBED_TEXT, b"", 400, "INVALID_JSON", id="empty body"),
+        pytest.param(EMBED_TEXT, b"{not json", 400, "INVALID_JSON", id="not JSON"),
+        pytest.param(EMBED_TEXT, b"[]", 400, "INVALID_JSON", id="not an object"),
+        pytest.param(EMBED_TEXT, b'{"text":"a","text":"b"}', 400, "INVALID_JSON", id="duplicate key"),
+        pytest.param(EMBED_TEXT, b'{"text":"a","x":NaN}', 400, "INVALID_JSON", id="NaN"),
+        pytest.param(EMBED_TEXT, b"[" * 200_000, 400, "INVALID_JSON", id="huge nesting"),
+        pytest.param(EMBED_TEXT, b'{"text":"\\ud800"}', 422, "VALIDATION_ERROR", id="escaped lone surrogate"),
+        pytest.param(EMBED_TEXT, b"x" * 1_048_577, 413, "BODY_TOO_LARGE", id="body over the limit"),
+        pytest.param("/v1/embed/video", b"{}", 404, "NOT_FOUND", id="unknown path"),
+        pytest.param("/health", b"{}", 405, "METHOD_NOT_ALLOWED", id="POST to health"),
+    ],
+)
+def test_refused_request(pod_target: PodTarget, path: str, data: bytes, status: int, code: str) -> None:
+    """Every refusal has the one error shape, whatever refused it."""
+    response = pod_target.post(path, data)
+
+    assert (status, code) == (response.status_code, response.json()["error"]["code"])
+    assert {"code", "message", "request_id", "retryable"} == response.json()["error"].keys()
+    assert response.headers["X-Request-ID"] == response.json()["error"]["request_id"]
+
+
+def test_body_over_the_limit_without_a_length(pod_target: PodTarget) -> None:
+    """A chunked body is counted while it is read."""
+
+    def chunks() -> Iterator[bytes]:
+        for _ in range(40):
+            yield b" " * 65_536
+
+    response = requests.post(pod_target.base_url + EMBED_TEXT, data=chunks(), timeout=30)
+
+    assert (413, "BODY_TOO_LARGE") == (response.status_code, response.json()["error"]["code"])
+
+
+def test_get_on_an_operation(pod_target: PodTarget) -> None:
+    """Operations are POST only."""
+    response = requests.get(pod_target.base_url + EMBED_TEXT, timeout=30)
+
+    assert (405, "METHOD_NOT_ALLOWED") == (response.status_code, response.json()["error"]["code"])
+
+
+@pytest.mark.parametrize(
+    ("request_id", "header"),
+    [pytest.param("scene-1", "scene-1", id="ASCII"), pytest.param("szene-ä", "szene-%C3%A4", id="beyond ASCII")],
+)
+def test_request_id_header(pod_target: PodTarget, request_id: str, header: str) -> None:
+    """The id is echoed in a header, percent-encoded where a header cannot hold it."""
+    response = pod_target.post(EMBED_TEXT, json.dumps(signed_text("x", request_id=request_id)).encode())
+
+    assert (request_id, header) == (response.json()["request_id"], response.headers["X-Request-ID"])
+
+
+def test_statuses_of_whole_answers(pod_target: PodTarget, images: ImageServer) -> None:
+    """A single failed image is a 4xx; inside a batch it is a 200 with an error in its place."""
+    missing = images.base_url + "/missing.jpg"
+
+    single = pod_target.post(EMBED_IMAGE, json.dumps(signed_image(missing)).encode())
+    batch = pod_target.post(EMBED_IMAGE_BATCH, json.dumps(signed_batch([missing])).encode())
+
+    assert (400, 200) == (single.status_code, batch.status_code)
+
+
+def test_health_routes_of_a_ready_pod(pod_target: PodTarget) -> None:
+    """All health routes say 200, and /health says what serves."""
+    responses = {
+        path: requests.get(pod_target.base_url + path, timeout=30) for path in ("/health", "/livez", "/readyz", "/ping")
+    }
+    body = responses["/health"].json()
+
+    assert {"/health": 200, "/livez": 200, "/readyz": 200, "/ping": 200} == {
+        path: response.status_code for path, response in responses.items()
+    }
+    assert ("ok", "tiny-shapes", "cpu", "float32", "torch", 512, None, False) == tuple(
+        body[name]
+        for name in ("status", "model_name", "device", "dtype", "engine", "dim", "cuda_version", "insecure_auth")
+    )
+    assert {"fingerprint", "torch_version", "uptime_seconds", "version"} <= body.keys()

@@ -1,0 +1,175 @@
+"""The life of a real gunicorn: how it starts, refuses to start, drains and ends."""
+
+import json
+import shutil
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+import requests
+
+from core.contract import EMBED_IMAGE, EMBED_TEXT
+from tests.support.image_server import ImageServer
+from tests.support.process import GUNICORN, TINY_MODEL, PodProcess, pod_process
+from tests.support.target import signed_image, signed_text
+
+SOON_S = 30.0
+
+
+@contextmanager
+def model_copy(directory: Path) -> Iterator[Path]:
+    """A copy of the bundled model that a test may break."""
+    copied = directory / "model"
+    shutil.copytree(TINY_MODEL, copied)
+    yield copied
+
+
+def assert_refused(settings: dict[str, str], *expected: str) -> None:
+    """The pod ends by itself with a failure and one line of its own that holds every expected word."""
+    with pod_process(settings, ready=False) as pod:
+        status = pod.wait_for_exit()
+        log = pod.log()
+
+    assert 0 != status
+    assert "Traceback" not in log
+    [line] = [line for line in log.splitlines() if "cannot start" in line]
+    assert [] == [word for word in expected if word not in line]
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        pytest.param({"EMBEDDING_HMAC_SECRET": ""}, "EMBEDDING_HMAC_SECRET", id="no secret"),
+        pytest.param({"MAX_BATCH_SIZE": "many"}, "MAX_BATCH_SIZE", id="wrong setting"),
+        pytest.param({"CLIP_MODEL": "/nowhere/model"}, "CLIP_MODEL", id="no such model"),
+        pytest.param({"CLIP_DEVICE": "cuda:7"}, "CLIP_DEVICE", id="no such device"),
+        pytest.param({"CLIP_DTYPE": "float16", "CLIP_DEVICE": "cpu"}, "CLIP_DTYPE", id="dtype not for the device"),
+    ],
+)
+def test_wrong_setting_refuses_the_start(settings: dict[str, str], expected: str) -> None:
+    """A setting that cannot work ends the process with one line that names it."""
+    assert_refused(settings, expected)
+
+
+def test_port_in_use_refuses_the_start() -> None:
+    """A taken port is named, with what to do."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+
+        assert_refused({"PORT": port}, "PORT", port, "in use")
+
+
+@pytest.mark.parametrize("missing", ["model.safetensors", "tokenizer.json", "config.json"])
+def test_incomplete_model_refuses_the_start(missing: str, tmp_path: Path) -> None:
+    """A model directory without one of its files names the file."""
+    with model_copy(tmp_path) as model:
+        (model / missing).unlink()
+
+        assert_refused({"CLIP_MODEL": str(model)}, "CLIP_MODEL", missing.partition(".")[0])
+
+
+def test_cut_off_weights_refuse_the_start(tmp_path: Path) -> None:
+    """Half a download is not a model, and is never filled up with random numbers."""
+    with model_copy(tmp_path) as model:
+        weights = model / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:100_000])
+
+        assert_refused({"CLIP_MODEL": str(model)}, "CLIP_MODEL", "weights")
+
+
+def test_insecure_needs_the_flag_and_shows_it() -> None:
+    """Without a secret but with the flag the pod serves unsigned requests, warns, and says so in /health."""
+    with pod_process({"EMBEDDING_HMAC_SECRET": "", "ALLOW_INSECURE_AUTH": "1"}) as pod:
+        health = requests.get(pod.base_url + "/health", timeout=SOON_S).json()
+        answer = requests.post(pod.base_url + EMBED_TEXT, json={"text": "a red circle"}, timeout=SOON_S)
+        warnings = [line for line in pod.log_lines() if line["level"] == "WARNING"]
+
+    assert (True, 200) == (health["insecure_auth"], answer.status_code)
+    assert 1 == len([line for line in warnings if "ALLOW_INSECURE_AUTH" in line["message"]])
+
+
+def test_answers_while_loading() -> None:
+    """Before the model is there: health is a 503 that says so, ping a 204, livez a 200, work a retryable 503."""
+    with pod_process(ready=False) as pod:
+        pod.wait_for_log("Booting worker")
+        get = {path: requests.get(pod.base_url + path, timeout=SOON_S) for path in ("/health", "/ping", "/livez")}
+        work = requests.post(pod.base_url + EMBED_TEXT, json=signed_text("x"), timeout=SOON_S)
+        pod.wait_until_ready()
+
+    assert {"/health": 503, "/ping": 204, "/livez": 200} == {path: answer.status_code for path, answer in get.items()}
+    assert ("loading", None) == (get["/health"].json()["status"], get["/health"].json()["fingerprint"])
+    assert b"" == get["/ping"].content
+    assert (503, "NOT_READY", True) == (
+        work.status_code,
+        work.json()["error"]["code"],
+        work.json()["error"]["retryable"],
+    )
+    assert "Retry-After" in work.headers
+
+
+def test_nothing_is_monkey_patched() -> None:
+    """In a running worker threading, socket and the rest are Python's own, and torch is not there yet."""
+    with pod_process(ready=False, command=[*GUNICORN, "tests.support.introspection_app:app"]) as pod:
+        told = requests.get(pod.base_url, timeout=SOON_S).json()
+
+    assert {"patched": [], "torch": False} == told
+
+
+def test_master_holds_no_model(pod: PodProcess) -> None:
+    """torch is loaded in the worker, after the fork, and not in gunicorn's master."""
+    master = psutil.Process(pod.process.pid)
+    holders = [
+        any("libtorch" in mapped.path for mapped in process.memory_maps()) for process in [master, *master.children()]
+    ]
+
+    assert [False, True] == holders
+
+
+def test_sigterm_answers_what_was_accepted_and_refuses_new_work(images: ImageServer) -> None:
+    """A request in flight gets its vector; a new one on an open connection is told to go elsewhere; exit status 0."""
+    url, gate = images.add_gated("/gated.png", (TINY_MODEL / "examples" / "red-circle.png").read_bytes())
+    answers: list[requests.Response] = []
+    with pod_process() as pod, requests.Session() as open_connection:
+        operation = pod.base_url + EMBED_IMAGE
+        sender = threading.Thread(
+            target=lambda: answers.append(requests.post(operation, json=signed_image(url), timeout=SOON_S))
+        )
+        assert 200 == open_connection.get(pod.base_url + "/health", timeout=SOON_S).status_code
+        sender.start()
+        images.requested.acquire(timeout=SOON_S)
+        pod.process.terminate()
+        pod.wait_for_log("Handling signal: term")
+        late = wait_for_refusal(open_connection, pod.base_url + EMBED_TEXT)
+        gate.set()
+        sender.join(SOON_S)
+        status = pod.wait_for_exit()
+
+    assert (503, "NOT_READY") == (late.status_code, late.json()["error"]["code"])
+    assert [200] == [answer.status_code for answer in answers]
+    assert 0 == status
+
+
+def wait_for_refusal(session: requests.Session, url: str) -> requests.Response:
+    """The signal reaches the worker a moment after the master: until then work is still accepted."""
+    for _ in range(1000):
+        answer = session.post(url, data=json.dumps(signed_text("x")), timeout=SOON_S)
+        if answer.status_code != 200:
+            return answer
+    raise AssertionError("the pod never refused work")
+
+
+def test_sigint_ends_an_idle_pod() -> None:
+    """Ctrl-C leaves nothing behind."""
+    with pod_process() as pod:
+        children = psutil.Process(pod.process.pid).children(recursive=True)
+        pod.process.send_signal(2)
+        status = pod.wait_for_exit()
+        _, alive = psutil.wait_procs(children, timeout=SOON_S)
+
+    assert (0, []) == (status, alive)
