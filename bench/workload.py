@@ -1,12 +1,10 @@
-"""What the benchmarks measure with: a full-size model, natural-looking pictures, signed requests."""
+"""What the benchmarks measure with: a full-size model, natural-looking pictures."""
 
-import io
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
+from tests.support.pictures import encoded, natural
 
 ROOT = Path(__file__).resolve().parent.parent
 _CACHE = ROOT / "bench" / ".cache"
@@ -24,12 +22,5 @@ def full_size_model() -> Path:
 
 
 def picture(width: int, height: int, seed: int = 0) -> bytes:
-    """A JPEG of quality 90 with structure at several scales, as a photograph has."""
-    rng = np.random.default_rng(seed)
-    total = np.zeros((height, width, 3), dtype=np.float32)
-    for cells, weight in ((4, 1.0), (16, 0.5), (64, 0.25), (256, 0.1)):
-        noise = Image.fromarray(rng.integers(0, 256, (cells, cells, 3), dtype=np.uint8))
-        total += np.asarray(noise.resize((width, height), Image.Resampling.BICUBIC), dtype=np.float32) * weight
-    buffer = io.BytesIO()
-    Image.fromarray((total / 1.85).clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=90)
-    return buffer.getvalue()
+    """A natural-looking JPEG of quality 90."""
+    return encoded(natural(width, height, seed), "JPEG", quality=90)

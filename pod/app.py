@@ -10,12 +10,13 @@ from functools import partial
 from urllib.parse import quote
 
 from flask import Flask, Response, g, request
+from gevent import Timeout
 from gevent.threadpool import ThreadPool
 from werkzeug.exceptions import HTTPException
 
 from core.api import OPERATIONS, Call
 from core.contract import new_request_id, request_id_of
-from core.errors import InternalError, ServiceError
+from core.errors import BodyTooLarge, DeadlineExceeded, InternalError, ServiceError
 from core.responses import Body, error_body
 from core.service import Service, Status
 from core.settings import ServiceSettings
@@ -25,12 +26,16 @@ from pod.errors import STATUS, from_http
 
 logger = logging.getLogger(__name__)
 
+# A body is at most a mebibyte; whoever needs longer holds a connection for its own sake.
+_BODY_TIMEOUT_S = 20.0
+
 
 def create_app(settings: ServiceSettings, service: Service) -> Flask:
     """Return the application over `service`, which may still be loading."""
     app = Flask(__name__)
     app.extensions[SERVICE_EXTENSION] = service
-    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
+    # One byte more than is allowed: Flask cuts a body without a length there instead of refusing it.
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes + 1
     # Admission lets in at most this many, so `apply` never waits for a free thread.
     threads = ThreadPool(settings.max_concurrent_requests)
     for path in OPERATIONS:
@@ -46,7 +51,7 @@ def create_app(settings: ServiceSettings, service: Service) -> Flask:
 
 
 def _run_operation(service: Service, threads: ThreadPool, path: str) -> Response:
-    members = parse_object(request.get_data(cache=False))
+    members = parse_object(_read_body())
     g.request_id = request_id_of(members)
     with service.admitted() as api:
         call = api.prepare(path, members, request_id=g.request_id)
@@ -54,6 +59,16 @@ def _run_operation(service: Service, threads: ThreadPool, path: str) -> Response
     if isinstance(outcome, ServiceError):
         return _answer_error(outcome)
     return Response(outcome, mimetype="application/json")
+
+
+def _read_body() -> bytes:
+    """Raises `BodyTooLarge`, and `DeadlineExceeded` for a body that trickles in."""
+    limit = request.max_content_length
+    with Timeout(_BODY_TIMEOUT_S, DeadlineExceeded("the request body did not arrive in time")):
+        body = request.get_data(cache=False)
+    if limit is not None and len(body) >= limit:
+        raise BodyTooLarge
+    return body
 
 
 def _attempt(call: Call) -> bytes | ServiceError:

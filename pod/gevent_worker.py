@@ -21,8 +21,7 @@ class UnpatchedGeventWorker(GeventWorker):
         # gunicorn hands over wrappers of its own, which its annotations call sockets.
         listeners = cast("list[Any]", self.sockets)
         self.sockets = [
-            socket.socket(listener.FAMILY, socket.SOCK_STREAM, fileno=listener.sock.detach())
-            for listener in listeners
+            socket.socket(listener.FAMILY, socket.SOCK_STREAM, fileno=listener.sock.detach()) for listener in listeners
         ]
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from transformers import CLIPModel
 from transformers.utils.logging import disable_progress_bar
 
@@ -58,7 +59,7 @@ def load_clip(directory: ModelDirectory) -> CLIPModel:
         model, info = from_pretrained(
             directory.path, local_files_only=True, dtype=torch.float32, output_loading_info=True
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise StartError(f"CLIP_MODEL: the weights in {directory.path} cannot be read: {error}") from error
     if info["missing_keys"]:
         # transformers would fill them with random numbers and only warn.

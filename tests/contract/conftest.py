@@ -1,13 +1,13 @@
 """The backends of the contract suite, and drawings on the image server."""
 
-import io
 from dataclasses import dataclass
 
 import pytest
 
 from models.shapes import COLOURS, SHAPES, draw, single
 from tests.support.image_server import ImageServer
-from tests.support.target import PodTarget, Target
+from tests.support.pictures import encoded
+from tests.support.target import Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,20 +29,12 @@ def target(request: pytest.FixtureRequest) -> Target:
 def drawings(images: ImageServer) -> list[Drawing]:
     """All colours and shapes, half as PNG and half as JPEG."""
     return [
-        Drawing(images.add(f"/{colour}-{form}", _encoded(colour, form)), f"a {colour} {form}")
+        Drawing(images.add(f"/{colour}-{form}", _as_file(colour, form)), f"a {colour} {form}")
         for colour in COLOURS
         for form in SHAPES
     ]
 
 
-def _encoded(colour: str, form: str) -> bytes:
-    buffer = io.BytesIO()
+def _as_file(colour: str, form: str) -> bytes:
     image_format = "PNG" if form == "circle" else "JPEG"
-    draw(single(colour, form), 320).save(buffer, image_format, quality=90)
-    return buffer.getvalue()
-
-
-@pytest.fixture(scope="session")
-def pod_only(pod_target: PodTarget) -> PodTarget:
-    """For what only HTTP has: raw bodies, headers, status codes."""
-    return pod_target
+    return encoded(draw(single(colour, form), 320), image_format, quality=90)

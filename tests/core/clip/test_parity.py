@@ -1,0 +1,135 @@
+"""The same vectors as transformers' own CLIPModel and processor, on the same weights.
+
+The error is relative to the spread, the mean distance between the vectors of different inputs: on random weights all
+images look alike to cosine, and a cosine near one would prove nothing.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from PIL import Image
+from transformers import CLIPModel, CLIPProcessor
+
+from core import cpu
+from core.clip.artifact import ModelDirectory
+from core.clip.tokenizer import ClipTokenizer
+from core.clip.torch_engine import TorchEngine, load_clip
+from core.pixels import PixelDecoder
+from models.shapes import COLOURS, SHAPES, draw, single
+from tests.support.pictures import encoded, natural
+
+Vectors = npt.NDArray[np.float32]
+
+# DESIGN: what a numeric type may change, relative to the spread.
+TOLERANCE = {"float32": 1e-4, "bfloat16": 2.5e-2}
+# What our decoder and resize may change on top of that.
+PIXEL_TOLERANCE = 1e-2
+
+TEXTS = [
+    "a red circle",
+    "a blue square",
+    "x",
+    "a person walking in the rain",
+    "Zwölf Boxkämpfer jagen Viktor quer über den großen Sylter Deich",
+    "雨の中を歩く人 🌧",
+    "a small green triangle on the left of a large yellow circle, seen from above " * 2,
+    "far too long for the model " * 40,
+]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """transformers itself, in float32."""
+
+    model: CLIPModel
+    processor: Any
+
+    def images(self, images: list[Image.Image]) -> Vectors:
+        inputs = self.processor(images=images, return_tensors="pt")
+        with torch.inference_mode():
+            rows: Vectors = self.model.get_image_features(**inputs).pooler_output.numpy()
+        return rows
+
+    def texts(self, texts: list[str]) -> Vectors:
+        inputs = self.processor(text=texts, return_tensors="pt", padding=True, truncation=True)
+        with torch.inference_mode():
+            rows: Vectors = self.model.get_text_features(**inputs).pooler_output.numpy()
+        return rows
+
+
+@pytest.fixture(scope="module")
+def reference(directory: ModelDirectory) -> Reference:
+    return Reference(load_clip(directory), CLIPProcessor.from_pretrained(directory.path))
+
+
+@pytest.fixture(scope="module", params=["float32", "bfloat16"])
+def engine(request: pytest.FixtureRequest, directory: ModelDirectory) -> Iterator[TorchEngine]:
+    if request.param == "bfloat16" and not cpu.has_bfloat16():
+        pytest.skip("this processor has no bfloat16")
+    return TorchEngine(load_clip(directory), directory, device="cpu", dtype=request.param)
+
+
+def relative_error(expected: Vectors, actual: Vectors) -> float:
+    """Mean distance of the pairs, relative to the mean distance between different expected rows."""
+    spread = np.mean([np.linalg.norm(one - other) for one, other in combinations(expected, 2)])
+    return float(np.mean(np.linalg.norm(expected - actual, axis=1)) / spread)
+
+
+def pictures() -> list[Image.Image]:
+    """Drawings and natural-looking pictures of several sizes and shapes, none of them the model's own size."""
+    kinds = [(colour, form) for colour in COLOURS for form in SHAPES][::2]
+    drawings = [draw(single(*kind, aspect=0.6 + 0.3 * number), 180 + 40 * number) for number, kind in enumerate(kinds)]
+    return [*drawings, *(natural(300 + 90 * number, 400, number) for number in range(6))]
+
+
+def test_images_equal_transformers(directory: ModelDirectory, reference: Reference, engine: TorchEngine) -> None:
+    """Image bytes through our decoder and engine give transformers' vectors."""
+    decoder = PixelDecoder(directory.size_px, max_pixels=10_000_000)
+    pixels = np.stack([decoder.decode(encoded(picture, "PNG")) for picture in pictures()])
+
+    error = relative_error(reference.images(pictures()), engine.encode_images(pixels))
+
+    assert error < TOLERANCE[engine.dtype] + PIXEL_TOLERANCE
+
+
+def test_same_pixels_give_the_same_vectors(
+    directory: ModelDirectory, reference: Reference, engine: TorchEngine
+) -> None:
+    """With no resize in between, only the numeric type makes a difference."""
+    size_px = directory.size_px
+    ready = [picture.resize((size_px, size_px)) for picture in pictures()]
+    pixels = np.stack([np.asarray(picture).transpose(2, 0, 1) for picture in ready])
+
+    error = relative_error(reference.images(ready), engine.encode_images(pixels))
+
+    assert error < TOLERANCE[engine.dtype]
+
+
+def test_texts_equal_transformers(directory: ModelDirectory, reference: Reference, engine: TorchEngine) -> None:
+    """Short buckets, no attention mask and our own truncation change nothing, in one batch and one by one."""
+    tokenizer = ClipTokenizer(directory.tokenizer_path, directory.context_length)
+    tokens = [tokenizer.encode(text)[0] for text in TEXTS]
+    expected = reference.texts(TEXTS)
+
+    together = engine.encode_texts(tokenizer.pad(tokens))
+    alone = np.concatenate([engine.encode_texts(tokenizer.pad([ids])) for ids in tokens])
+
+    assert relative_error(expected, together) < TOLERANCE[engine.dtype]
+    assert relative_error(expected, alone) < TOLERANCE[engine.dtype]
+
+
+def test_swapped_channels_are_noticed(directory: ModelDirectory, reference: Reference, engine: TorchEngine) -> None:
+    """The tolerance is tight enough to tell BGR from RGB: this test can fail."""
+    size_px = directory.size_px
+    ready = [picture.resize((size_px, size_px)) for picture in pictures()]
+    swapped = np.stack([np.asarray(picture)[..., ::-1].transpose(2, 0, 1) for picture in ready])
+
+    error = relative_error(reference.images(ready), engine.encode_images(np.ascontiguousarray(swapped)))
+
+    assert error > 2 * (TOLERANCE[engine.dtype] + PIXEL_TOLERANCE)

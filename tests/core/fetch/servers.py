@@ -1,0 +1,142 @@
+"""Servers on 127.0.0.1 that misbehave by script: a thread per connection, ended with the `with` block."""
+
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+
+JOIN_TIMEOUT_S = 10
+
+
+class Visitor:
+    """One accepted connection, as the script sees it."""
+
+    def __init__(self, sock: socket.socket, number: int, stopping: threading.Event) -> None:
+        self.sock = sock
+        self.number = number  # counted from 1
+        self.stopping = stopping
+
+    def request(self) -> bytes:
+        """The head of the next request; empty when the client has closed the connection."""
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            piece = self.sock.recv(1)
+            if not piece:
+                return b""
+            head += piece
+        return head
+
+    def send(self, data: bytes) -> None:
+        self.sock.sendall(data)
+
+    def drip(self, data: bytes, *, pause_s: float = 0.05) -> None:
+        """Send byte by byte, again and again, until the client has had enough."""
+        while True:
+            for index in range(len(data)):
+                if self.stopping.wait(pause_s):
+                    return
+                self.send(data[index : index + 1])
+
+    def stall(self) -> None:
+        self.stopping.wait(JOIN_TIMEOUT_S)
+
+    def reset(self) -> None:
+        """End with RST instead of FIN."""
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+        self.sock.close()
+
+
+Script = Callable[[Visitor], None]
+
+
+@dataclass
+class Server:
+    """`connections` counts what was accepted, `requests` what the scripts of this module were asked."""
+
+    port: int
+    connections: int = 0
+    requests: list[bytes] = field(default_factory=list)
+
+    def url(self, path: str = "/a.png", *, host: str = "127.0.0.1", scheme: str = "http") -> str:
+        return f"{scheme}://{host}:{self.port}{path}"
+
+
+def answer(body: bytes = b"", *, status: str = "200 OK", headers: Sequence[str] = ()) -> bytes:
+    """A whole answer with its right Content-Length."""
+    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", *headers]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+def redirect(location: str, *, body: bytes = b"") -> bytes:
+    return answer(body, status="302 Found", headers=[f"Location: {location}"])
+
+
+def says(data: bytes) -> Script:
+    """Answer one request with these bytes, then close."""
+
+    def script(visitor: Visitor) -> None:
+        visitor.request()
+        visitor.send(data)
+
+    return script
+
+
+@contextmanager
+def serve(script: Script, *, tls: ssl.SSLContext | None = None) -> Iterator[Server]:
+    """Run `script` for every connection until the block ends."""
+    stopping = threading.Event()
+    threads: list[threading.Thread] = []
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
+        server = Server(listener.getsockname()[1])
+
+        def accept() -> None:
+            while True:
+                try:
+                    sock, _ = listener.accept()
+                except OSError:
+                    return
+                server.connections += 1
+                visitor = Visitor(sock, server.connections, stopping)
+                threads.append(threading.Thread(target=_run, args=(script, visitor, tls)))
+                threads[-1].start()
+
+        accepting = threading.Thread(target=accept)
+        accepting.start()
+        try:
+            yield server
+        finally:
+            stopping.set()
+            listener.shutdown(socket.SHUT_RDWR)
+            for thread in (accepting, *threads):
+                thread.join(JOIN_TIMEOUT_S)
+
+
+@contextmanager
+def serve_paths(
+    paths: dict[str, bytes], *, tls: ssl.SSLContext | None = None, requests_per_connection: int | None = None
+) -> Iterator[Server]:
+    """A well-behaved keep-alive server: path -> whole answer."""
+    requests: list[bytes] = []
+
+    def script(visitor: Visitor) -> None:
+        answered = 0
+        while answered != requests_per_connection and (head := visitor.request()):
+            requests.append(head)
+            visitor.send(paths[head.split(b" ")[1].decode()])
+            answered += 1
+
+    with serve(script, tls=tls) as server:
+        server.requests = requests
+        yield server
+
+
+def _run(script: Script, visitor: Visitor, tls: ssl.SSLContext | None) -> None:
+    # A client that hangs up is what most of these scripts provoke.
+    with visitor.sock, suppress(OSError):
+        visitor.sock.settimeout(JOIN_TIMEOUT_S)
+        if tls is not None:
+            visitor.sock = tls.wrap_socket(visitor.sock, server_side=True)
+        with visitor.sock:
+            script(visitor)
