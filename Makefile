@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TARGET ?= pod
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint types format bench-health clean
+.PHONY: help install run run-serverless smoke test lint types format bench-health clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -25,6 +25,12 @@ install: $(VENV)/installed-pod+cpu ## prepare .venv with what the pod needs
 
 run: install ## start the pod on 127.0.0.1:$PORT (8000), with the bundled model if the real one cannot be had
 	@$(BIN)/python -m tools.run_local pod
+
+run-serverless: $(VENV)/installed-serverless+cpu ## start the handler on the SDK's local server at 127.0.0.1:$SERVERLESS_PORT (8001)
+	@$(BIN)/python -m tools.run_local serverless
+
+smoke: $(VENV)/installed-worker ## check a running target: make smoke TARGET=pod (default) or TARGET=serverless
+	@$(BIN)/python -m worker.smoke --target $(TARGET)
 
 test: $(VENV)/installed-dev lint types ## lint, types and all tests
 	$(BIN)/python -m pytest

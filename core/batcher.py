@@ -166,6 +166,7 @@ class Batcher:
             self._encode(items[middle:], stack, encode)
             return
         inference_ms = (time.monotonic() - started_s) * 1000
+        logger.debug("batch", extra={"batch_size": len(items), "inference_ms": round(inference_ms, 2)})
         for item, vector in zip(items, vectors, strict=True):
             _settle(item, vector, started_s, inference_ms)
 

@@ -13,21 +13,25 @@ from shared_auth import Authenticator
 logger = logging.getLogger(__name__)
 
 
-def build_service(settings: ServiceSettings) -> Service:
-    """Return a service that is still `loading`; its `load` reads and warms the model."""
-    if not settings.hmac_secrets():
+def build_service(settings: ServiceSettings, authenticator: Authenticator | None = None) -> Service:
+    """Return a service that is still `loading`; its `load` reads and warms the model.
+
+    Without an `authenticator` of the entry point's own, signatures are verified as the settings say.
+    """
+    verifier = authenticator or _authenticator(settings)
+    if verifier is None:
         logger.warning("signatures are not verified: ALLOW_INSECURE_AUTH is set and there is no secret")
-    return Service(settings, _load)
+    return Service(settings, lambda: _load(settings, verifier))
 
 
-def build_authenticator(settings: ServiceSettings) -> Authenticator | None:
-    """Return what verifies signatures; None only without a secret, which needs an explicit setting."""
+def _authenticator(settings: ServiceSettings) -> Authenticator | None:
+    """None only without a secret, which `load_settings` allows with an explicit setting only."""
     secrets = settings.hmac_secrets()
     return Authenticator(secrets, window_s=settings.auth_time_window_seconds) if secrets else None
 
 
-def _load(settings: ServiceSettings) -> Runtime:
+def _load(settings: ServiceSettings, authenticator: Authenticator | None) -> Runtime:
     cpu.limit_library_threads(cpu.available_cores())
     from core.runtime import load_runtime  # imports torch: only now, with the thread count set
 
-    return load_runtime(settings, build_authenticator(settings))
+    return load_runtime(settings, authenticator)

@@ -4,8 +4,11 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
+import simplejpeg  # type: ignore[import-untyped]
 import torch
 
 from core import cpu
@@ -28,7 +31,7 @@ from shared_auth import Authenticator
 
 logger = logging.getLogger(__name__)
 
-_WARM_UP_TIMEOUT_S = 300.0
+_CHECK_TIMEOUT_S = 300.0
 
 
 def load_runtime(settings: ServiceSettings, authenticator: Authenticator | None) -> Runtime:
@@ -45,9 +48,12 @@ def load_runtime(settings: ServiceSettings, authenticator: Authenticator | None)
         max_items=settings.max_queued_items,
         prepare_thread=lambda: torch.set_num_threads(cpu.available_cores()),
     )
-    _warm_up(batcher, tokenizer, directory)
+    decoder = PixelDecoder(directory.size_px, settings.max_image_pixels)
+    check = partial(_check, decoder, tokenizer, batcher)
+    # Also the warm-up: the first request must not be the slow one.
+    check()
     identity = _identity(directory, engines[0], model_fingerprint)
-    runtime = _join(settings, authenticator, directory, batcher, tokenizer, identity)
+    runtime = _join(settings, authenticator, _Parts(decoder, tokenizer, batcher, identity, check))
     logger.info(
         "model ready",
         extra={**identity.for_response(), "dtype": identity.dtype, "load_s": round(time.monotonic() - started_s, 2)},
@@ -69,20 +75,20 @@ def _load_engines(settings: ServiceSettings, directory: ModelDirectory) -> tuple
     return engines, model_fingerprint
 
 
-def _warm_up(batcher: Batcher, tokenizer: ClipTokenizer, directory: ModelDirectory) -> None:
-    """Run one image and one text through the real path, so that the first request is not the slow one."""
-    deadline = Deadline.after(_WARM_UP_TIMEOUT_S)
-    grey = np.full((3, directory.size_px, directory.size_px), 128, dtype=np.uint8)
-    token_ids, _ = tokenizer.encode("a warm-up")
+def _check(decoder: PixelDecoder, tokenizer: ClipTokenizer, batcher: Batcher) -> None:
+    deadline = Deadline.after(_CHECK_TIMEOUT_S)
+    grey = np.full((2 * decoder.size_px, 3 * decoder.size_px, 3), 128, dtype=np.uint8)
+    pixels = decoder.decode(simplejpeg.encode_jpeg(grey))
+    token_ids, _ = tokenizer.encode("a grey rectangle")
     futures = [
-        *batcher.submit(Modality.IMAGE, [grey], deadline),
+        *batcher.submit(Modality.IMAGE, [pixels], deadline),
         *batcher.submit(Modality.TEXT, [token_ids], deadline),
     ]
     try:
         for future in futures:
             future.result(timeout=deadline.remaining_s())
     except (ServiceError, TimeoutError) as error:
-        raise StartError("the model failed its warm-up: see the log above") from error
+        raise StartError("the model cannot embed one image and one text: see the log above") from error
 
 
 def _identity(directory: ModelDirectory, engine: Engine, model_fingerprint: str) -> ModelIdentity:
@@ -97,38 +103,41 @@ def _identity(directory: ModelDirectory, engine: Engine, model_fingerprint: str)
     )
 
 
-def _join(
-    settings: ServiceSettings,
-    authenticator: Authenticator | None,
-    directory: ModelDirectory,
-    batcher: Batcher,
-    tokenizer: ClipTokenizer,
-    identity: ModelIdentity,
-) -> Runtime:
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    decoder: PixelDecoder
+    tokenizer: ClipTokenizer
+    batcher: Batcher
+    identity: ModelIdentity
+    check: Callable[[], None]
+
+
+def _join(settings: ServiceSettings, authenticator: Authenticator | None, parts: _Parts) -> Runtime:
     limits = FetchLimits(max_bytes=settings.max_image_size_bytes, timeout_s=settings.image_download_timeout_s)
     fetcher = Fetcher(limits, AllowList.parse(settings.download_allow_hosts))
     pools = _pools(settings)
     embedder = Embedder(
         fetch=fetcher.fetch,
-        decode=PixelDecoder(directory.size_px, settings.max_image_pixels).decode,
-        tokenize=tokenizer.encode,
-        batcher=batcher,
+        decode=parts.decoder.decode,
+        tokenize=parts.tokenizer.encode,
+        batcher=parts.batcher,
         pools=pools,
         concurrency=settings.download_concurrency,
     )
     api = Api(
-        Model(embedder, identity),
+        Model(embedder, parts.identity),
         authenticator,
         max_batch_size=settings.max_batch_size,
         request_timeout_s=settings.request_timeout_s,
     )
     return Runtime(
         api=api,
-        identity=identity,
+        identity=parts.identity,
         torch_version=torch.__version__,
         cuda_version=torch.version.cuda,
-        healthy=lambda: batcher.healthy,
-        close=lambda: _close([pools.close, batcher.close, fetcher.close]),
+        check=parts.check,
+        healthy=lambda: parts.batcher.healthy,
+        close=lambda: _close([pools.close, parts.batcher.close, fetcher.close]),
     )
 
 

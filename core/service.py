@@ -9,7 +9,7 @@ from enum import Enum
 from importlib.metadata import version
 
 from core.api import Api
-from core.errors import NotReady, Overloaded
+from core.errors import NotReady, Overloaded, StartError
 from core.responses import Body, ModelIdentity
 from core.settings import ServiceSettings
 
@@ -27,12 +27,13 @@ class Status(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """What loading gives: the api over a warm model, and how to ask after it and end it."""
+    """What loading gives: the api over a warm model, and how to test it, ask after it and end it."""
 
     api: Api
     identity: ModelIdentity
     torch_version: str
     cuda_version: str | None
+    check: Callable[[], None]
     healthy: Callable[[], bool]
     close: Callable[[], None]
 
@@ -40,7 +41,7 @@ class Runtime:
 class Service:
     """Thread-safe. Starts as `loading`; `load` makes it `ok`, `drain` ends that for good."""
 
-    def __init__(self, settings: ServiceSettings, load: Callable[[ServiceSettings], Runtime]) -> None:
+    def __init__(self, settings: ServiceSettings, load: Callable[[], Runtime]) -> None:
         self._settings = settings
         self._load = load
         self._runtime: Runtime | None = None
@@ -58,7 +59,13 @@ class Service:
 
     def load(self) -> None:
         """Read and warm the model; blocks for seconds. Raises `StartError` when that is impossible."""
-        self._runtime = self._load(self._settings)
+        self._runtime = self._load()
+
+    def check(self) -> None:
+        """Embed one image and one text through decoder, batcher and model. Raises `StartError` when that fails."""
+        if self._runtime is None:
+            raise StartError("the model is not loaded")
+        self._runtime.check()
 
     def drain(self) -> None:
         """Refuse new work from now on; what was admitted runs to its end. Safe in a signal handler."""

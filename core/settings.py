@@ -1,7 +1,7 @@
 """The service's settings: read from the environment once, at an entry point, into a frozen object."""
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 
@@ -70,14 +70,22 @@ class ServiceSettings(BaseModel):
         return [secret.get_secret_value() for secret in both if secret is not None]
 
 
+AnySettings = TypeVar("AnySettings", bound=ServiceSettings)
+
+
 def load_settings(environ: Mapping[str, str]) -> ServiceSettings:
-    """Read the settings from `environ`; a variable that is set to nothing counts as not set.
+    """Read the service's settings from `environ`. Raises `StartError`, see `read_settings`."""
+    return read_settings(ServiceSettings, environ)
+
+
+def read_settings(model: type[AnySettings], environ: Mapping[str, str]) -> AnySettings:
+    """Read the fields of `model` from `environ`; a variable that is set to nothing counts as not set.
 
     Raises `StartError` with one line that names the variable and what was expected.
     """
     given = {name.lower(): value for name, value in environ.items() if value != ""}
     try:
-        settings = ServiceSettings.model_validate(given)
+        settings = model.model_validate(given)
     except ValidationError as error:
         raise StartError(_first_line(error)) from error
     _require_secret(settings)

@@ -1,12 +1,13 @@
-"""Fixtures shared by all packages: one image server and one pod for the whole run."""
+"""Fixtures shared by all packages: one image server, one pod and one serverless handler for the whole run."""
 
 from collections.abc import Iterator
 
 import pytest
 
+from tests.support.control_plane import ControlPlane, control_plane
 from tests.support.image_server import ImageServer, image_server
-from tests.support.process import PodProcess, pod_process
-from tests.support.target import PodTarget
+from tests.support.process import PodProcess, ServiceProcess, handler_process, pod_process
+from tests.support.target import HandlerTarget, PodTarget
 
 
 @pytest.fixture(scope="session")
@@ -26,3 +27,22 @@ def pod() -> Iterator[PodProcess]:
 @pytest.fixture(scope="session")
 def pod_target(pod: PodProcess) -> PodTarget:
     return PodTarget(pod.base_url)
+
+
+@pytest.fixture(scope="session")
+def plane() -> Iterator[ControlPlane]:
+    """A RunPod on loopback."""
+    with control_plane() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def handler(plane: ControlPlane) -> Iterator[ServiceProcess]:
+    """A handler that takes the jobs of `plane`; its batches are in its log."""
+    with handler_process({**plane.worker_environment(), "LOG_LEVEL": "DEBUG"}) as process:
+        yield process
+
+
+@pytest.fixture(scope="session")
+def handler_target(plane: ControlPlane, handler: ServiceProcess) -> HandlerTarget:
+    return HandlerTarget(plane)

@@ -1,4 +1,4 @@
-"""`make run`: prepares what a first run needs (a secret, a model) and becomes the server.
+"""`make run` and `make run-serverless`: prepares what a first run needs (a secret, a model) and becomes the server.
 
 Only here may another model stand in for the real one, and loudly: the production entry points never do that.
 """
@@ -18,7 +18,9 @@ _ENV_FILE = _ROOT / ".env"
 _BUNDLED_MODEL = _ROOT / "models" / "tiny-shapes"
 _SECRET = "EMBEDDING_HMAC_SECRET"  # noqa: S105 - the variable's name
 
-_COMMANDS = {"pod": [sys.executable, "-m", "gunicorn", "-c", "pod/gunicorn_conf.py", "pod.wsgi:app"]}
+_POD = ["-m", "gunicorn", "-c", "pod/gunicorn_conf.py", "pod.wsgi:app"]
+# The SDK's own local server: no queue, no authentication of its own, one job at a time.
+_SERVERLESS = ["-m", "serverless.handler", "--rp_serve_api", "--rp_api_host", "127.0.0.1", "--rp_api_port"]
 
 _STAND_IN_WARNING = f"""
 **********************************************************************************************
@@ -37,7 +39,8 @@ def main(target: str) -> None:
     os.environ.setdefault("HOST", "127.0.0.1")
     # A developer's images lie on this machine; the default of the service itself is to allow no such address.
     os.environ.setdefault("DOWNLOAD_ALLOW_HOSTS", "127.0.0.1,localhost")
-    os.execv(sys.executable, _COMMANDS[target])  # noqa: S606 - fixed commands, no shell
+    arguments = _POD if target == "pod" else [*_SERVERLESS, os.environ.get("SERVERLESS_PORT", "8001")]
+    os.execv(sys.executable, [sys.executable, *arguments])  # noqa: S606 - no shell
 
 
 def share_secret(environ: MutableMapping[str, str], env_file: Path) -> None:

@@ -18,7 +18,7 @@ class Drawing:
     caption: str
 
 
-@pytest.fixture(scope="session", params=["pod"])
+@pytest.fixture(scope="session", params=["pod", "handler"])
 def target(request: pytest.FixtureRequest) -> Target:
     """Every backend in turn: the suite says the same of each."""
     backend: Target = request.getfixturevalue(f"{request.param}_target")

@@ -20,7 +20,14 @@ def test_core_knows_no_transport(module: str) -> None:
     assert [] == loaded_after(f"import {module}", TRANSPORTS)
 
 
-@pytest.mark.parametrize("module", ["core.build", "core.settings", "pod.gunicorn_conf", "pod.wsgi"])
+def test_sdk_is_imported_by_the_entry_point_alone() -> None:
+    """The handler's adapter can be tested, and its model loaded, without the SDK's imports."""
+    assert [] == loaded_after("import serverless.adapter, serverless.auth, serverless.handler", TRANSPORTS)
+
+
+@pytest.mark.parametrize(
+    "module", ["core.build", "core.settings", "pod.gunicorn_conf", "pod.wsgi", "serverless.handler"]
+)
 def test_no_torch_before_the_thread_count_is_set(module: str) -> None:
     """Entry points import without torch: it is loaded by `load`, after OMP_NUM_THREADS."""
     prepare = "import os; os.environ.update(EMBEDDING_HMAC_SECRET='x', CLIP_MODEL='.')"

@@ -1,4 +1,4 @@
-"""A real gunicorn with the real application, as `make run` and the image start it."""
+"""Real service processes, as `make run` and the images start them: gunicorn, and the serverless handler."""
 
 import json
 import os
@@ -20,6 +20,7 @@ TINY_MODEL = ROOT / "models" / "tiny-shapes"
 SECRET = "test-secret"
 GUNICORN = [sys.executable, "-m", "gunicorn", "-c", "pod/gunicorn_conf.py"]
 POD = [*GUNICORN, "pod.wsgi:app"]
+HANDLER = [sys.executable, "-m", "serverless.handler"]
 
 # What decides a test must be in the test: nothing of the developer's own environment reaches the process.
 _INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "SSL_CERT_FILE")
@@ -29,7 +30,7 @@ EXIT_TIMEOUT_S = 30.0
 
 
 def environment(**settings: str) -> dict[str, str]:
-    """The environment of a pod under test, with `settings` over the defaults; an empty value unsets one."""
+    """The environment of a process under test, with `settings` over the defaults; an empty value unsets one."""
     inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
     defaults = {
         "HOST": "127.0.0.1",
@@ -44,17 +45,11 @@ def environment(**settings: str) -> dict[str, str]:
 
 
 @dataclass(slots=True)
-class PodProcess:
-    """A running gunicorn. `log` reads everything it has written so far."""
+class ServiceProcess:
+    """A running process. `log` reads everything it has written so far."""
 
     process: "subprocess.Popen[bytes]"
     output: IO[bytes]
-
-    @property
-    def base_url(self) -> str:
-        """Where it listens, as it says so itself in its log."""
-        listening = self.wait_for_log("Listening at:")
-        return str(listening["message"]).split()[2]
 
     def log(self) -> str:
         return Path(self.output.name).read_text()
@@ -75,15 +70,6 @@ class PodProcess:
             time.sleep(0.02)
         raise AssertionError(f"no {message!r} in the log:\n{self.log()}")
 
-    def wait_until_ready(self) -> None:
-        until_s = time.monotonic() + READY_TIMEOUT_S
-        url = self.base_url + "/readyz"
-        while time.monotonic() < until_s and self.process.poll() is None:
-            if requests.get(url, timeout=5).status_code == 200:
-                return
-            time.sleep(0.05)
-        raise AssertionError(f"not ready:\n{self.log()}")
-
     def wait_for_exit(self) -> int:
         """Wait for the end and return the exit status."""
         return self.process.wait(READY_TIMEOUT_S)
@@ -94,25 +80,55 @@ class PodProcess:
         return self.process.wait(EXIT_TIMEOUT_S)
 
 
+@dataclass(slots=True)
+class PodProcess(ServiceProcess):
+    """A running gunicorn."""
+
+    @property
+    def base_url(self) -> str:
+        """Where it listens, as it says so itself in its log."""
+        listening = self.wait_for_log("Listening at:")
+        return str(listening["message"]).split()[2]
+
+    def wait_until_ready(self) -> None:
+        until_s = time.monotonic() + READY_TIMEOUT_S
+        url = self.base_url + "/readyz"
+        while time.monotonic() < until_s and self.process.poll() is None:
+            if requests.get(url, timeout=5).status_code == 200:
+                return
+            time.sleep(0.05)
+        raise AssertionError(f"not ready:\n{self.log()}")
+
+
 @contextmanager
 def pod_process(
     settings: Mapping[str, str] | None = None, *, ready: bool = True, command: Sequence[str] = POD
 ) -> Iterator[PodProcess]:
     """Run a pod until the block ends; whatever happens in between, nothing of it is left running."""
-    with tempfile.NamedTemporaryFile(prefix="pod-", suffix=".log") as output:
-        process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=environment(**(settings or {})),
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
+    with _process(command, settings or {}) as (process, output):
         pod = PodProcess(process, output)
+        if ready:
+            pod.wait_until_ready()
+        yield pod
+
+
+@contextmanager
+def handler_process(settings: Mapping[str, str], arguments: Sequence[str] = ()) -> Iterator[ServiceProcess]:
+    """Run the serverless handler until the block ends; it takes jobs as soon as its model is loaded."""
+    with _process([*HANDLER, *arguments], settings) as (process, output):
+        yield ServiceProcess(process, output)
+
+
+@contextmanager
+def _process(
+    command: Sequence[str], settings: Mapping[str, str]
+) -> Iterator[tuple["subprocess.Popen[bytes]", IO[bytes]]]:
+    with tempfile.NamedTemporaryFile(prefix="service-", suffix=".log") as output:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment(**settings), stdout=output, stderr=output, start_new_session=True
+        )
         try:
-            if ready:
-                pod.wait_until_ready()
-            yield pod
+            yield process, output
         finally:
             _end(process)
 
@@ -122,9 +138,7 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
         process.send_signal(signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
             process.wait(EXIT_TIMEOUT_S)
-    try:
-        # The group outlives its leader if a worker does: the test must not leave it behind.
+    # The group outlives its leader if a worker does: the test must not leave it behind.
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
     process.wait(EXIT_TIMEOUT_S)

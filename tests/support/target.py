@@ -13,6 +13,7 @@ import requests
 
 from core.contract import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT
 from shared_auth import Authenticator, image_payload_id, text_payload_id
+from tests.support.control_plane import ControlPlane
 from tests.support.process import SECRET
 
 Body = dict[str, Any]
@@ -61,6 +62,17 @@ class PodTarget:
         """Send raw bytes and return the raw response."""
         headers = {"Content-Type": "application/json"}
         return requests.post(self.base_url + path, data=data, headers=headers, timeout=60)
+
+
+@dataclass(frozen=True, slots=True)
+class HandlerTarget:
+    """The serverless backend, through the SDK's production loop."""
+
+    plane: ControlPlane
+
+    def send(self, path: str, body: Body) -> Answer:
+        status = self.plane.run({"path": path, **body})
+        return Answer({"error": json.loads(status["error"])} if "error" in status else status["output"])
 
 
 def signed_image(

@@ -1,0 +1,102 @@
+"""Jobs in, results out: the envelope of RunPod around the operation table. Does not import the SDK.
+
+A job's failure is `{"error": <JSON text>}`. Raising instead would send traceback and host name to the caller, and a
+result that cannot be serialised, or is too large for the platform, would be lost without a word.
+"""
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from core.contract import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT, new_request_id, request_id_of
+from core.errors import BatchTooLarge, InternalError, InvalidJson, ServiceError
+from core.responses import Body, error_body
+from core.service import Service, Status
+from core.wire import encode
+
+logger = logging.getLogger(__name__)
+
+HEALTH = "/health"
+
+# The platform carries 20 MB; what lies around the output in the job's own JSON gets the rest.
+MAX_OUTPUT_BYTES = 19_000_000
+
+# What old clients send names no path: the first of these members decides.
+_PATH_OF_MEMBER = {"items": EMBED_IMAGE_BATCH, "text": EMBED_TEXT, "image_url": EMBED_IMAGE}
+
+
+class JobHandler:
+    """One coroutine per job; `concurrency` jobs run at once, and share the batches of the model."""
+
+    def __init__(self, service: Service, *, concurrency: int, max_output_bytes: int = MAX_OUTPUT_BYTES) -> None:
+        self._service = service
+        self._max_output_bytes = max_output_bytes
+        # Not the loop's default executor: asyncio uses that for its own lookups, and sizes it by the host's cores.
+        self._threads = ThreadPoolExecutor(concurrency, thread_name_prefix="job")
+
+    async def handle(self, job: Mapping[str, Any]) -> Body:
+        """Return the job's output, or an object with `error`. Raises nothing but `CancelledError`."""
+        started_s = time.monotonic()
+        members = job.get("input")
+        request_id = request_id_of(members) if isinstance(members, Mapping) else new_request_id()
+        error: ServiceError | None = None
+        try:
+            output = await self._answer(members, request_id)
+        except ServiceError as refused:
+            error = refused
+        except Exception:
+            logger.exception("a job failed", extra={"request_id": request_id})
+            error = InternalError()
+        _log(job, request_id, error, started_s)
+        if error is not None:
+            output = {"error": json.dumps(error_body(error, request_id)["error"])}
+        if self._service.status is Status.UNHEALTHY:
+            # A broken device does not recover: the platform replaces the worker after this job.
+            output["refresh_worker"] = True
+        return output
+
+    def close(self) -> None:
+        """Wait for the jobs that run."""
+        self._threads.shutdown()
+
+    async def _answer(self, members: object, request_id: str) -> Body:
+        if not isinstance(members, Mapping):
+            raise InvalidJson("the job's input is not an object")
+        path = _path_of(members)
+        if path == HEALTH:
+            return self._service.health()
+        with self._service.admitted() as api:
+            call = api.prepare(path, members, request_id=request_id)
+            return await self._on_thread(lambda: self._checked(call.run()))
+
+    async def _on_thread(self, work: Callable[[], Body]) -> Body:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    def _checked(self, body: Body) -> Body:
+        """Turn the body into plain JSON values, as the SDK needs them. Raises `BatchTooLarge`."""
+        encoded = encode(body)
+        if len(encoded) > self._max_output_bytes:
+            raise BatchTooLarge("the answer is larger than a job's output may be: send fewer items")
+        plain: Body = json.loads(encoded)
+        return plain
+
+
+def _path_of(members: Mapping[str, Any]) -> str:
+    path = members.get("path")
+    if isinstance(path, str):
+        return path
+    return next((path for member, path in _PATH_OF_MEMBER.items() if member in members), "")
+
+
+def _log(job: Mapping[str, Any], request_id: str, error: ServiceError | None, started_s: float) -> None:
+    fields = {
+        "job_id": job.get("id"),
+        "request_id": request_id,
+        "code": error.code if error else None,
+        "duration_ms": round((time.monotonic() - started_s) * 1000, 1),
+    }
+    logger.info("job", extra=fields)

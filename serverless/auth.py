@@ -1,0 +1,27 @@
+"""The signature rule of jobs: the common one, in a longer window, and on request the old clients' one."""
+
+from core.contract import EMBED_IMAGE
+from serverless.settings import HandlerSettings
+from shared_auth import Authenticator, BadSignature
+
+
+class LegacyAuthenticator(Authenticator):
+    """Accepts for single images also what old clients sign: `image_url|ts`."""
+
+    def verify(self, path: str, payload_id: str, auth: object) -> None:
+        """See `Authenticator.verify`."""
+        try:
+            super().verify(path, payload_id, auth)
+        except BadSignature:
+            if path != EMBED_IMAGE:
+                raise
+            self.verify_legacy(payload_id, auth)
+
+
+def build_authenticator(settings: HandlerSettings) -> Authenticator | None:
+    """Return what verifies jobs; None only without a secret, which needs an explicit setting."""
+    secrets = settings.hmac_secrets()
+    if not secrets:
+        return None
+    kind = LegacyAuthenticator if settings.accept_legacy_signatures else Authenticator
+    return kind(secrets, window_s=settings.serverless_auth_time_window_seconds)

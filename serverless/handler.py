@@ -1,0 +1,50 @@
+"""The entry point of a serverless worker: `python -m serverless.handler`. The one place that imports the SDK."""
+
+import logging.config
+import os
+import sys
+
+from core.build import build_service
+from core.errors import StartError
+from core.logs import logging_config
+from core.service import Service
+from serverless.adapter import JobHandler
+from serverless.auth import build_authenticator
+from serverless.settings import HandlerSettings, load_handler_settings
+
+# Never DEBUG, which is the SDK's default: there it logs every output, embeddings and all.
+_SDK_LOG_LEVEL = {"DEBUG": "INFO", "INFO": "INFO", "WARNING": "WARN", "ERROR": "ERROR"}
+
+
+def main() -> None:
+    """Load and warm the model, then take jobs until SIGTERM. A model that cannot be loaded ends the process."""
+    try:
+        settings = load_handler_settings(os.environ)
+        logging.config.dictConfig(logging_config(settings.log_level))
+        service = build_service(settings, build_authenticator(settings))
+        # Before the SDK's loop: a worker that takes jobs can answer them.
+        service.load()
+    except StartError as error:
+        sys.exit(f"cannot start: {error}")
+    _serve(settings, service)
+
+
+def _serve(settings: HandlerSettings, service: Service) -> None:
+    os.environ["RUNPOD_LOG_LEVEL"] = _SDK_LOG_LEVEL[settings.log_level]
+    from runpod import serverless  # type: ignore[import-untyped]  # 1.7 s; and it reads its environment when it is imported
+
+    handler = JobHandler(service, concurrency=settings.serverless_concurrency)
+    serverless.register_fitness_check(service.check)
+    serverless.start(
+        {
+            "handler": handler.handle,
+            # Constant: with 1 the SDK sleeps a second between two jobs, and changing it waits for an idle worker.
+            "concurrency_modifier": lambda _current: settings.serverless_concurrency,
+        }
+    )
+    handler.close()
+    service.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,18 @@
+"""What only the handler needs to know, beside the service's own settings."""
+
+from collections.abc import Mapping
+
+from core.settings import Positive, ServiceSettings, read_settings
+
+
+class HandlerSettings(ServiceSettings):
+    """A job may wait in a queue during a cold start, so its signature may be older than a pod's request."""
+
+    serverless_auth_time_window_seconds: Positive = 900
+    serverless_concurrency: Positive = 16
+    accept_legacy_signatures: bool = False
+
+
+def load_handler_settings(environ: Mapping[str, str]) -> HandlerSettings:
+    """Read the handler's settings from `environ`. Raises `StartError`, see `read_settings`."""
+    return read_settings(HandlerSettings, environ)

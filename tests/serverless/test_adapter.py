@@ -1,0 +1,157 @@
+"""The envelope of jobs, around a scripted service: nothing but results and errors as JSON text comes out."""
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core.api import Api, Call
+from core.contract import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT
+from core.errors import DownloadError
+from core.service import Service, Status
+from serverless.adapter import JobHandler
+
+
+class ScriptedService:
+    """Stands where a Service stands: records paths and answers with `run`."""
+
+    def __init__(self, run: Callable[[], Any] = dict, status: Status = Status.OK) -> None:
+        self.status = status
+        self.paths: list[str] = []
+        self._run = run
+
+    @contextmanager
+    def admitted(self) -> Iterator[Api]:
+        yield cast("Api", self)
+
+    def prepare(self, path: str, _members: Mapping[str, Any], *, request_id: str) -> Call:
+        self.paths.append(path)
+        return Call(request_id, self._run)
+
+    def health(self) -> dict[str, Any]:
+        return {"status": self.status.value}
+
+
+def handle(service: ScriptedService, job_input: object, *, max_output_bytes: int = 1_000_000) -> dict[str, Any]:
+    handler = JobHandler(cast("Service", service), concurrency=2, max_output_bytes=max_output_bytes)
+    try:
+        return asyncio.run(handler.handle({"id": "job-1", "input": job_input}))
+    finally:
+        handler.close()
+
+
+def error_of(output: dict[str, Any]) -> dict[str, Any]:
+    assert isinstance(output["error"], str)
+    error: dict[str, Any] = json.loads(output["error"])
+    return error
+
+
+@pytest.mark.parametrize(
+    ("job_input", "path"),
+    [
+        pytest.param({"path": EMBED_TEXT, "image_url": "x"}, EMBED_TEXT, id="named"),
+        pytest.param({"items": [], "text": "x", "image_url": "x"}, EMBED_IMAGE_BATCH, id="items"),
+        pytest.param({"text": "x", "image_url": "x"}, EMBED_TEXT, id="text"),
+        pytest.param({"image_url": "x"}, EMBED_IMAGE, id="old single image"),
+        pytest.param({"path": 7, "image_url": "x"}, EMBED_IMAGE, id="path of a wrong type"),
+    ],
+)
+def test_path_is_named_or_inferred(job_input: dict[str, Any], path: str) -> None:
+    """A named path wins; old clients name none."""
+    service = ScriptedService()
+
+    handle(service, job_input)
+
+    assert [path] == service.paths
+
+
+def test_output_is_plain_json_values() -> None:
+    """numpy does not reach the SDK, which could not send it."""
+    output = handle(ScriptedService(lambda: {"embedding": np.ones(2, dtype=np.float32)}), {"text": "x"})
+
+    assert {"embedding": [1.0, 1.0]} == output
+
+
+def test_known_error_is_json_text() -> None:
+    """The caller parses code and retryable from the job's error."""
+
+    def fail() -> None:
+        raise DownloadError("gone", retryable=True)
+
+    error = error_of(handle(ScriptedService(fail), {"text": "x", "request_id": "query-1"}))
+
+    assert {"code": "DOWNLOAD_ERROR", "message": "gone", "request_id": "query-1", "retryable": True} == error
+
+
+def test_unknown_error_is_a_constant() -> None:
+    """What nobody foresaw is INTERNAL, without a word of what it was."""
+
+    def fail() -> None:
+        raise ZeroDivisionError("secret detail")
+
+    error = error_of(handle(ScriptedService(fail), {"text": "x"}))
+
+    assert ("INTERNAL", "internal error", True) == (error["code"], error["message"], error["retryable"])
+
+
+def test_oversized_output_is_a_clear_error() -> None:
+    """The platform would drop it; the caller is told to send fewer items instead."""
+    service = ScriptedService(lambda: {"embedding": np.zeros(1000, dtype=np.float32)})
+
+    assert "BATCH_TOO_LARGE" == error_of(handle(service, {"items": []}, max_output_bytes=1000))["code"]
+
+
+def test_health_needs_nothing_else() -> None:
+    """A health job is answered while nothing is admitted."""
+    assert {"status": "loading"} == handle(ScriptedService(status=Status.LOADING), {"path": "/health"})
+
+
+def test_broken_device_asks_for_a_fresh_worker() -> None:
+    """The job is answered, and the platform replaces the worker."""
+    output = handle(ScriptedService(status=Status.UNHEALTHY), {"path": "/health"})
+
+    assert {"status": "unhealthy", "refresh_worker": True} == output
+
+
+def test_cancelled_job_ends_as_cancelled() -> None:
+    """The SDK must see the cancellation, or it would report a failure of ours."""
+
+    async def cancel() -> None:
+        released = asyncio.Event()
+        service = ScriptedService(lambda: asyncio.run_coroutine_threadsafe(released.wait(), loop).result() and {})
+        loop = asyncio.get_running_loop()
+        handler = JobHandler(cast("Service", service), concurrency=1)
+        task = asyncio.create_task(handler.handle({"id": "job-1", "input": {"text": "x"}}))
+        while not service.paths:
+            await asyncio.sleep(0)
+        task.cancel()
+        try:
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        finally:
+            released.set()
+            await asyncio.to_thread(handler.close)
+
+    asyncio.run(cancel())
+
+
+ANY_INPUT = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda children: (
+        st.lists(children, max_size=3)
+        | st.dictionaries(st.sampled_from(["path", "items", "text", "image_url", "request_id"]), children)
+    ),
+    max_leaves=6,
+)
+
+
+@given(ANY_INPUT)
+def test_any_input_is_answered(job_input: object) -> None:
+    """Whatever a job holds: an output that can be serialised, never an exception."""
+    json.dumps(handle(ScriptedService(), job_input))

@@ -1,0 +1,156 @@
+"""The handler under the SDK's production loop, against a control plane on loopback."""
+
+import hashlib
+import hmac
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from core.contract import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT
+from shared_auth.canonical import legacy_message
+from tests.support.control_plane import ControlPlane, control_plane
+from tests.support.image_server import ImageServer
+from tests.support.process import SECRET, TINY_MODEL, ServiceProcess, handler_process
+from tests.support.target import signed_batch, signed_image, signed_text
+
+SOON_S = 60.0
+RED_CIRCLE = (TINY_MODEL / "examples" / "red-circle.png").read_bytes()
+
+
+def text_job(text: str = "a red circle", **fields: Any) -> dict[str, Any]:  # noqa: ANN401
+    return {"path": EMBED_TEXT, **signed_text(text, **fields)}
+
+
+def code_of(status: dict[str, Any]) -> str:
+    assert "FAILED" == status["status"]
+    code: str = json.loads(status["error"])["code"]
+    return code
+
+
+@contextmanager
+def own_handler(**settings: str) -> Iterator[tuple[ControlPlane, ServiceProcess]]:
+    """A handler of the test's own, which it may end."""
+    with control_plane() as plane, handler_process({**plane.worker_environment(), **settings}) as process:
+        yield plane, process
+
+
+def test_jobs_run_together_and_share_batches(plane: ControlPlane, handler: ServiceProcess) -> None:
+    """64 jobs at once: all answered once, and the model sees several in one forward pass."""
+    jobs = [plane.submit(text_job(f"number {number}")) for number in range(64)]
+    answered = [job.done.wait(SOON_S) for job in jobs]
+    sizes = [line["batch_size"] for line in handler.log_lines() if line["message"] == "batch"]
+
+    assert [True] * 64 == answered
+    assert {"COMPLETED"} == {job.status()["status"] for job in jobs}
+    assert {1} == {job.posts for job in jobs}
+    assert max(sizes) > 1
+
+
+def test_failing_job_fails_alone(plane: ControlPlane, handler: ServiceProcess, images: ImageServer) -> None:
+    """A refused job is FAILED with the error as JSON text; the jobs beside it are answered."""
+    good = plane.submit(text_job())
+    bad = plane.submit({"path": EMBED_IMAGE, **signed_image(images.base_url + "/missing.png")})
+    also_good = plane.submit(text_job())
+
+    assert all(job.done.wait(SOON_S) for job in (good, bad, also_good))
+    assert ["COMPLETED", "COMPLETED"] == [job.status()["status"] for job in (good, also_good)]
+    assert "DOWNLOAD_ERROR" == code_of(bad.status())
+
+
+def test_cancelled_job_leaves_the_others(plane: ControlPlane, handler: ServiceProcess, images: ImageServer) -> None:
+    """A job that the platform stops is not answered, and the worker goes on."""
+    url, gate = images.add_gated("/gated-cancel.png", RED_CIRCLE)
+    stopped = plane.submit({"path": EMBED_IMAGE, **signed_image(url)})
+    images.requested.acquire(timeout=SOON_S)
+    plane.stop(stopped)
+    handler.wait_for_log("Job stopped.")
+    gate.set()
+
+    assert "COMPLETED" == plane.run(text_job())["status"]
+    assert not stopped.done.is_set()
+
+
+def test_old_style_jobs(plane: ControlPlane, handler: ServiceProcess, images: ImageServer) -> None:
+    """A job without a path is told by what it holds."""
+    url = images.add("/old-style.png", RED_CIRCLE)
+
+    assert "COMPLETED" == plane.run(signed_image(url))["status"]
+    assert "COMPLETED" == plane.run(signed_batch([url]))["status"]
+    assert "COMPLETED" == plane.run(signed_text("a red circle"))["status"]
+
+
+def legacy_job(url: str) -> dict[str, Any]:
+    ts = int(time.time())
+    sig = hmac.new(SECRET.encode(), legacy_message(url, ts), hashlib.sha256).hexdigest()
+    return {"image_url": url, "auth": {"ts": ts, "sig": sig}}
+
+
+def test_old_signature_needs_the_flag(plane: ControlPlane, handler: ServiceProcess, images: ImageServer) -> None:
+    """What old clients sign is refused by default, and accepted for single images with ACCEPT_LEGACY_SIGNATURES."""
+    url = images.add("/legacy.png", RED_CIRCLE)
+    batch = {"items": [{**legacy_job(url), "request_id": "a"}]}
+
+    assert "AUTH_FAILED" == code_of(plane.run(legacy_job(url)))
+    with own_handler(ACCEPT_LEGACY_SIGNATURES="1") as (own_plane, _):
+        assert "COMPLETED" == own_plane.run(legacy_job(url))["status"]
+        assert "COMPLETED" == own_plane.run({"path": EMBED_IMAGE, **signed_image(url)})["status"]
+        assert "AUTH_FAILED" == code_of(own_plane.run(batch))
+
+
+def test_signature_may_be_as_old_as_a_cold_start(plane: ControlPlane, handler: ServiceProcess) -> None:
+    """Jobs wait in a queue: ten minutes are accepted, twenty are not."""
+    assert "COMPLETED" == plane.run(text_job(age_s=600))["status"]
+    assert "AUTH_EXPIRED" == code_of(plane.run(text_job(age_s=1200)))
+
+
+def test_health_job(plane: ControlPlane, handler: ServiceProcess) -> None:
+    """Health needs no signature and has the pod's form."""
+    assert "ok" == plane.run({"path": "/health"})["output"]["status"]
+
+
+def test_logs_hold_no_embedding_and_no_signature(plane: ControlPlane, handler: ServiceProcess) -> None:
+    """The SDK would log whole outputs at its default level."""
+    job = text_job()
+    vector = plane.run(job)["output"]["embedding"]
+    log = handler.log()
+
+    assert str(vector[0]) not in log
+    assert job["auth"]["sig"] not in log
+
+
+def test_sigterm_answers_the_jobs_that_run(images: ImageServer) -> None:
+    """What was taken is answered before the process ends with status 0."""
+    url, gate = images.add_gated("/gated-term.png", RED_CIRCLE)
+    with own_handler() as (plane, process):
+        jobs = [plane.submit({"path": EMBED_IMAGE, **signed_image(url)}) for _ in range(4)]
+        for _ in jobs:
+            assert images.requested.acquire(timeout=SOON_S)
+        process.process.terminate()
+        gate.set()
+        status = process.wait_for_exit()
+
+    assert 0 == status
+    assert ["COMPLETED"] * 4 == [job.status()["status"] for job in jobs]
+
+
+def test_large_batch_is_answered_whole(images: ImageServer) -> None:
+    """A big but allowed batch passes; its answer is checked against the platform's limit before it is returned."""
+    url = images.add("/many.png", RED_CIRCLE)
+    with own_handler(MAX_BATCH_SIZE="64") as (plane, _):
+        output = plane.run({"path": EMBED_IMAGE_BATCH, **signed_batch([url] * 64)})["output"]
+
+    assert 64 == len([result for result in output["results"] if "embedding" in result])
+
+
+def test_model_that_cannot_be_loaded_ends_the_process(tmp_path: Path) -> None:
+    """One line that names the setting, before any job is taken."""
+    with handler_process({"CLIP_MODEL": str(tmp_path)}) as process:
+        status = process.wait_for_exit()
+        log = process.log()
+
+    assert 0 != status
+    assert log.startswith("cannot start: CLIP_MODEL: ")
+    assert 1 == log.count("\n")
