@@ -11,9 +11,10 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+from tests.support.loopback import QuietHandler, base_url, serving
 
 ENDPOINT_ID = "test-endpoint"
 API_KEY = "test-api-key"
@@ -119,23 +120,13 @@ class ControlPlane:
 @contextmanager
 def control_plane() -> Iterator[ControlPlane]:
     """Run a control plane on a free port of loopback until the block ends."""
-    httpd = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-    plane = ControlPlane(f"http://127.0.0.1:{httpd.server_address[1]}/v2")
-    httpd.plane = plane  # type: ignore[attr-defined]
-    thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
+    with serving(_Handler) as httpd:
+        plane = ControlPlane(base_url(httpd) + "/v2")
+        httpd.plane = plane  # type: ignore[attr-defined]
         yield plane
-    finally:
-        httpd.shutdown()
-        thread.join()
-        httpd.server_close()
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    timeout = 2
-
+class _Handler(QuietHandler):
     def do_GET(self) -> None:
         plane, (operation, *rest), query = self._parts()
         match operation:
@@ -190,9 +181,6 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
-
-    def log_message(self, *_arguments: object) -> None:
-        """Keep the test's output to the test's words."""
 
 
 def _for_worker(job: Job) -> dict[str, Any]:

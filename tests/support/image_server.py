@@ -4,7 +4,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from tests.support.loopback import QuietHandler, base_url, serving
 
 
 @dataclass(slots=True)
@@ -31,26 +32,17 @@ class ImageServer:
 @contextmanager
 def image_server() -> Iterator[ImageServer]:
     """Run a server on a free port of loopback until the block ends."""
-    httpd = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-    images = ImageServer(f"http://127.0.0.1:{httpd.server_address[1]}")
-    httpd.images = images  # type: ignore[attr-defined]
-    thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
-        yield images
-    finally:
-        for gate in images.gates.values():
-            gate.set()
-        httpd.shutdown()
-        thread.join()
-        httpd.server_close()
+    with serving(_Handler) as httpd:
+        images = ImageServer(base_url(httpd))
+        httpd.images = images  # type: ignore[attr-defined]
+        try:
+            yield images
+        finally:
+            for gate in images.gates.values():
+                gate.set()
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    # An idle kept-alive connection must not hold up the end of the test.
-    timeout = 2
-
+class _Handler(QuietHandler):
     def do_GET(self) -> None:
         images: ImageServer = self.server.images  # type: ignore[attr-defined]
         path = self.path.partition("?")[0]
@@ -62,6 +54,3 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(data or b"")))
         self.end_headers()
         self.wfile.write(data or b"")
-
-    def log_message(self, *_arguments: object) -> None:
-        """Keep the test's output to the test's words."""

@@ -4,7 +4,6 @@ The error is relative to the spread, the mean distance between the vectors of di
 images look alike to cosine, and a cosine near one would prove nothing.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -69,7 +68,7 @@ def reference(directory: ModelDirectory) -> Reference:
 
 
 @pytest.fixture(scope="module", params=["float32", "bfloat16"])
-def engine(request: pytest.FixtureRequest, directory: ModelDirectory) -> Iterator[TorchEngine]:
+def engine(request: pytest.FixtureRequest, directory: ModelDirectory) -> TorchEngine:
     if request.param == "bfloat16" and not cpu.has_bfloat16():
         pytest.skip("this processor has no bfloat16")
     return TorchEngine(load_clip(directory), directory, device="cpu", dtype=request.param)

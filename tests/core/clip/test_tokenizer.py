@@ -12,7 +12,7 @@ from tests.support.process import TINY_MODEL
 CONTEXT_LENGTH = 77
 PATH = TINY_MODEL / "tokenizer.json"
 TOKENIZER = ClipTokenizer(PATH, CONTEXT_LENGTH)
-END_ID = Tokenizer.from_file(str(PATH)).token_to_id("<|endoftext|>")
+END_ID = Tokenizer.from_file(str(PATH)).get_vocab()["<|endoftext|>"]
 
 
 def test_text_at_the_limit_is_whole_and_one_token_more_is_cut() -> None:

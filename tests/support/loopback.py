@@ -1,0 +1,36 @@
+"""The life of a small HTTP server on a free port of loopback."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+class QuietHandler(BaseHTTPRequestHandler):
+    """HTTP/1.1 without a word on standard error."""
+
+    protocol_version = "HTTP/1.1"
+    # An idle kept-alive connection must not hold up the end of the test.
+    timeout = 2
+
+    def log_message(self, *_arguments: object) -> None:
+        """Keep the test's output to the test's words."""
+
+
+@contextmanager
+def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[ThreadingHTTPServer]:
+    """Serve until the block ends; then every thread of the server has ended too."""
+    httpd = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    try:
+        yield httpd
+    finally:
+        httpd.shutdown()
+        thread.join()
+        httpd.server_close()
+
+
+def base_url(httpd: ThreadingHTTPServer) -> str:
+    """Where it listens."""
+    return f"http://127.0.0.1:{httpd.server_address[1]}"
