@@ -7,7 +7,7 @@ from pathlib import Path
 from tests.support.pictures import encoded, natural
 
 ROOT = Path(__file__).resolve().parent.parent
-_CACHE = ROOT / "bench" / ".cache"
+_CACHE = ROOT / ".cache"
 _MAKE_MODEL = ROOT.parent / "shared" / "tools" / "make_random_clip.py"
 
 

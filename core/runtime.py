@@ -15,10 +15,11 @@ from core import cpu
 from core.api import Api, Model
 from core.batcher import Batcher, Modality
 from core.clip.artifact import ModelDirectory, open_model
+from core.clip.choice import load_engines
 from core.clip.engine import Engine
 from core.clip.fingerprint import fingerprint
 from core.clip.tokenizer import ClipTokenizer
-from core.clip.torch_engine import TorchEngine, choose_devices, choose_dtype, load_clip
+from core.clip.weights import read_weights
 from core.deadline import Deadline
 from core.embedder import Embedder, Pools
 from core.errors import ServiceError, StartError
@@ -38,7 +39,10 @@ def load_runtime(settings: ServiceSettings, authenticator: Authenticator | None)
     """Load, warm and return everything. Raises `StartError` with one line that names the cause."""
     started_s = time.monotonic()
     directory = open_model(settings.clip_model, revision=settings.clip_model_revision)
-    engines, model_fingerprint = _load_engines(settings, directory)
+    model_fingerprint = fingerprint(
+        read_weights(directory), directory.tokenizer_path, pixel_rules=PIXEL_RULES_VERSION, dim=directory.dim
+    )
+    engines = load_engines(settings, directory, model_fingerprint)
     tokenizer = ClipTokenizer(directory.tokenizer_path, directory.context_length)
     batcher = Batcher(
         engines,
@@ -59,20 +63,6 @@ def load_runtime(settings: ServiceSettings, authenticator: Authenticator | None)
         extra={**identity.for_response(), "dtype": identity.dtype, "load_s": round(time.monotonic() - started_s, 2)},
     )
     return runtime
-
-
-def _load_engines(settings: ServiceSettings, directory: ModelDirectory) -> tuple[list[Engine], str]:
-    clip = load_clip(directory)
-    # Before any engine converts the weights: the fingerprint is of what is on disk.
-    model_fingerprint = fingerprint(
-        clip.state_dict(), directory.tokenizer_path, pixel_rules=PIXEL_RULES_VERSION, dim=directory.dim
-    )
-    engines: list[Engine] = []
-    for device in choose_devices(settings.clip_device):
-        replica = clip if not engines else load_clip(directory)
-        dtype = choose_dtype(settings.clip_dtype, device)
-        engines.append(TorchEngine(replica, directory, device=device, dtype=dtype))
-    return engines, model_fingerprint
 
 
 def _check(decoder: PixelDecoder, tokenizer: ClipTokenizer, batcher: Batcher) -> None:

@@ -1,6 +1,7 @@
 """The service's settings: read from the environment once, at an entry point, into a frozen object."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, ValidationInfo, field_validator
@@ -49,7 +50,8 @@ class ServiceSettings(BaseModel):
     clip_model_revision: str | None = None
     clip_device: str = "auto"
     clip_dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
-    clip_engine: Literal["auto", "torch"] = "auto"
+    clip_engine: Literal["auto", "torch", "openvino"] = "auto"
+    clip_cache_dir: Path = Path("~/.cache/clip-embedding-service")
 
     @field_validator("log_level", "clip_dtype", "clip_engine", mode="before")
     @classmethod

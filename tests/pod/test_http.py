@@ -111,7 +111,7 @@ def test_health_routes_of_a_ready_pod(pod_target: PodTarget) -> None:
     assert {"/health": 200, "/livez": 200, "/readyz": 200, "/ping": 200} == {
         path: response.status_code for path, response in responses.items()
     }
-    assert ("ok", "tiny-shapes", "cpu", "float32", "torch", 512, None, False) == tuple(
+    assert ("ok", "tiny-shapes", "cpu", "float32", "openvino", 512, None, False) == tuple(
         body[name]
         for name in ("status", "model_name", "device", "dtype", "engine", "dim", "cuda_version", "insecure_auth")
     )

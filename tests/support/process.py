@@ -17,6 +17,8 @@ import requests
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TINY_MODEL = ROOT / "models" / "tiny-shapes"
+# One for all processes of all runs: only the first one exports the bundled model.
+MODEL_CACHE = ROOT / ".cache" / "models"
 SECRET = "test-secret"
 GUNICORN = [sys.executable, "-m", "gunicorn", "-c", "pod/gunicorn_conf.py"]
 POD = [*GUNICORN, "pod.wsgi:app"]
@@ -36,6 +38,7 @@ def environment(**settings: str) -> dict[str, str]:
         "HOST": "127.0.0.1",
         "PORT": "0",
         "CLIP_MODEL": str(TINY_MODEL),
+        "CLIP_CACHE_DIR": str(MODEL_CACHE),
         "CLIP_DTYPE": "float32",
         "EMBEDDING_HMAC_SECRET": SECRET,
         "DOWNLOAD_ALLOW_HOSTS": "127.0.0.1",

@@ -17,9 +17,12 @@ from transformers import CLIPModel, CLIPProcessor
 
 from core import cpu
 from core.clip.artifact import ModelDirectory
+from core.clip.choice import load_engines
+from core.clip.engine import Engine
 from core.clip.tokenizer import ClipTokenizer
-from core.clip.torch_engine import TorchEngine, load_clip
+from core.clip.weights import load_clip
 from core.pixels import PixelDecoder
+from core.settings import load_settings
 from models.shapes import COLOURS, SHAPES, draw, single
 from tests.support.pictures import encoded, natural
 
@@ -67,11 +70,31 @@ def reference(directory: ModelDirectory) -> Reference:
     return Reference(load_clip(directory), CLIPProcessor.from_pretrained(directory.path))
 
 
+@pytest.fixture(scope="module", params=["torch", "openvino"])
+def engine_name(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
 @pytest.fixture(scope="module", params=["float32", "bfloat16"])
-def engine(request: pytest.FixtureRequest, directory: ModelDirectory) -> TorchEngine:
+def engine(
+    request: pytest.FixtureRequest,
+    engine_name: str,
+    directory: ModelDirectory,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Engine:
+    """Every engine in every numeric type that this machine has."""
     if request.param == "bfloat16" and not cpu.has_bfloat16():
         pytest.skip("this processor has no bfloat16")
-    return TorchEngine(load_clip(directory), directory, device="cpu", dtype=request.param)
+    environ = {
+        "ALLOW_INSECURE_AUTH": "1",
+        "CLIP_DEVICE": "cpu",
+        "CLIP_ENGINE": engine_name,
+        "CLIP_DTYPE": request.param,
+        "CLIP_CACHE_DIR": str(tmp_path_factory.getbasetemp() / "models"),
+    }
+    [engine] = load_engines(load_settings(environ), directory, directory.path.name)
+    return engine
 
 
 def relative_error(expected: Vectors, actual: Vectors) -> float:
@@ -87,7 +110,7 @@ def pictures() -> list[Image.Image]:
     return [*drawings, *(natural(300 + 90 * number, 400, number) for number in range(6))]
 
 
-def test_images_equal_transformers(directory: ModelDirectory, reference: Reference, engine: TorchEngine) -> None:
+def test_images_equal_transformers(directory: ModelDirectory, reference: Reference, engine: Engine) -> None:
     """Image bytes through our decoder and engine give transformers' vectors."""
     decoder = PixelDecoder(directory.size_px, max_pixels=10_000_000)
     pixels = np.stack([decoder.decode(encoded(picture, "PNG")) for picture in pictures()])
@@ -97,9 +120,7 @@ def test_images_equal_transformers(directory: ModelDirectory, reference: Referen
     assert error < TOLERANCE[engine.dtype] + PIXEL_TOLERANCE
 
 
-def test_same_pixels_give_the_same_vectors(
-    directory: ModelDirectory, reference: Reference, engine: TorchEngine
-) -> None:
+def test_same_pixels_give_the_same_vectors(directory: ModelDirectory, reference: Reference, engine: Engine) -> None:
     """With no resize in between, only the numeric type makes a difference."""
     size_px = directory.size_px
     ready = [picture.resize((size_px, size_px)) for picture in pictures()]
@@ -110,7 +131,7 @@ def test_same_pixels_give_the_same_vectors(
     assert error < TOLERANCE[engine.dtype]
 
 
-def test_texts_equal_transformers(directory: ModelDirectory, reference: Reference, engine: TorchEngine) -> None:
+def test_texts_equal_transformers(directory: ModelDirectory, reference: Reference, engine: Engine) -> None:
     """Short buckets, no attention mask and our own truncation change nothing, in one batch and one by one."""
     tokenizer = ClipTokenizer(directory.tokenizer_path, directory.context_length)
     tokens = [tokenizer.encode(text)[0] for text in TEXTS]
@@ -123,7 +144,7 @@ def test_texts_equal_transformers(directory: ModelDirectory, reference: Referenc
     assert relative_error(expected, alone) < TOLERANCE[engine.dtype]
 
 
-def test_swapped_channels_are_noticed(directory: ModelDirectory, reference: Reference, engine: TorchEngine) -> None:
+def test_swapped_channels_are_noticed(directory: ModelDirectory, reference: Reference, engine: Engine) -> None:
     """The tolerance is tight enough to tell BGR from RGB: this test can fail."""
     size_px = directory.size_px
     ready = [picture.resize((size_px, size_px)) for picture in pictures()]

@@ -1,0 +1,81 @@
+"""Which engine, on which devices, in which numeric type: settings and the machine decide."""
+
+import importlib.util
+import logging
+
+import torch
+
+from core import cpu
+from core.clip.artifact import ModelDirectory
+from core.clip.engine import Engine
+from core.clip.weights import load_clip
+from core.errors import StartError
+from core.settings import ServiceSettings
+
+logger = logging.getLogger(__name__)
+
+
+def load_engines(settings: ServiceSettings, directory: ModelDirectory, model_fingerprint: str) -> list[Engine]:
+    """Return one engine per device. Raises `StartError` for a choice that this machine cannot meet."""
+    devices = choose_devices(settings.clip_device)
+    if choose_engine(settings.clip_engine, devices) == "openvino":
+        return [_openvino(settings, directory, model_fingerprint)]
+    return [_torch(settings, directory, device) for device in devices]
+
+
+def choose_engine(setting: str, devices: list[str]) -> str:
+    """Turn CLIP_ENGINE into an engine's name: `auto` is OpenVINO on a CPU where it is installed, else torch."""
+    installed = importlib.util.find_spec("openvino") is not None
+    on_cpu = devices == ["cpu"]
+    if setting == "openvino" and not (installed and on_cpu):
+        raise StartError("CLIP_ENGINE: openvino needs the package openvino and CLIP_DEVICE=cpu; use auto or torch")
+    if setting == "auto":
+        return "openvino" if installed and on_cpu else "torch"
+    return setting
+
+
+def choose_devices(setting: str) -> list[str]:
+    """Turn CLIP_DEVICE into device names: `auto` is every CUDA device, else the CPU. Raises `StartError`."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if setting == "cpu" or (setting == "auto" and count == 0):
+        return ["cpu"]
+    every = [f"cuda:{index}" for index in range(count)]
+    if setting in ("auto", "cuda") and every:
+        return ["cuda"] if count == 1 else every
+    if setting in every:
+        return [setting]
+    raise StartError(f"CLIP_DEVICE: {setting} is not here: expected auto, cpu, or one of {count} CUDA devices")
+
+
+def choose_dtype(setting: str, device: str) -> str:
+    """Turn CLIP_DTYPE into a dtype name for `device`. Raises `StartError` for float16 on a CPU."""
+    if setting == "float16" and device == "cpu":
+        raise StartError("CLIP_DTYPE: float16 is for CUDA; on a CPU use auto, float32 or bfloat16")
+    if setting != "auto":
+        return setting
+    if device != "cpu":
+        return "float16"
+    return "bfloat16" if cpu.has_bfloat16() else "float32"
+
+
+def _torch(settings: ServiceSettings, directory: ModelDirectory, device: str) -> Engine:
+    # transformers is loaded here, and only by the engine that needs it.
+    from core.clip.torch_engine import TorchEngine
+
+    dtype = choose_dtype(settings.clip_dtype, device)
+    return TorchEngine(load_clip(directory), directory, device=device, dtype=dtype)
+
+
+def _openvino(settings: ServiceSettings, directory: ModelDirectory, model_fingerprint: str) -> Engine:
+    from core.clip.openvino_engine import CompiledFiles, OpenVinoEngine
+
+    files = CompiledFiles.of(settings.clip_cache_dir.expanduser(), model_fingerprint)
+    try:
+        if not files.exported:
+            from core.clip.towers import ImageTower, TextTower
+
+            clip = load_clip(directory).train(False)
+            files.export(ImageTower(clip, directory), TextTower(clip), directory.size_px)
+        return OpenVinoEngine(files, dtype=choose_dtype(settings.clip_dtype, "cpu"), threads=cpu.available_cores())
+    except OSError as error:
+        raise StartError(f"CLIP_CACHE_DIR: {files.folder} cannot be written or read: {error.strerror}") from error

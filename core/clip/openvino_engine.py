@@ -1,0 +1,104 @@
+"""CLIP through OpenVINO on a CPU: bfloat16 where the processor has it, compiled once and kept on disk.
+
+The first start exports both towers from torch (half a minute for a ViT-B/32); every later one reads what it left,
+and needs neither transformers nor a compilation.
+"""
+
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino  # type: ignore[import-untyped]
+
+from core.clip.engine import Pixels, TokenIds, Vectors
+
+logger = logging.getLogger(__name__)
+
+# Raise it when `core/clip/towers.py` would export another graph: old files are then not found any more.
+_EXPORT_VERSION = 1
+
+_IMAGES = "images.xml"
+_TEXTS = "texts.xml"
+_PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledFiles:
+    """A folder for one model under one version of OpenVINO; `exported` says whether its two graphs are there."""
+
+    folder: Path
+
+    @classmethod
+    def of(cls, cache: Path, model_fingerprint: str) -> "CompiledFiles":
+        """The folder of this model under `cache`."""
+        version = openvino.get_version().partition("-")[0]
+        return cls(cache / f"{model_fingerprint}-openvino-{version}-{_EXPORT_VERSION}")
+
+    @property
+    def exported(self) -> bool:
+        return (self.folder / _TEXTS).is_file() and (self.folder / _IMAGES).is_file()
+
+    def export(self, images: Any, texts: Any, size_px: int) -> None:  # noqa: ANN401 - torch modules; torch stays out
+        """Write both towers. Another process that does the same at the same time does no harm."""
+        import torch
+
+        logger.info("exporting the model for OpenVINO, once", extra={"folder": str(self.folder)})
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self.folder.parent) as scratch:
+            pixels = torch.zeros((2, 3, size_px, size_px), dtype=torch.uint8)
+            _export(images, pixels, [-1, 3, size_px, size_px], Path(scratch) / _IMAGES)
+            _export(texts, torch.zeros((2, 16), dtype=torch.long), [-1, -1], Path(scratch) / _TEXTS)
+            self._publish(Path(scratch))
+
+    def _publish(self, scratch: Path) -> None:
+        """Move the finished files into place, weights before the graphs that name them."""
+        self.folder.mkdir(exist_ok=True)
+        for path in sorted(scratch.iterdir(), key=lambda file: file.suffix == ".xml"):
+            os.replace(path, self.folder / path.name)
+
+
+class OpenVinoEngine:
+    """Runs the exported towers on `threads` threads of this CPU."""
+
+    name = "openvino"
+    device = "cpu"
+
+    def __init__(self, files: CompiledFiles, *, dtype: str, threads: int) -> None:
+        self.dtype = dtype
+        core = openvino.Core()
+        options = {
+            "INFERENCE_PRECISION_HINT": _PRECISIONS[dtype],
+            "INFERENCE_NUM_THREADS": threads,
+            # One stream: the batcher sends one batch at a time, and it gets all the threads.
+            "NUM_STREAMS": 1,
+            "CACHE_DIR": str(files.folder),
+        }
+        self._images = core.compile_model(files.folder / _IMAGES, "CPU", options).create_infer_request()
+        self._texts = core.compile_model(files.folder / _TEXTS, "CPU", options).create_infer_request()
+
+    def encode_images(self, pixels: Pixels) -> Vectors:
+        """See `Engine.encode_images`."""
+        return _run(self._images.infer, pixels)
+
+    def encode_texts(self, token_ids: TokenIds) -> Vectors:
+        """See `Engine.encode_texts`."""
+        return _run(self._texts.infer, token_ids)
+
+
+def _run(infer: Callable[..., Any], batch: Pixels | TokenIds) -> Vectors:
+    # A copy: the output's memory belongs to the request and is written again by the next batch.
+    return np.array(infer([batch])[0], dtype=np.float32)
+
+
+def _export(tower: Any, example: Any, shape: list[int], path: Path) -> None:  # noqa: ANN401 - torch modules
+    with warnings.catch_warnings():
+        # Of tracing, which the converter does and torch advises against: the result is checked by the parity tests.
+        warnings.simplefilter("ignore")
+        model = openvino.convert_model(tower, example_input=example, input=[shape])
+    openvino.save_model(model, path, compress_to_fp16=False)
