@@ -1,0 +1,181 @@
+"""Many images: any split into batches gives one result per item, in order."""
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as property_settings
+from hypothesis import strategies as st
+
+from tests.worker.scripted import Body, FakeBackend, FakeTime, settings, success, vector_of
+from worker import ClipClient, Embedding, ImageItem, errors
+from worker.client import assemble_client
+
+
+def client_over(backend: FakeBackend, **variables: str) -> ClipClient:
+    return assemble_client([backend], settings(**variables), FakeTime().clock())
+
+
+def failed(body: Body) -> list[Body]:
+    """The results of a batch in which everything was refused."""
+    error = {"code": "INVALID_IMAGE", "message": "m", "retryable": False}
+    return [{"request_id": item["request_id"], "error": error} for item in body["items"]]
+
+
+@given(
+    names=st.lists(st.text("abc", min_size=0, max_size=3), max_size=30),
+    batch_size=st.integers(1, 7),
+    concurrency=st.integers(1, 4),
+    attempts=st.integers(1, 3),
+)
+@property_settings(deadline=None)
+def test_one_result_per_item_in_order(names: list[str], batch_size: int, concurrency: int, attempts: int) -> None:
+    """Whatever fails inside, an item's result is in its place, once, and is its own."""
+    flaky: dict[str, int] = {}
+    lock = threading.Lock()
+
+    def respond(body: Body) -> Body:
+        answer = success(body)
+        for item, result in zip(body["items"], answer["results"], strict=True):
+            with lock:
+                flaky[item["request_id"]] = flaky.get(item["request_id"], 0) + 1
+                # The images with a b time out once, those with a c always.
+                fails = "c" in item["image_url"] or ("b" in item["image_url"] and flaky[item["request_id"]] == 1)
+            if fails:
+                del result["embedding"]
+                result["error"] = {"code": "DOWNLOAD_TIMEOUT", "message": item["image_url"], "retryable": True}
+        return answer
+
+    variables = {
+        "CLIP_BATCH_SIZE": str(batch_size),
+        "CLIP_CONCURRENT_BATCHES": str(concurrency),
+        "CLIP_RETRY_ATTEMPTS": str(attempts),
+    }
+    backend = FakeBackend(respond=respond)
+    results = client_over(backend, **variables).embed_images(names)
+
+    assert len(names) == len(results)
+    for name, result in zip(names, results, strict=True):
+        if not name:
+            assert isinstance(result, errors.ValidationFailed)
+        elif "c" in name or ("b" in name and attempts == 1):
+            assert isinstance(result, errors.DownloadTimeout)
+            assert name == result.message
+        else:
+            assert isinstance(result, Embedding)
+            assert vector_of(name) == result.vector.tolist()
+    assert all(len(body["items"]) <= batch_size for body in backend.calls)
+    assert max(flaky.values(), default=0) <= attempts
+
+
+def test_generator_and_items_of_one_kind_or_the_other() -> None:
+    """URLs and items may be mixed, and come from anything that can be gone through once."""
+
+    def items() -> Iterator[str | ImageItem]:
+        yield "http://a/1"
+        yield ImageItem("http://a/2", request_id="mine", normalize=False)
+
+    backend = FakeBackend()
+    first, second = client_over(backend).embed_images(items())
+
+    assert isinstance(first, Embedding)
+    assert isinstance(second, Embedding)
+    assert ("mine", True, False) == (second.request_id, first.normalized, second.normalized)
+    assert 1 == len(backend.calls)
+
+
+def test_nothing_to_do() -> None:
+    """No items, no requests, no progress."""
+    backend, progress = FakeBackend(), list[tuple[int, int]]()
+
+    assert [] == client_over(backend).embed_images([], on_progress=lambda *done: progress.append(done))
+    assert ([], []) == (backend.calls, progress)
+
+
+def test_progress() -> None:
+    """It is told in the caller's thread, grows, and ends at the total; items refused here count as done."""
+    told: list[tuple[int, int, int]] = []
+    urls = ["", *[f"http://a/{number}" for number in range(10)]]
+
+    def tell(done: int, total: int) -> None:
+        told.append((done, total, threading.get_ident()))
+
+    client_over(FakeBackend(), CLIP_BATCH_SIZE="4").embed_images(urls, on_progress=tell)
+
+    assert {threading.get_ident()} == {thread for _, _, thread in told}
+    assert sorted(told) == told
+    assert (3, 11, 11) == (len(told), *told[-1][:2])
+
+
+def test_batches_at_once_are_bounded() -> None:
+    """Never more than CLIP_CONCURRENT_BATCHES requests at a time, and as many as that where there is work."""
+    lock, running, most = threading.Lock(), [0], [0]
+    both = threading.Barrier(2, timeout=30)
+
+    def respond(body: Body) -> Body:
+        with lock:
+            running[0] += 1
+            most[0] = max(most[0], running[0])
+        both.wait()
+        with lock:
+            running[0] -= 1
+        return success(body)
+
+    variables = {"CLIP_BATCH_SIZE": "1", "CLIP_CONCURRENT_BATCHES": "2"}
+    client_over(FakeBackend(respond=respond), **variables).embed_images([f"http://a/{n}" for n in range(8)])
+
+    assert 2 == most[0]
+
+
+def test_a_batch_that_fails_takes_no_other_with_it() -> None:
+    """The items of a failed batch have its error; the others have their vectors."""
+
+    def respond(body: Body) -> Body:
+        if any("7" in item["image_url"] for item in body["items"]):
+            raise errors.ServerFailed("internal error")
+        return success(body)
+
+    variables = {"CLIP_BATCH_SIZE": "3", "CLIP_RETRY_ATTEMPTS": "2"}
+    backend = FakeBackend(respond=respond)
+    results = client_over(backend, **variables).embed_images([f"http://a/{n}" for n in range(9)])
+
+    failed = [position for position, result in enumerate(results) if isinstance(result, errors.ServerFailed)]
+    assert [6, 7, 8] == failed
+    assert 2 + 2 == len(backend.calls)
+
+
+@pytest.mark.parametrize(
+    "respond",
+    [
+        pytest.param(lambda body: success(body) | {"results": success(body)["results"][::-1]}, id="another order"),
+        pytest.param(lambda body: success(body) | {"results": success(body)["results"][1:]}, id="one too few"),
+        pytest.param(lambda body: success(body) | {"results": [success(body)["results"][0]] * 2}, id="one twice"),
+        pytest.param(lambda body: success(body) | {"results": [{"error": 1}] * 2}, id="no ids"),
+        pytest.param(lambda body: success(body) | {"results": failed(body)[::-1]}, id="errors in another order"),
+        pytest.param(
+            lambda body: success(body) | {"results": [result | {"error": "no"} for result in failed(body)]},
+            id="error that is no error",
+        ),
+    ],
+)
+def test_results_that_do_not_line_up(respond: object) -> None:
+    """A vector is never given to another image than its own."""
+    backend = FakeBackend(respond=respond)  # type: ignore[arg-type]
+    results = client_over(backend).embed_images(["http://a/1", "http://a/2"])
+
+    assert [errors.WrongResponse] * 2 == [type(result) for result in results]
+
+
+def test_caller_that_breaks_off() -> None:
+    """An error in `on_progress` reaches the caller, and what has not begun never does."""
+    backend = FakeBackend()
+
+    def break_off(_done: int, _total: int) -> None:
+        raise KeyboardInterrupt
+
+    variables = {"CLIP_BATCH_SIZE": "1", "CLIP_CONCURRENT_BATCHES": "1"}
+    with pytest.raises(KeyboardInterrupt):
+        client_over(backend, **variables).embed_images(["http://a/"] * 5000, on_progress=break_off)
+
+    assert len(backend.calls) < 5000

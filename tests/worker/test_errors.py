@@ -1,0 +1,91 @@
+"""The error tree against the service's own, and the two branches."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from core import errors as service_errors
+from core.contract import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT
+from core.contract import MAX_REQUEST_ID_CHARACTERS as SERVICE_REQUEST_ID_CHARACTERS
+from core.contract import MAX_TEXT_CHARACTERS as SERVICE_TEXT_CHARACTERS
+from core.contract import MAX_URL_CHARACTERS as SERVICE_URL_CHARACTERS
+from worker import errors, operations, values
+from worker.errors import ClipClientError, PermanentError, RetryableError, error_from_wire
+
+
+def tree(base: type[Exception]) -> Iterator[type[Exception]]:
+    for error in base.__subclasses__():
+        yield error
+        yield from tree(error)
+
+
+def service_codes() -> list[tuple[str, bool]]:
+    classes = [error for error in tree(service_errors.ServiceError) if issubclass(error, service_errors.ServiceError)]
+    codes = {(error.code, error.retryable) for error in classes if "code" in vars(error)}
+    return sorted(codes | {("DOWNLOAD_ERROR", True)})
+
+
+@pytest.mark.parametrize(
+    ("code", "retryable"), [pytest.param(*row, id="-".join(map(str, row))) for row in service_codes()]
+)
+def test_every_service_code_has_a_class(code: str, retryable: bool) -> None:
+    """What the service can answer has a class of its own here, on the right branch."""
+    error = error_from_wire({"code": code, "message": "m", "request_id": "r", "retryable": retryable})
+
+    assert error is not None
+    assert type(error) not in (RetryableError, PermanentError)
+    assert (code, "m", "r", retryable) == (error.code, error.message, error.request_id, error.retryable)
+
+
+@pytest.mark.parametrize(
+    ("retryable", "expected"),
+    [
+        pytest.param(True, RetryableError, id="retryable"),
+        pytest.param(False, PermanentError, id="permanent"),
+        pytest.param(None, PermanentError, id="unsaid"),
+        pytest.param("yes", PermanentError, id="not a boolean"),
+    ],
+)
+def test_codes_of_the_future_go_by_their_flag(retryable: object, expected: type[ClipClientError]) -> None:
+    """A newer service may know errors that this client does not."""
+    error = error_from_wire({"code": "QUOTA_SPENT", "message": "m", "retryable": retryable})
+
+    assert expected is type(error)
+
+
+@pytest.mark.parametrize(
+    "wire",
+    [
+        pytest.param(None, id="nothing"),
+        pytest.param("OVERLOADED", id="text"),
+        pytest.param({"code": "OVERLOADED"}, id="no message"),
+        pytest.param({"code": 503, "message": "m"}, id="number as code"),
+    ],
+)
+def test_strangers_errors_are_not_the_services(wire: object) -> None:
+    """Another server's idea of an error is not read as one of ours."""
+    assert None is error_from_wire(wire)
+
+
+def test_every_error_is_on_exactly_one_branch() -> None:
+    """A caller can decide by the branch alone, and codes tell classes apart."""
+    leaves = [error for error in tree(ClipClientError) if error not in (RetryableError, PermanentError)]
+
+    assert all(issubclass(error, RetryableError) != issubclass(error, PermanentError) for error in leaves)
+    shared = {errors.DownloadFailed, errors.DownloadInterrupted}
+    codes = [error.code for error in leaves if issubclass(error, ClipClientError) and error not in shared]
+    assert len(set(codes)) == len(codes)
+
+
+def test_constants_are_the_services() -> None:
+    """Paths and limits are typed twice, because a worker has no core: this keeps them together."""
+    assert (EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT) == (
+        operations.EMBED_IMAGE,
+        operations.EMBED_IMAGE_BATCH,
+        operations.EMBED_TEXT,
+    )
+    assert (SERVICE_URL_CHARACTERS, SERVICE_TEXT_CHARACTERS, SERVICE_REQUEST_ID_CHARACTERS) == (
+        values.MAX_URL_CHARACTERS,
+        values.MAX_TEXT_CHARACTERS,
+        values.MAX_REQUEST_ID_CHARACTERS,
+    )

@@ -1,0 +1,110 @@
+"""Settings: what is missing or wrong is named, at creation."""
+
+import logging
+
+import pytest
+
+from tests.worker.scripted import SECRET
+from worker import BackendName, BackendOff, ConfigurationError, create_clip_client, load_settings
+
+POD = {"CLIP_INFERENCE_BACKEND": "runpod_pod", "CLIP_POD_BASE_URL": "http://pod/", "EMBEDDING_HMAC_SECRET": SECRET}
+SERVERLESS = {
+    "CLIP_INFERENCE_BACKEND": "runpod_serverless",
+    "RUNPOD_CLIP_ENDPOINT_ID": "abc123",
+    "RUNPOD_API_KEY": "rp-key",
+    "EMBEDDING_HMAC_SECRET": SECRET,
+}
+
+
+def test_defaults_of_the_contract() -> None:
+    """What is not set has the contract's value; a base URL loses its last slash."""
+    settings = load_settings(POD)
+
+    assert (60.0, 120.0, "https://api.runpod.ai/v2", "http://pod", None) == (
+        settings.clip_pod_timeout_s,
+        settings.runpod_timeout_s,
+        settings.runpod_base_url,
+        settings.clip_pod_base_url,
+        settings.clip_fallback_backend,
+    )
+
+
+@pytest.mark.parametrize(
+    ("environ", "variable"),
+    [
+        pytest.param({}, "CLIP_INFERENCE_BACKEND", id="no backend"),
+        pytest.param({"CLIP_INFERENCE_BACKEND": "gpu"}, "CLIP_INFERENCE_BACKEND", id="unknown backend"),
+        pytest.param(POD | {"CLIP_POD_BASE_URL": ""}, "CLIP_POD_BASE_URL", id="no pod URL"),
+        pytest.param(POD | {"CLIP_POD_BASE_URL": "pod:8000"}, "CLIP_POD_BASE_URL", id="pod URL without scheme"),
+        pytest.param(POD | {"CLIP_POD_BASE_URL": "http://u:p@pod"}, "CLIP_POD_BASE_URL", id="credentials in a URL"),
+        pytest.param(POD | {"EMBEDDING_HMAC_SECRET": ""}, "EMBEDDING_HMAC_SECRET", id="no secret"),
+        pytest.param(POD | {"CLIP_POD_TIMEOUT_S": "nan"}, "CLIP_POD_TIMEOUT_S", id="timeout that is no number"),
+        pytest.param(POD | {"CLIP_BATCH_SIZE": "0"}, "CLIP_BATCH_SIZE", id="empty batches"),
+        pytest.param(POD | {"CLIP_FALLBACK_BACKEND": "runpod_pod"}, "CLIP_FALLBACK_BACKEND", id="same fallback"),
+        pytest.param(
+            POD | {"CLIP_FALLBACK_BACKEND": "runpod_serverless"},
+            "RUNPOD_CLIP_ENDPOINT_ID",
+            id="fallback lacks endpoint",
+        ),
+        pytest.param(SERVERLESS | {"RUNPOD_API_KEY": ""}, "RUNPOD_API_KEY", id="no API key"),
+        pytest.param(SERVERLESS | {"RUNPOD_CLIP_ENDPOINT_ID": "a/../b"}, "RUNPOD_CLIP_ENDPOINT_ID", id="path as id"),
+        pytest.param(SERVERLESS | {"EMBEDDING_HMAC_SECRET": ""}, "EMBEDDING_HMAC_SECRET", id="serverless, no secret"),
+    ],
+)
+def test_wrong_settings_name_their_variable(environ: dict[str, str], variable: str) -> None:
+    """One line that names the variable, and never a value that may be a secret."""
+    with pytest.raises(ConfigurationError) as caught:
+        create_clip_client(load_settings(environ))
+
+    assert variable in caught.value.message
+    assert "\n" not in caught.value.message
+    assert SECRET not in caught.value.message
+    assert "u:p" not in caught.value.message
+
+
+@pytest.mark.parametrize("variable", ["CLIP_INFERENCE_BACKEND", "CLIP_FALLBACK_BACKEND"])
+def test_old_name_of_serverless(variable: str, caplog: pytest.LogCaptureFixture) -> None:
+    """`runpod` still works and is warned of."""
+    with caplog.at_level(logging.WARNING, logger="worker"):
+        settings = load_settings(POD | {variable: "runpod"})
+
+    assert BackendName.SERVERLESS in settings.backends()
+    assert ["the backend name runpod is old, use runpod_serverless"] == [record.message for record in caplog.records]
+
+
+def test_fallback_off_is_none() -> None:
+    """`off` and nothing mean the same as a fallback."""
+    assert [BackendName.POD] == load_settings(POD | {"CLIP_FALLBACK_BACKEND": "off"}).backends()
+
+
+def test_secrets_are_not_shown() -> None:
+    """Printing settings shows neither secret nor key."""
+    shown = repr(load_settings(SERVERLESS | {"CLIP_FALLBACK_BACKEND": "local"}))
+
+    assert SECRET not in shown
+    assert "rp-key" not in shown
+
+
+def test_loopback_needs_no_api_key() -> None:
+    """The SDK's local server asks for none."""
+    local = {"RUNPOD_API_KEY": "", "RUNPOD_BASE_URL": "http://127.0.0.1:8001", "RUNPOD_CLIP_ENDPOINT_ID": "."}
+
+    create_clip_client(load_settings(SERVERLESS | local)).close()
+
+
+def test_unsigned_only_on_request() -> None:
+    """Without a secret, ALLOW_INSECURE_AUTH has to say that this is meant."""
+    environ = POD | {"EMBEDDING_HMAC_SECRET": "", "ALLOW_INSECURE_AUTH": "1"}
+
+    create_clip_client(load_settings(environ)).close()
+
+
+def test_off() -> None:
+    """A worker with the backend off starts, and every use says that it is off."""
+    with create_clip_client(load_settings({"CLIP_INFERENCE_BACKEND": "off"})) as client:
+        with pytest.raises(BackendOff):
+            client.embed_text("x")
+        with pytest.raises(BackendOff):
+            client.embed_images(["http://a/1.jpg"])
+        with pytest.raises(BackendOff):
+            client.health()

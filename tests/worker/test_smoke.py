@@ -1,0 +1,140 @@
+"""The smoke test passes against what works and fails against what does not."""
+
+import io
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.support.process import SECRET, PodProcess
+from tests.worker.scripted import Answer, Reply, Seen, answer, json_reply, scripted_server, settings
+from worker import create_clip_client
+from worker.smoke import CHECKS, SmokeFailure, Target, main, with_local_defaults
+from worker.smoke_image import red_square_png
+
+NO_FILE = Path("/nowhere/.env")
+
+
+def test_passes_against_the_real_pod(pod: PodProcess, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every check is a line that says ok; the image is drawn and served here."""
+    environ = {"CLIP_POD_BASE_URL": pod.base_url, "EMBEDDING_HMAC_SECRET": SECRET}
+    status = main(["--target", "pod"], environ, env_file=NO_FILE)
+
+    lines = capsys.readouterr().out.splitlines()
+    assert 0 == status
+    assert list(CHECKS) == [line.split("  ")[0] for line in lines[1:]]
+    assert all(" ok " in line for line in lines[1:])
+    assert "fingerprint" in lines[1]
+
+
+def test_takes_port_and_secret_of_make_run(pod: PodProcess, tmp_path: Path) -> None:
+    """A first run needs no settings: the address is that of `make run`, the secret is in `.env`."""
+    env_file = tmp_path / ".env"
+    env_file.write_text(f"# made by make run\nEMBEDDING_HMAC_SECRET={SECRET}\n")
+
+    assert 0 == main([], {"PORT": pod.base_url.rpartition(":")[2]}, env_file=env_file)
+
+
+def test_wrong_secret(pod: PodProcess, capsys: pytest.CaptureFixture[str]) -> None:
+    """Another secret is status 1, and the last line names the variable to look at."""
+    environ = {"CLIP_POD_BASE_URL": pod.base_url, "EMBEDDING_HMAC_SECRET": "another"}
+    status = main([], environ, env_file=NO_FILE)
+
+    [cause] = capsys.readouterr().err.splitlines()
+    assert 1 == status
+    assert "single image: AUTH_FAILED" in cause
+    assert "EMBEDDING_HMAC_SECRET" in cause
+
+
+@pytest.mark.parametrize("target", ["pod", "serverless"])
+def test_dead_target(target: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A target that is down is status 1 and one line that says where nothing answered."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = str(unused.getsockname()[1])
+        environ = {"PORT": port, "SERVERLESS_PORT": port, "EMBEDDING_HMAC_SECRET": SECRET}
+        status = main(["--target", target], environ, env_file=NO_FILE)
+
+    [cause] = capsys.readouterr().err.splitlines()
+    assert 1 == status
+    assert f"127.0.0.1:{port} failed at health: CONNECTION_FAILED" in cause
+
+
+def insecure(seen: Seen) -> Reply:
+    return json_reply({"status": "ok", "insecure_auth": True}) if seen.method == "GET" else answer(seen)
+
+
+@pytest.mark.parametrize(
+    ("replies", "cause"),
+    [
+        pytest.param(answer, "a wrong signature was answered", id="verifies nothing"),
+        pytest.param(insecure, "ALLOW_INSECURE_AUTH", id="says so itself"),
+    ],
+)
+def test_target_that_takes_any_signature(replies: Answer, cause: str) -> None:
+    """The check sends a forged request for real, so a target that answers it fails."""
+    with scripted_server(replies) as script:
+        chosen = settings(CLIP_POD_BASE_URL=script.base_url)
+        with create_clip_client(chosen) as client, pytest.raises(SmokeFailure, match=cause):
+            CHECKS["wrong signature"](Target(client, chosen, "http://a/"))
+
+
+@pytest.mark.parametrize(
+    ("environ", "variable"),
+    [
+        pytest.param({}, "EMBEDDING_HMAC_SECRET", id="no secret"),
+        pytest.param(
+            {"EMBEDDING_HMAC_SECRET": SECRET, "CLIP_POD_BASE_URL": "https://pod.example"},
+            "SMOKE_IMAGE_URL",
+            id="no image for a target elsewhere",
+        ),
+    ],
+)
+def test_missing_settings(environ: dict[str, str], variable: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is missing is named, with status 2."""
+    assert 2 == main([], environ, env_file=NO_FILE)
+    assert variable in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("environ", "target", "expected"),
+    [
+        pytest.param({}, "pod", {"CLIP_POD_BASE_URL": "http://127.0.0.1:8000"}, id="pod"),
+        pytest.param({"PORT": "9"}, "pod", {"CLIP_POD_BASE_URL": "http://127.0.0.1:9"}, id="pod on another port"),
+        pytest.param(
+            {},
+            "serverless",
+            {"RUNPOD_BASE_URL": "http://127.0.0.1:8001", "RUNPOD_CLIP_ENDPOINT_ID": "."},
+            id="serverless",
+        ),
+        pytest.param(
+            {"RUNPOD_CLIP_ENDPOINT_ID": ".", "SERVERLESS_PORT": "9"},
+            "serverless",
+            {"RUNPOD_BASE_URL": "http://127.0.0.1:9", "RUNPOD_CLIP_ENDPOINT_ID": "."},
+            id="serverless on another port",
+        ),
+        pytest.param(
+            {"RUNPOD_CLIP_ENDPOINT_ID": "abc"}, "serverless", {"RUNPOD_CLIP_ENDPOINT_ID": "abc"}, id="a real endpoint"
+        ),
+        pytest.param(
+            {"CLIP_FALLBACK_BACKEND": "local"}, "pod", {"CLIP_POD_BASE_URL": "http://127.0.0.1:8000"}, id="no fallback"
+        ),
+    ],
+)
+def test_local_defaults(environ: dict[str, str], target: str, expected: dict[str, str]) -> None:
+    """Only what is not set is filled in, and only for the target that was asked for."""
+    chosen = with_local_defaults(environ, target, NO_FILE)
+
+    given = {name: value for name, value in chosen.items() if name.startswith(("CLIP_POD", "RUNPOD"))}
+    assert expected == given
+    assert (f"runpod_{target}", "") == (chosen["CLIP_INFERENCE_BACKEND"], chosen["CLIP_FALLBACK_BACKEND"])
+
+
+def test_picture() -> None:
+    """It is a PNG of a red square on white, by the judgement of an image library."""
+    pixels = np.asarray(Image.open(io.BytesIO(red_square_png())))
+
+    assert (256, 256, 3) == pixels.shape
+    assert ([255, 255, 255], [220, 20, 20]) == (pixels[0, 0].tolist(), pixels[128, 128].tolist())

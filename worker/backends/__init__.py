@@ -1,0 +1,72 @@
+"""The ways to the service, all behind one protocol; `create_backend` checks what the chosen one needs."""
+
+from worker.backends.base import Backend
+from worker.backends.local import LocalBackend
+from worker.backends.off import OffBackend
+from worker.backends.pod import PodBackend
+from worker.backends.serverless import ServerlessBackend, endpoint_url
+from worker.channel import HttpChannel
+from worker.clock import Clock
+from worker.errors import ConfigurationError
+from worker.settings import BackendName, WorkerSettings, is_loopback
+
+__all__ = ["Backend", "create_backend"]
+
+
+def create_backend(name: BackendName, settings: WorkerSettings, clock: Clock) -> Backend:
+    """Return a backend that has not connected yet. Raises `ConfigurationError` naming the variable it lacks."""
+    match name:
+        case BackendName.POD:
+            return _pod(settings, clock)
+        case BackendName.SERVERLESS:
+            return _serverless(settings, clock)
+        case BackendName.LOCAL:
+            return LocalBackend(_service_environ(settings))
+        case BackendName.OFF:
+            return OffBackend()
+
+
+def _pod(settings: WorkerSettings, clock: Clock) -> Backend:
+    base_url = _needed(settings.clip_pod_base_url, "CLIP_POD_BASE_URL", BackendName.POD)
+    _require_secret(settings)
+    return PodBackend(base_url, _channel(settings, clock), timeout_s=settings.clip_pod_timeout_s)
+
+
+def _serverless(settings: WorkerSettings, clock: Clock) -> Backend:
+    endpoint_id = _needed(settings.runpod_clip_endpoint_id, "RUNPOD_CLIP_ENDPOINT_ID", BackendName.SERVERLESS)
+    api_key = settings.runpod_api_key.get_secret_value() if settings.runpod_api_key else None
+    if not is_loopback(settings.runpod_base_url):
+        _needed(api_key, "RUNPOD_API_KEY", BackendName.SERVERLESS)
+    _require_secret(settings)
+    return ServerlessBackend(
+        endpoint_url(settings.runpod_base_url, endpoint_id),
+        api_key,
+        _channel(settings, clock),
+        timeout_s=settings.runpod_timeout_s,
+        clock=clock,
+    )
+
+
+def _channel(settings: WorkerSettings, clock: Clock) -> HttpChannel:
+    return HttpChannel(connect_timeout_s=settings.clip_connect_timeout_s, clock=clock)
+
+
+def _service_environ(settings: WorkerSettings) -> dict[str, str]:
+    """The service's settings for this process. In process nobody needs to prove anything: no secret, no signatures."""
+    environ = dict(settings.local_environ)
+    secret = settings.secret()
+    return environ | ({"EMBEDDING_HMAC_SECRET": secret} if secret else {"ALLOW_INSECURE_AUTH": "1"})
+
+
+def _needed(value: str | None, variable: str, backend: BackendName) -> str:
+    if not value:
+        raise ConfigurationError(f"{variable} is not set: the backend {backend.value} needs it")
+    return value
+
+
+def _require_secret(settings: WorkerSettings) -> None:
+    if settings.embedding_hmac_secret is None and not settings.allow_insecure_auth:
+        raise ConfigurationError(
+            "EMBEDDING_HMAC_SECRET is not set: set it to the service's secret"
+            " (or ALLOW_INSECURE_AUTH=1 to send requests without signatures, never in production)"
+        )

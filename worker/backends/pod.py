@@ -1,0 +1,44 @@
+"""The pod: the contract over plain HTTP."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from worker.backends.base import refusal
+from worker.channel import HttpChannel
+
+_SETTING = "CLIP_POD_BASE_URL"
+
+# The pod answers health in milliseconds, also while batches run.
+_HEALTH_TIMEOUT_S = 10.0
+
+
+class PodBackend:
+    """`base_url` may hold a path; operations are added to it."""
+
+    name = "runpod_pod"
+
+    def __init__(self, base_url: str, channel: HttpChannel, *, timeout_s: float) -> None:
+        self._base_url = base_url
+        self._channel = channel
+        self._timeout_s = timeout_s
+
+    def call(self, path: str, body: Mapping[str, Any], *, timeout_s: float) -> object:
+        limit_s = min(timeout_s, self._timeout_s)
+        answer = self._channel.exchange("POST", self._base_url + path, body=body, timeout_s=limit_s)
+        if answer.status != 200:
+            raise refusal(answer, _SETTING)
+        return answer.json()
+
+    def health(self, *, timeout_s: float) -> object:
+        """A pod that loads or drains says 503 with the same body, which is an answer here."""
+        limit_s = min(timeout_s, self._timeout_s, _HEALTH_TIMEOUT_S)
+        answer = self._channel.exchange("GET", self._base_url + "/health", timeout_s=limit_s)
+        parsed = answer.json_or_none()
+        if answer.status in (200, 503) and isinstance(parsed, dict) and "status" in parsed:
+            return parsed
+        if answer.status != 200:
+            raise refusal(answer, _SETTING)
+        return answer.json()
+
+    def close(self) -> None:
+        self._channel.close()

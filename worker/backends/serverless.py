@@ -1,0 +1,163 @@
+"""The serverless endpoint: the contract inside RunPod's REST API (docs.runpod.io, "Send API requests").
+
+`runsync` answers with the result, or, after up to 90 s, with the id of a job that still waits or runs; that is
+polled until it ends or its time is up, and then cancelled. A job's own failure is HTTP 200 with status FAILED.
+"""
+
+import json
+import logging
+import random
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from worker.backends.base import refusal
+from worker.channel import HttpChannel
+from worker.clock import Clock
+from worker.errors import (
+    BackendMisconfigured,
+    BackendTimeout,
+    ClipClientError,
+    JobCancelled,
+    JobFailed,
+    JobTimedOut,
+    OperationNotFound,
+    RetryableError,
+    WrongResponse,
+    error_from_wire,
+)
+
+logger = logging.getLogger(__name__)
+
+# A result is kept for one minute: polls must come more often than that, whatever the backoff says.
+_FIRST_POLL_S = 0.25
+_LONGEST_POLL_S = 5.0
+_POLL_GROWTH = 1.6
+_POLL_TIMEOUT_S = 15.0
+_CANCEL_TIMEOUT_S = 5.0
+
+_UNFINISHED = {"IN_QUEUE", "IN_PROGRESS"}
+
+
+def endpoint_url(base_url: str, endpoint_id: str) -> str:
+    """Return what `/runsync` is added to. The id `.` is the SDK's local server, whose routes have no prefix."""
+    return base_url if endpoint_id == "." else f"{base_url}/{endpoint_id}"
+
+
+class ServerlessBackend:
+    """`url` is that of the endpoint; `api_key` None is for a server on loopback that asks for none."""
+
+    name = "runpod_serverless"
+
+    def __init__(
+        self,
+        url: str,
+        api_key: str | None,
+        channel: HttpChannel,
+        *,
+        timeout_s: float,
+        clock: Clock,
+        jitter: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        self._url = url
+        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._channel = channel
+        self._timeout_s = timeout_s
+        self._clock = clock
+        self._jitter = jitter
+
+    def call(self, path: str, body: Mapping[str, Any], *, timeout_s: float) -> object:
+        return self._run({"path": path, **body}, min(timeout_s, self._timeout_s))
+
+    def health(self, *, timeout_s: float) -> object:
+        """A job like any other, unsigned: it wakes an endpoint that sleeps, and may wait for its cold start."""
+        return self._run({"path": "/health"}, min(timeout_s, self._timeout_s))
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def _run(self, members: Mapping[str, Any], limit_s: float) -> object:
+        until_s = self._clock.monotonic() + limit_s
+        job = self._send("POST", "/runsync", timeout_s=limit_s, body={"input": members})
+        if job.get("status") in _UNFINISHED:
+            job = self._wait(_job_id(job), until_s, limit_s)
+        return _output(job)
+
+    def _wait(self, job_id: str, until_s: float, limit_s: float) -> Mapping[str, Any]:
+        """Poll until the job ends. Raises `BackendTimeout` when its time is up, after cancelling it."""
+        pause_s = _FIRST_POLL_S
+        while (left_s := until_s - self._clock.monotonic()) > 0:
+            self._clock.sleep(min(left_s, pause_s * self._jitter(0.75, 1.25)))
+            pause_s = min(_LONGEST_POLL_S, pause_s * _POLL_GROWTH)
+            job = self._poll(job_id, max(until_s - self._clock.monotonic(), _FIRST_POLL_S))
+            if job is not None and job.get("status") not in _UNFINISHED:
+                return job
+        self._cancel(job_id)
+        raise BackendTimeout(f"job {job_id} did not end within {limit_s:.1f} s and was cancelled")
+
+    def _poll(self, job_id: str, left_s: float) -> Mapping[str, Any] | None:
+        """Return the job as it stands, or None if this poll failed: the job itself is not lost by that."""
+        try:
+            return self._send("GET", f"/status/{job_id}", timeout_s=min(left_s, _POLL_TIMEOUT_S))
+        except RetryableError as error:
+            logger.debug("a poll failed", extra={"job_id": job_id, "code": error.code})
+            return None
+        except OperationNotFound as error:
+            raise JobFailed(f"job {job_id} is not known any more: its result was lost") from error
+
+    def _cancel(self, job_id: str) -> None:
+        """Best effort: a job that nobody waits for costs money."""
+        try:
+            self._send("POST", f"/cancel/{job_id}", timeout_s=_CANCEL_TIMEOUT_S)
+        except ClipClientError as error:
+            logger.warning("a job could not be cancelled", extra={"job_id": job_id, "code": error.code})
+
+    def _send(
+        self, method: str, route: str, *, timeout_s: float, body: Mapping[str, Any] | None = None
+    ) -> Mapping[str, Any]:
+        answer = self._channel.exchange(
+            method, self._url + route, timeout_s=timeout_s, body=body, headers=self._headers
+        )
+        if answer.status in (401, 403):
+            raise BackendMisconfigured(f"RunPod answered HTTP {answer.status}: check RUNPOD_API_KEY")
+        if answer.status == 404 and route.startswith("/status/"):
+            raise OperationNotFound("RunPod does not know this job")
+        if answer.status != 200:
+            raise refusal(answer, "RUNPOD_CLIP_ENDPOINT_ID and RUNPOD_BASE_URL")
+        job = answer.json()
+        if not isinstance(job, dict):
+            raise WrongResponse("RunPod's answer is not a job")
+        return job
+
+
+def _job_id(job: Mapping[str, Any]) -> str:
+    job_id = job.get("id")
+    # It becomes a part of a path.
+    if not isinstance(job_id, str) or not job_id.replace("-", "").replace("_", "").isalnum():
+        raise WrongResponse("RunPod's answer names no job")
+    return job_id
+
+
+def _output(job: Mapping[str, Any]) -> object:
+    """Return the output of a job that has ended, or raise what its status says."""
+    status = job.get("status")
+    if status == "COMPLETED":
+        # RunPod drops an output that is over its limit and still calls the job completed.
+        if job.get("output") is None:
+            raise WrongResponse("the job completed without an output")
+        return job["output"]
+    if status == "FAILED":
+        raise _failure(job)
+    if status == "TIMED_OUT":
+        raise JobTimedOut(f"RunPod stopped job {job.get('id')} at its time limit")
+    if status == "CANCELLED":
+        raise JobCancelled(f"job {job.get('id')} was cancelled")
+    raise WrongResponse("RunPod's answer has no status that is known")
+
+
+def _failure(job: Mapping[str, Any]) -> ClipClientError:
+    """The handler's own errors are JSON text. Anything else may be a traceback with URLs in it: it is not shown."""
+    try:
+        error = json.loads(str(job.get("error")))
+    except (ValueError, RecursionError):
+        error = None
+    return error_from_wire(error) or JobFailed(f"job {job.get('id')} failed without a typed error: see its log")

@@ -1,0 +1,144 @@
+"""The worker's settings: read from the environment once, into a frozen object; wrong ones name their variable."""
+
+import logging
+import re
+from collections.abc import Mapping
+from enum import Enum
+from typing import Annotated, Any, Self
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+
+from worker.errors import ConfigurationError
+
+logger = logging.getLogger(__name__)
+
+Positive = Annotated[int, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+_LOOPBACK_HOSTS = {"127.0.0.1", "localhost", "::1"}
+_ENDPOINT_ID = re.compile(r"[A-Za-z0-9_-]+|\.")
+_OLD_SERVERLESS_NAME = "runpod"
+_BACKEND_VARIABLES = ("clip_inference_backend", "clip_fallback_backend")
+
+
+class BackendName(Enum):
+    """Where vectors come from."""
+
+    POD = "runpod_pod"
+    SERVERLESS = "runpod_serverless"
+    LOCAL = "local"
+    OFF = "off"
+
+
+class WorkerSettings(BaseModel):
+    """One field per environment variable, of the same name in capitals."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    clip_inference_backend: BackendName
+    clip_fallback_backend: BackendName | None = None
+
+    embedding_hmac_secret: SecretStr | None = None
+    allow_insecure_auth: bool = False
+
+    clip_pod_base_url: str | None = None
+    clip_pod_timeout_s: Seconds = 60.0
+
+    runpod_api_key: SecretStr | None = None
+    runpod_clip_endpoint_id: str | None = None
+    runpod_base_url: str = "https://api.runpod.ai/v2"
+    # RunPod holds `runsync` for up to 90 s before it names the job. A shorter limit than that gives up on a job
+    # that cannot be cancelled yet.
+    runpod_timeout_s: Seconds = 120.0
+
+    clip_connect_timeout_s: Seconds = 5.0
+    # Attempts of one call at one backend, and the seconds that all of them and their pauses may take together.
+    clip_retry_attempts: Positive = 4
+    clip_total_timeout_s: Seconds = 180.0
+
+    # The service's MAX_BATCH_SIZE is 16 unless somebody changed it.
+    clip_batch_size: Positive = 16
+    clip_concurrent_batches: Positive = 4
+
+    # Calls in a row that failed after all their attempts, until the fallback gets every call.
+    clip_breaker_failures: Positive = 2
+    clip_breaker_cool_down_s: Seconds = 30.0
+    clip_expected_fingerprint: str | None = None
+    clip_allow_fingerprint_mismatch: bool = False
+
+    # What the `local` backend passes on to the service in this process. Holds secrets, hence no repr.
+    local_environ: Mapping[str, str] = Field(default_factory=dict, repr=False)
+
+    @field_validator(*_BACKEND_VARIABLES, mode="before")
+    @classmethod
+    def _rename(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        name = value.strip().lower()
+        if name != _OLD_SERVERLESS_NAME:
+            return name
+        logger.warning(
+            "the backend name runpod is old, use runpod_serverless", extra={"backend": BackendName.SERVERLESS.value}
+        )
+        return BackendName.SERVERLESS.value
+
+    @field_validator("clip_pod_base_url", "runpod_base_url")
+    @classmethod
+    def _is_base_url(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("must be an http or https URL with a host")
+        if parts.username is not None or parts.query or parts.fragment:
+            raise ValueError("must have no credentials, query or fragment")
+        return value.rstrip("/")
+
+    @field_validator("runpod_clip_endpoint_id")
+    @classmethod
+    def _is_one_segment(cls, value: str | None) -> str | None:
+        """It becomes a part of a path. A lone dot is the SDK's local server, which has no such part."""
+        if value is not None and not _ENDPOINT_ID.fullmatch(value):
+            raise ValueError("must be an endpoint's id (letters and digits), or . for a local server")
+        return value
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str]) -> Self:
+        """Read the settings; a variable that is set to nothing counts as not set. Raises `ConfigurationError`."""
+        given: dict[str, Any] = {name.lower(): value for name, value in environ.items() if value != ""}
+        given["local_environ"] = dict(environ) if _wants_local(given) else {}
+        try:
+            return cls.model_validate(given)
+        except ValidationError as error:
+            raise ConfigurationError(_first_line(error)) from error
+
+    def backends(self) -> list[BackendName]:
+        """The chosen backend, then the fallback if there is one; `off` is none."""
+        fallback = self.clip_fallback_backend
+        return [self.clip_inference_backend, *([fallback] if fallback not in (None, BackendName.OFF) else [])]
+
+    def secret(self) -> str | None:
+        """What requests are signed with."""
+        return self.embedding_hmac_secret.get_secret_value() if self.embedding_hmac_secret else None
+
+
+def load_settings(environ: Mapping[str, str]) -> WorkerSettings:
+    """Read the settings from `environ`. Raises `ConfigurationError` with one line that names the variable."""
+    return WorkerSettings.from_environ(environ)
+
+
+def is_loopback(url: str) -> bool:
+    """Whether `url` names this machine, where nobody else listens."""
+    return urlsplit(url).hostname in _LOOPBACK_HOSTS
+
+
+def _wants_local(given: Mapping[str, str]) -> bool:
+    return any(given.get(name, "").strip().lower() == BackendName.LOCAL.value for name in _BACKEND_VARIABLES)
+
+
+def _first_line(error: ValidationError) -> str:
+    """Name the variable and what was expected; the value stays out, it may be a secret."""
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    variable = str(first["loc"][0]).upper() if first["loc"] else "settings"
+    return f"{variable}: {first['msg']}"
