@@ -1,0 +1,1 @@
+"""Small models kept in the repository, and the scripts that make them."""
