@@ -102,6 +102,11 @@ class PodProcess(ServiceProcess):
             time.sleep(0.05)
         raise AssertionError(f"not ready:\n{self.log()}")
 
+    def kill(self) -> None:
+        """End master and worker at once, as a machine that is lost."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(EXIT_TIMEOUT_S)
+
 
 @contextmanager
 def pod_process(
