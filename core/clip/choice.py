@@ -63,7 +63,7 @@ def _torch(settings: ServiceSettings, directory: ModelDirectory, device: str) ->
     from core.clip.torch_engine import TorchEngine
 
     dtype = choose_dtype(settings.clip_dtype, device)
-    return TorchEngine(load_clip(directory), directory, device=device, dtype=dtype)
+    return TorchEngine(load_clip(directory), directory, device=device, dtype=dtype, max_batch=settings.max_device_batch)
 
 
 def _openvino(settings: ServiceSettings, directory: ModelDirectory, model_fingerprint: str) -> Engine:
