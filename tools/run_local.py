@@ -6,6 +6,8 @@ Only here may another model stand in for the real one, and loudly: the productio
 import os
 import secrets
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import MutableMapping
 from pathlib import Path
 
@@ -17,6 +19,8 @@ _ROOT = Path(__file__).resolve().parent.parent
 _ENV_FILE = _ROOT / ".env"
 _BUNDLED_MODEL = _ROOT / "models" / "tiny-shapes"
 _SECRET = "EMBEDDING_HMAC_SECRET"  # noqa: S105 - the variable's name
+
+_HUB_TIMEOUT_S = 5.0
 
 _POD = ["-m", "gunicorn", "-c", "pod/gunicorn_conf.py", "pod.wsgi:app"]
 # The SDK's own local server: no queue, no authentication of its own, one job at a time.
@@ -63,10 +67,25 @@ def choose_model(environ: MutableMapping[str, str]) -> None:
         return
     print(f"looking for {DEFAULT_MODEL} ...", file=sys.stderr)
     try:
-        open_model(DEFAULT_MODEL)
+        open_model(DEFAULT_MODEL, offline=not _hub_answers())
     except StartError:
         print(_STAND_IN_WARNING, file=sys.stderr)
         environ["CLIP_MODEL"] = str(_BUNDLED_MODEL)
+
+
+def _hub_answers() -> bool:
+    """One quick question: the hub's own client repeats itself for half a minute where there is no network."""
+    from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
+
+    if HF_HUB_OFFLINE:
+        return False
+    try:
+        urllib.request.urlopen(ENDPOINT, timeout=_HUB_TIMEOUT_S).close()  # noqa: S310 - the hub's https address
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import json
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,8 @@ class ModelDirectory:
         return next(self.path / name for name in _WEIGHTS if (self.path / name).is_file())
 
 
-def open_model(source: str, *, revision: str | None = None) -> ModelDirectory:
-    """Find a model by directory or hub id and read its configuration; a hub model is fetched if need be.
+def open_model(source: str, *, revision: str | None = None, offline: bool = False) -> ModelDirectory:
+    """Find a model by directory or hub id and read its configuration; a hub model is fetched unless `offline`.
 
     Raises `StartError` with one line that names what is missing and what to do.
     """
@@ -54,18 +55,20 @@ def open_model(source: str, *, revision: str | None = None) -> ModelDirectory:
         raise StartError(f"CLIP_MODEL: {source} is neither a directory nor a hub id (owner/name)")
     owner, _, name = source.partition("/")
     model_name, pretrained = _REPORTED_NAMES.get(source, (name, owner))
-    return _read(_fetch(source, revision or _PINNED_REVISIONS.get(source)), model_name, pretrained)
+    path = _fetch(source, revision or _PINNED_REVISIONS.get(source), offline)
+    return _read(path, model_name, pretrained)
 
 
-def _fetch(repo_id: str, revision: str | None) -> Path:
+def _fetch(repo_id: str, revision: str | None, offline: bool) -> Path:
     from huggingface_hub import snapshot_download  # 0.3 s, and a local directory does not need it
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    fetch = partial(snapshot_download, repo_id, revision=revision, local_files_only=offline)
     patterns = [_CONFIG, _TOKENIZER, _PREPROCESSOR]
     try:
-        path = Path(snapshot_download(repo_id, revision=revision, allow_patterns=[*patterns, _WEIGHTS[0]]))
+        path = Path(fetch(allow_patterns=[*patterns, _WEIGHTS[0]]))
         if not (path / _WEIGHTS[0]).is_file():
-            path = Path(snapshot_download(repo_id, revision=revision, allow_patterns=[*patterns, _WEIGHTS[1]]))
+            path = Path(fetch(allow_patterns=[*patterns, _WEIGHTS[1]]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise StartError(
             f"CLIP_MODEL: {repo_id} is not in the local cache and could not be fetched:"

@@ -1,0 +1,96 @@
+"""Finding a model: by directory, in the hub's cache, in either file format; and one line when it is not there."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from core.clip.artifact import open_model
+from core.clip.fingerprint import fingerprint
+from core.clip.weights import load_clip, read_weights
+from core.errors import StartError
+from core.settings import DEFAULT_MODEL
+from tests.support.process import TINY_MODEL
+
+REVISION = "3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268"
+
+
+@pytest.fixture
+def pickled(tmp_path: Path) -> Path:
+    """The bundled model with its weights as pytorch_model.bin, as the hub's own directory of ViT-B/32 has them."""
+    copied = tmp_path / "pickled"
+    shutil.copytree(TINY_MODEL, copied)
+    weights = load_file(copied / "model.safetensors")
+    (copied / "model.safetensors").unlink()
+    torch.save({**weights, "vision_model.embeddings.position_ids": torch.arange(50)}, copied / "pytorch_model.bin")
+    return copied
+
+
+def print_of(path: Path) -> str:
+    directory = open_model(str(path))
+    return fingerprint(read_weights(directory), directory.tokenizer_path, pixel_rules=1, dim=directory.dim)
+
+
+def test_file_format_does_not_matter(pickled: Path) -> None:
+    """The same weights as a pickle have the same fingerprint and load into the same model."""
+    expected = load_clip(open_model(str(TINY_MODEL))).state_dict()
+    actual = load_clip(open_model(str(pickled))).state_dict()
+
+    assert print_of(TINY_MODEL) == print_of(pickled)
+    assert expected.keys() == actual.keys()
+    assert all(torch.equal(expected[name], actual[name]) for name in expected)
+
+
+def test_pickle_that_is_code_is_not_run(pickled: Path) -> None:
+    """A weights file is data: one that wants to call a function is refused."""
+    torch.save({"weight": print}, pickled / "pytorch_model.bin")
+
+    with pytest.raises(StartError, match="cannot be read"):
+        read_weights(open_model(str(pickled)))
+
+
+def test_missing_tensor_is_named(pickled: Path) -> None:
+    """A checkpoint without one of its tensors is never filled up with random numbers."""
+    weights = load_file(TINY_MODEL / "model.safetensors")
+    torch.save(
+        {name: tensor for name, tensor in weights.items() if name != "text_projection.weight"},
+        pickled / "pytorch_model.bin",
+    )
+
+    with pytest.raises(StartError, match=r"text_projection\.weight"):
+        load_clip(open_model(str(pickled)))
+
+
+def test_hub_model_is_found_in_the_cache_at_its_pinned_revision(tmp_path: Path) -> None:
+    """Offline, the hub's id opens what was fetched before, and is reported under the contract's names."""
+    snapshot = tmp_path / "hub" / "models--openai--clip-vit-base-patch32" / "snapshots" / REVISION
+    shutil.copytree(TINY_MODEL, snapshot)
+    program = (
+        f"from core.clip.artifact import open_model; model = open_model({DEFAULT_MODEL!r}, offline=True);"
+        "print(model.path, model.model_name, model.pretrained)"
+    )
+    environment = {**os.environ, "HF_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+
+    assert f"{snapshot} ViT-B-32 openai\n" == done.stdout
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        pytest.param("./nowhere", id="relative path"),
+        pytest.param("nowhere", id="neither path nor id"),
+        pytest.param("a/b/c", id="too many parts"),
+        pytest.param("owner/../name", id="climbing"),
+        pytest.param("no-such-owner/no-such-model", id="not in the cache"),
+    ],
+)
+def test_unknown_source_is_one_line(source: str) -> None:
+    """What cannot be opened names the setting."""
+    with pytest.raises(StartError, match=r"\ACLIP_MODEL: [^\n]*\Z"):
+        open_model(source, offline=True)
