@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TARGET ?= pod
 
 .DEFAULT_GOAL := help
-.PHONY: help install run run-serverless smoke test lint types format bench-health clean
+.PHONY: help install run run-serverless smoke test lint types format bench-health docker-build image-check clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -48,6 +48,12 @@ format: $(VENV)/installed-dev ## let ruff rewrite what it can
 
 bench-health: $(VENV)/installed-dev ## does /health answer while batches of 16 run? (full-size model, about a minute)
 	$(BIN)/python -m bench.health
+
+docker-build: ## build both images with Docker: TORCH=cuda|cpu MODEL=hub-id IMAGE_PREFIX=registry/name/
+	@$(PYTHON) -m tools.docker_build
+
+image-check: $(VENV)/installed-dev ## build both images without Docker and try them (root, buildah, debootstrap; minutes)
+	@$(BIN)/python -m tools.image_check
 
 clean: ## remove .venv and every cache
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -1,5 +1,7 @@
 """The ways to the service, all behind one protocol; `create_backend` checks what the chosen one needs."""
 
+from urllib.parse import urlsplit
+
 from worker.backends.base import Backend
 from worker.backends.local import LocalBackend
 from worker.backends.off import OffBackend
@@ -11,6 +13,9 @@ from worker.errors import ConfigurationError
 from worker.settings import BackendName, WorkerSettings, is_loopback
 
 __all__ = ["Backend", "create_backend"]
+
+# A load-balancing endpoint is a pod behind RunPod's own authorization. The key goes to no other host.
+_LOAD_BALANCERS = ".api.runpod.ai"
 
 
 def create_backend(name: BackendName, settings: WorkerSettings, clock: Clock) -> Backend:
@@ -29,7 +34,17 @@ def create_backend(name: BackendName, settings: WorkerSettings, clock: Clock) ->
 def _pod(settings: WorkerSettings, clock: Clock) -> Backend:
     base_url = _needed(settings.clip_pod_base_url, "CLIP_POD_BASE_URL", BackendName.POD)
     _require_secret(settings)
-    return PodBackend(base_url, _channel(settings, clock), timeout_s=settings.clip_pod_timeout_s)
+    api_key = None
+    if is_load_balancer(base_url):
+        key = settings.runpod_api_key.get_secret_value() if settings.runpod_api_key else None
+        api_key = _needed(key, "RUNPOD_API_KEY", BackendName.POD)
+    return PodBackend(base_url, _channel(settings, clock), timeout_s=settings.clip_pod_timeout_s, api_key=api_key)
+
+
+def is_load_balancer(url: str) -> bool:
+    """Whether `url` is a load-balancing endpoint of RunPod, reached in a way that may carry its key."""
+    parts = urlsplit(url)
+    return parts.scheme == "https" and (parts.hostname or "").endswith(_LOAD_BALANCERS)
 
 
 def _serverless(settings: WorkerSettings, clock: Clock) -> Backend:

@@ -13,18 +13,20 @@ _HEALTH_TIMEOUT_S = 10.0
 
 
 class PodBackend:
-    """`base_url` may hold a path; operations are added to it."""
+    """`base_url` may hold a path; operations are added to it. `api_key` is for a load balancer of RunPod in front."""
 
     name = "runpod_pod"
 
-    def __init__(self, base_url: str, channel: HttpChannel, *, timeout_s: float) -> None:
+    def __init__(self, base_url: str, channel: HttpChannel, *, timeout_s: float, api_key: str | None = None) -> None:
         self._base_url = base_url
+        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._channel = channel
         self._timeout_s = timeout_s
 
     def call(self, path: str, body: Mapping[str, Any], *, timeout_s: float) -> object:
         limit_s = min(timeout_s, self._timeout_s)
-        answer = self._channel.exchange("POST", self._base_url + path, body=body, timeout_s=limit_s)
+        url = self._base_url + path
+        answer = self._channel.exchange("POST", url, body=body, headers=self._headers, timeout_s=limit_s)
         if answer.status != 200:
             raise refusal(answer, _SETTING)
         return answer.json()
@@ -32,7 +34,8 @@ class PodBackend:
     def health(self, *, timeout_s: float) -> object:
         """A pod that loads or drains says 503 with the same body, which is an answer here."""
         limit_s = min(timeout_s, self._timeout_s, _HEALTH_TIMEOUT_S)
-        answer = self._channel.exchange("GET", self._base_url + "/health", timeout_s=limit_s)
+        url = self._base_url + "/health"
+        answer = self._channel.exchange("GET", url, headers=self._headers, timeout_s=limit_s)
         parsed = answer.json_or_none()
         if answer.status in (200, 503) and isinstance(parsed, dict) and "status" in parsed:
             return parsed

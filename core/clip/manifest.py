@@ -1,0 +1,74 @@
+"""The manifest of a baked model directory: where it came from, what every file must be. Never imports torch."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from core.errors import StartError
+
+MANIFEST = "manifest.json"
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class FileEntry(BaseModel):
+    """One file as it was baked."""
+
+    model_config = ConfigDict(frozen=True)
+
+    size_bytes: int
+    sha256: Sha256
+
+
+class Manifest(BaseModel):
+    """What `python -m core.bake` writes beside the files. `revision` is that of a hub model, else null."""
+
+    model_config = ConfigDict(frozen=True, protected_namespaces=())
+
+    format: Literal[1] = 1
+    source: str
+    revision: str | None
+    model_name: str
+    pretrained: str
+    fingerprint: str
+    files: Mapping[str, FileEntry]
+
+
+def read_manifest(directory: Path) -> Manifest | None:
+    """Return the manifest of a baked directory, None for any other. Raises `StartError` if it cannot be understood."""
+    path = directory / MANIFEST
+    if not path.is_file():
+        return None
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise StartError(f"CLIP_MODEL: {path} is not the manifest of a baked model: bake it again") from error
+
+
+def verify_files(directory: Path, manifest: Manifest, *, hash_up_to_bytes: int | None = None) -> None:
+    """Compare every file with the manifest: its size, and its checksum unless it is larger than `hash_up_to_bytes`.
+
+    Raises `StartError` that names the first file which differs.
+    """
+    for name, entry in manifest.files.items():
+        path = directory / name
+        size_bytes = path.stat().st_size if path.is_file() else None
+        if size_bytes is None:
+            raise StartError(f"CLIP_MODEL: {directory} has no {name}, which its manifest lists")
+        hashed = hash_up_to_bytes is None or size_bytes <= hash_up_to_bytes
+        if size_bytes != entry.size_bytes or (hashed and sha256_of(path) != entry.sha256):
+            raise StartError(f"CLIP_MODEL: the checksum of {path} is not the one in its manifest: bake it again")
+
+
+def describe(path: Path) -> FileEntry:
+    """Size and checksum of a file."""
+    return FileEntry(size_bytes=path.stat().st_size, sha256=sha256_of(path))
+
+
+def sha256_of(path: Path) -> str:
+    """Return the hex SHA-256 of a file, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

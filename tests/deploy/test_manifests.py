@@ -1,0 +1,134 @@
+"""The deployment files against the schemas of who reads them, and what they promise against the code."""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+
+from core.settings import ServiceSettings
+from serverless.settings import HandlerSettings
+from tests.support.control_plane import ControlPlane, control_plane
+from tests.support.process import ROOT, handler_process
+
+KUBERNETES_VERSION = "1.34"
+_DEFAULT = re.compile(r"\$\{\w+(?::-(?P<default>[^}]*)|:\?[^}]*)\}")
+
+
+def manifest() -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all((ROOT / "deploy" / "kubernetes" / "pod.yaml").read_text()))
+
+
+def pod_spec() -> dict[str, Any]:
+    spec: dict[str, Any] = manifest()[0]["spec"]["template"]["spec"]
+    return spec
+
+
+def compose() -> str:
+    """The compose file with its variables replaced by their defaults."""
+    text = (ROOT / "docker-compose.yml").read_text()
+    return _DEFAULT.sub(lambda match: match["default"] or "", text)
+
+
+@pytest.mark.parametrize("document", [pytest.param(document, id=document["kind"]) for document in manifest()])
+def test_kubernetes_manifest_is_valid(document: dict[str, Any]) -> None:
+    """Every object fits the schema of its kind, with no field that Kubernetes does not know."""
+    kubernetes_validate = pytest.importorskip("kubernetes_validate")
+
+    assert KUBERNETES_VERSION == kubernetes_validate.validate(document, KUBERNETES_VERSION, strict=True)
+
+
+def test_kubernetes_waits_longer_than_the_drain() -> None:
+    """SIGKILL must not come while what was accepted is still being answered."""
+    drain = next(int(variable["value"]) for variable in pod_spec()["containers"][0]["env"] if "value" in variable)
+
+    assert pod_spec()["terminationGracePeriodSeconds"] > drain + 5
+
+
+def test_kubernetes_container_is_confined() -> None:
+    """An ordinary user, no privileges, and a root that cannot be written."""
+    context = pod_spec()["containers"][0]["securityContext"]
+
+    assert pod_spec()["securityContext"]["runAsNonRoot"] is True
+    assert context["readOnlyRootFilesystem"] is True
+    assert context["allowPrivilegeEscalation"] is False
+    assert {"drop": ["ALL"]} == context["capabilities"]
+
+
+def test_kubernetes_autoscaler_and_adapter_name_the_same_metric() -> None:
+    """A metric that the adapter does not serve scales nothing."""
+    scaler = next(document for document in manifest() if document["kind"] == "HorizontalPodAutoscaler")
+    adapter = yaml.safe_load((ROOT / "deploy" / "kubernetes" / "prometheus-adapter.yaml").read_text())
+    wanted = [metric["pods"]["metric"]["name"] for metric in scaler["spec"]["metrics"]]
+
+    assert wanted == [rule["name"]["as"] for rule in adapter["rules"]["custom"]]
+
+
+def test_compose_file_is_valid() -> None:
+    """It parses by the rules of the Compose specification."""
+    compose_spec = pytest.importorskip("compose_spec")
+
+    compose_spec.PyCompose.from_yaml(compose())
+
+
+def test_compose_pod_is_confined_and_checked() -> None:
+    """The local pod runs as the production one: read-only, without privileges, with time to drain."""
+    pod = yaml.safe_load(compose())["services"]["pod"]
+
+    assert pod["read_only"] is True
+    assert ["/tmp"] == pod["tmpfs"]  # noqa: S108
+    assert ["ALL"] == pod["cap_drop"]
+    assert pod["ports"][0].startswith("127.0.0.1:")
+    assert int(pod["stop_grace_period"].removesuffix("s")) > ServiceSettings.model_fields["drain_timeout_s"].default
+    assert ["CMD", "python", "/app/healthcheck.py"] == pod["healthcheck"]["test"]
+
+
+def test_endpoint_scales_by_what_a_worker_takes() -> None:
+    """One more worker for every worker's fill of jobs, no more and no less."""
+    body = json.loads((ROOT / "deploy" / "runpod" / "serverless.json").read_text())
+
+    assert "REQUEST_COUNT" == body["scaling"]["type"]
+    assert HandlerSettings.model_fields["serverless_concurrency"].default == body["scaling"]["requestCount"]
+
+
+def test_load_balancing_endpoint_names_one_port() -> None:
+    """Requests and health checks go to the port that the pod listens on, and that port is exposed."""
+    body = json.loads((ROOT / "deploy" / "runpod" / "load-balancing.json").read_text())
+
+    assert body["env"]["PORT"] == body["env"]["PORT_HEALTH"]
+    assert [f"{body['env']['PORT']}/http"] == body["ports"]
+
+
+@pytest.fixture(scope="module")
+def hub_plane() -> Iterator[ControlPlane]:
+    """A handler with the environment of the hub's tests."""
+    config = json.loads((ROOT / ".runpod" / "tests.json").read_text())["config"]
+    settings = {entry["key"]: entry["value"] for entry in config["env"]}
+    settings |= {"EMBEDDING_HMAC_SECRET": "", "CLIP_ENGINE": "torch"}
+    with control_plane() as plane, handler_process(plane.worker_environment() | settings):
+        yield plane
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=case["name"])
+        for case in json.loads((ROOT / ".runpod" / "tests.json").read_text())["tests"]
+    ],
+)
+def test_hub_tests_pass(hub_plane: ControlPlane, case: dict[str, Any]) -> None:
+    """What the hub will send is answered by the real handler."""
+    assert "COMPLETED" == hub_plane.run(case["input"])["status"]
+
+
+def test_hub_settings_have_the_defaults_of_the_code() -> None:
+    """A form that is sent as it is changes nothing."""
+    inputs = json.loads((ROOT / ".runpod" / "hub.json").read_text())["config"]["env"]
+    shown = {entry["key"].lower(): entry["input"]["default"] for entry in inputs if "default" in entry["input"]}
+    defaults = {name: HandlerSettings.model_fields[name].default for name in shown}
+
+    assert {name: value or "" for name, value in defaults.items()} == {
+        name: value or "" for name, value in shown.items()
+    }

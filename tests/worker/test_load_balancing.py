@@ -1,0 +1,73 @@
+"""A load-balancing endpoint is a pod behind RunPod's own authorization."""
+
+import json
+from http.server import BaseHTTPRequestHandler
+
+import pytest
+
+from tests.support.loopback import QuietHandler, base_url, serving
+from worker.backends import create_backend, is_load_balancer
+from worker.backends.pod import PodBackend
+from worker.channel import HttpChannel
+from worker.clock import Clock
+from worker.errors import ConfigurationError
+from worker.settings import BackendName, load_settings
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        pytest.param("https://abc.api.runpod.ai", True, id="load balancer"),
+        pytest.param("http://abc.api.runpod.ai", False, id="not encrypted"),
+        pytest.param("https://abc-8000.proxy.runpod.net", False, id="pod's proxy"),
+        pytest.param("https://api.runpod.ai.example.com", False, id="other host"),
+        pytest.param("http://127.0.0.1:8000", False, id="this machine"),
+    ],
+)
+def test_key_goes_to_load_balancers_only(url: str, expected: bool) -> None:
+    """RUNPOD_API_KEY can create and delete everything: no other host may see it."""
+    assert expected is is_load_balancer(url)
+
+
+def test_load_balancer_needs_the_key() -> None:
+    """Without it RunPod refuses every request, which would look like a wrong secret."""
+    settings = load_settings(
+        {
+            "CLIP_INFERENCE_BACKEND": "runpod_pod",
+            "CLIP_POD_BASE_URL": "https://abc.api.runpod.ai",
+            "EMBEDDING_HMAC_SECRET": "test-secret",
+        }
+    )
+
+    with pytest.raises(ConfigurationError, match="RUNPOD_API_KEY"):
+        create_backend(BackendName.POD, settings, Clock())
+
+
+def test_key_is_sent_with_operations_and_health() -> None:
+    """Both pass through the load balancer."""
+    seen: list[str | None] = []
+
+    class Handler(QuietHandler):
+        def do_GET(self) -> None:
+            self._answer()
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self._answer()
+
+        def _answer(self: BaseHTTPRequestHandler) -> None:
+            seen.append(self.headers.get("Authorization"))
+            data = json.dumps({"status": "ok"}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+    with serving(Handler) as httpd:
+        channel = HttpChannel(connect_timeout_s=5.0, clock=Clock())
+        backend = PodBackend(base_url(httpd), channel, timeout_s=5.0, api_key="key")
+        backend.health(timeout_s=5.0)
+        backend.call("/v1/embed/text", {}, timeout_s=5.0)
+        backend.close()
+
+    assert ["Bearer key", "Bearer key"] == seen

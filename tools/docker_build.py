@@ -1,0 +1,49 @@
+"""`make docker-build`: builds both images with Docker, named and labelled by version and commit.
+
+TORCH (cuda or cpu), MODEL and IMAGE_PREFIX are taken from the environment.
+"""
+
+import os
+import subprocess
+import sys
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+
+_ROOT = Path(__file__).resolve().parent.parent
+_PASSED_ON = ("BASE_IMAGE", "TORCH", "MODEL", "MODEL_REVISION", "MODEL_FINGERPRINT")
+
+
+def commands(environ: Mapping[str, str], version: str, commit: str) -> list[list[str]]:
+    """Return the two commands; PREFIXclip-pod:VERSION and PREFIXclip-serverless:VERSION are the images' names."""
+    given = {name: environ[name] for name in _PASSED_ON if environ.get(name)}
+    arguments = [
+        f"--build-arg={name}={value}" for name, value in (given | {"VERSION": version, "COMMIT": commit}).items()
+    ]
+    prefix = environ.get("IMAGE_PREFIX", "")
+    common = ["docker", "build", "--platform=linux/amd64", *arguments]
+    return [
+        [*common, f"--file=Dockerfile.{role}", f"--tag={prefix}clip-{role}:{version}", "."]
+        for role in ("pod", "serverless")
+    ]
+
+
+def main() -> None:
+    """Build one after the other: the second finds most of its layers made."""
+    version = tomllib.loads((_ROOT / "pyproject.toml").read_text())["project"]["version"]
+    for command in commands(os.environ, version, _commit()):
+        print(" ".join(command), flush=True)
+        subprocess.run(command, cwd=_ROOT, check=True)  # noqa: S603
+
+
+def _commit() -> str:
+    """The commit that is checked out, with a mark when files differ from it."""
+    command = ["git", "describe", "--always", "--abbrev=12", "--dirty", "--exclude=*"]
+    return subprocess.run(command, cwd=_ROOT, check=True, capture_output=True, text=True).stdout.strip()  # noqa: S603
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (OSError, subprocess.CalledProcessError) as error:
+        sys.exit(f"cannot build: {error}")
