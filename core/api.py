@@ -102,8 +102,12 @@ class Api:
         self._max_batch_size = max_batch_size
         self._request_timeout_s = request_timeout_s
 
-    def prepare(self, path: str, members: Mapping[str, Any], *, request_id: str) -> Call:
+    def prepare(
+        self, path: str, members: Mapping[str, Any], *, request_id: str, deadline: Deadline | None = None
+    ) -> Call:
         """Check a request and return the call that answers it; `request_id` goes into the answer.
+
+        Without a `deadline` of its own it has the service's time for a request, from now.
 
         Raises `NotFound`, `BatchTooLarge`, `ValidationFailed`, `AuthFailed` or `AuthExpired`.
         """
@@ -113,8 +117,8 @@ class Api:
         self._check_batch_size(members)
         request = validate(operation.request, members)
         self._authenticate(path, request)
-        deadline = Deadline.after(self._request_timeout_s)
-        return Call(request_id, lambda: operation.run(self._model, request, request_id, deadline))
+        ends = deadline or Deadline.after(self._request_timeout_s)
+        return Call(request_id, lambda: operation.run(self._model, request, request_id, ends))
 
     def _check_batch_size(self, members: Mapping[str, Any]) -> None:
         """Before validation: a thousand items are not worth validating."""

@@ -7,17 +7,19 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from core.batcher import Batcher, Encoded, Modality
+from core.batcher import Batcher
+from core.byte_budget import ByteBudget
 from core.clip.engine import Pixels, TokenIds
 from core.deadline import Deadline
-from core.errors import DeadlineExceeded, InternalError, ServiceError
+from core.errors import DeadlineExceeded, InternalError, NotReady, ServiceError
+from core.items import Encoded, Modality
 
 logger = logging.getLogger(__name__)
 
@@ -25,9 +27,12 @@ Vector = npt.NDArray[np.float32]
 
 
 class Fetch(Protocol):
-    """Downloads the bytes of a URL, or raises an `ImageError` or `DeadlineExceeded`."""
+    """Downloads the bytes of a URL, or raises an `ImageError`, `DeadlineExceeded` or what `reserve` raises.
 
-    def __call__(self, url: str, *, deadline: Deadline) -> bytes: ...
+    `reserve` is told of bytes before they are kept.
+    """
+
+    def __call__(self, url: str, *, deadline: Deadline, reserve: Callable[[int], None]) -> bytes: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +72,16 @@ class Pools:
         self.decodes.shutdown(cancel_futures=True)
 
 
+@dataclass(frozen=True, slots=True)
+class ImageMemory:
+    """What running requests may hold of images: `pixel_bytes` for each one decoded, and downloads as they grow."""
+
+    budget: ByteBudget
+    pixel_bytes: int
+
+
 class Embedder:
-    """`concurrency` bounds the downloads of one request; `pools` bounds those of all."""
+    """`concurrency` bounds the downloads of one request; `pools` bounds those of all, and `memory` their bytes."""
 
     def __init__(
         self,
@@ -78,6 +91,7 @@ class Embedder:
         tokenize: Callable[[str], tuple[TokenIds, bool]],
         batcher: Batcher,
         pools: Pools,
+        memory: ImageMemory,
         concurrency: int,
     ) -> None:
         self._fetch = fetch
@@ -85,14 +99,19 @@ class Embedder:
         self._tokenize = tokenize
         self._batcher = batcher
         self._pools = pools
+        self._memory = memory
         self._concurrency = concurrency
 
     def embed_images(self, wanted: Sequence[Wanted], deadline: Deadline) -> list[Embedding | ServiceError]:
         """Return one result per image, in order: an embedding, or the error of that image alone.
 
         Two phases: all downloads at once, then all decoded images into the batcher together. Raises `Overloaded`
-        or `NotReady` when the batcher takes nothing.
+        when there is no memory for the images, and `Overloaded` or `NotReady` when the batcher takes nothing.
         """
+        with self._memory.budget.lease(len(wanted) * self._memory.pixel_bytes):
+            return self._embed_images(wanted, deadline)
+
+    def _embed_images(self, wanted: Sequence[Wanted], deadline: Deadline) -> list[Embedding | ServiceError]:
         started_s = time.monotonic()
         prepared = self._prepare_all([image.image_url for image in wanted], deadline)
         ready = [result for result in prepared if isinstance(result, _Prepared)]
@@ -118,24 +137,26 @@ class Embedder:
         lock = threading.Lock()
 
         def work() -> None:
-            while True:
+            while not deadline.expired:
                 with lock:
                     position = next(positions, None)
                 if position is None:
                     return
                 results[position] = self._prepare(urls[position], deadline)
 
-        lanes = min(self._concurrency, len(urls))
-        for lane in [self._pools.downloads.submit(work) for _ in range(lanes)]:
-            lane.result()
+        count = min(self._concurrency, len(urls))
+        _join([self._pools.downloads.submit(work) for _ in range(count)], deadline)
         return results
 
     def _prepare(self, url: str, deadline: Deadline) -> _Prepared | ServiceError:
         started_s = time.monotonic()
         try:
-            data = self._fetch(url, deadline=deadline)
-            fetched_s = time.monotonic()
-            pixels = self._pools.decodes.submit(self._decode_in_time, data, deadline).result()
+            if not self._batcher.healthy:
+                return NotReady()
+            with self._memory.budget.lease() as downloaded:
+                data = self._fetch(url, deadline=deadline, reserve=downloaded.add)
+                fetched_s = time.monotonic()
+                pixels = self._decode_in_turn(data, deadline)
         except ServiceError as error:
             return error
         except Exception:
@@ -143,6 +164,14 @@ class Embedder:
             logger.exception("an image could not be prepared")
             return InternalError()
         return _Prepared(pixels, (fetched_s - started_s) * 1000, (time.monotonic() - fetched_s) * 1000)
+
+    def _decode_in_turn(self, data: bytes, deadline: Deadline) -> Pixels:
+        decoding = self._pools.decodes.submit(self._decode_in_time, data, deadline)
+        try:
+            return decoding.result(timeout=deadline.remaining_s())
+        except TimeoutError as error:
+            decoding.cancel()
+            raise DeadlineExceeded from error
 
     def _decode_in_time(self, data: bytes, deadline: Deadline) -> Pixels:
         if deadline.expired:
@@ -154,13 +183,26 @@ class Embedder:
     ) -> list[Encoded | ServiceError]:
         if not payloads:
             return []
-        return [_outcome(future, deadline) for future in self._batcher.submit(modality, payloads, deadline)]
+        futures = self._batcher.submit(modality, payloads, deadline)
+        if deadline.cancellation is not None:
+            # A request whose caller has gone gives its place back at once, not when the device gets to its items.
+            deadline.cancellation.then(lambda: [future.cancel() for future in futures])
+        return [_outcome(future, deadline) for future in futures]
+
+
+def _join(lanes: Sequence["Future[None]"], deadline: Deadline) -> None:
+    """Wait for the downloads of a request, whose lanes are done when no image is left to begin."""
+    wait(lanes, timeout=deadline.remaining_s(), return_when=FIRST_COMPLETED)
+    # A lane that has got no thread by now is not needed, or is too late. What runs ends by the deadline.
+    running = [lane for lane in lanes if not lane.cancel()]
+    for lane in running:
+        lane.result()
 
 
 def _outcome(future: "Future[Encoded]", deadline: Deadline) -> Encoded | ServiceError:
     try:
         return future.result(timeout=deadline.remaining_s())
-    except TimeoutError:
+    except (TimeoutError, CancelledError):
         future.cancel()
         return DeadlineExceeded()
     except ServiceError as error:

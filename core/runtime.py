@@ -14,6 +14,7 @@ import torch
 from core import cpu
 from core.api import Api, Model
 from core.batcher import Batcher, Modality
+from core.byte_budget import ByteBudget
 from core.clip.artifact import ModelDirectory, open_model
 from core.clip.choice import load_engines
 from core.clip.engine import Engine
@@ -21,7 +22,7 @@ from core.clip.fingerprint import fingerprint
 from core.clip.tokenizer import ClipTokenizer
 from core.clip.weights import read_weights
 from core.deadline import Deadline
-from core.embedder import Embedder, Pools
+from core.embedder import Embedder, ImageMemory, Pools
 from core.errors import ServiceError, StartError
 from core.fetch import AllowList, Fetcher, FetchLimits
 from core.pixels import PIXEL_RULES_VERSION, PixelDecoder
@@ -42,6 +43,7 @@ def load_runtime(settings: ServiceSettings, authenticator: Authenticator | None)
     model_fingerprint = fingerprint(
         read_weights(directory), directory.tokenizer_path, pixel_rules=PIXEL_RULES_VERSION, dim=directory.dim
     )
+    _require_as_baked(directory, model_fingerprint)
     engines = load_engines(settings, directory, model_fingerprint)
     tokenizer = ClipTokenizer(directory.tokenizer_path, directory.context_length)
     batcher = Batcher(
@@ -51,6 +53,7 @@ def load_runtime(settings: ServiceSettings, authenticator: Authenticator | None)
         max_batch=settings.max_device_batch,
         max_items=settings.max_queued_items,
         prepare_thread=lambda: torch.set_num_threads(cpu.available_cores()),
+        out_of_memory=(MemoryError, torch.OutOfMemoryError),
     )
     decoder = PixelDecoder(directory.size_px, settings.max_image_pixels)
     check = partial(_check, decoder, tokenizer, batcher)
@@ -63,6 +66,14 @@ def load_runtime(settings: ServiceSettings, authenticator: Authenticator | None)
         extra={**identity.for_response(), "dtype": identity.dtype, "load_s": round(time.monotonic() - started_s, 2)},
     )
     return runtime
+
+
+def _require_as_baked(directory: ModelDirectory, model_fingerprint: str) -> None:
+    if directory.baked_fingerprint not in (None, model_fingerprint):
+        raise StartError(
+            f"CLIP_MODEL: the fingerprint of {directory.path} is {model_fingerprint} and its manifest says"
+            f" {directory.baked_fingerprint}: the files or the pixel rules have changed, bake it again"
+        )
 
 
 def _check(decoder: PixelDecoder, tokenizer: ClipTokenizer, batcher: Batcher) -> None:
@@ -112,6 +123,7 @@ def _join(settings: ServiceSettings, authenticator: Authenticator | None, parts:
         tokenize=parts.tokenizer.encode,
         batcher=parts.batcher,
         pools=pools,
+        memory=ImageMemory(ByteBudget(settings.max_image_bytes_in_flight), pixel_bytes=3 * parts.decoder.size_px**2),
         concurrency=settings.download_concurrency,
     )
     api = Api(
@@ -127,6 +139,9 @@ def _join(settings: ServiceSettings, authenticator: Authenticator | None, parts:
         cuda_version=torch.version.cuda,
         check=parts.check,
         healthy=lambda: parts.batcher.healthy,
+        queued_items=lambda: parts.batcher.queued_items,
+        forward_s=parts.batcher.forward_s,
+        fail=parts.batcher.fail,
         close=lambda: _close([pools.close, parts.batcher.close, fetcher.close]),
     )
 

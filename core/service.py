@@ -9,6 +9,7 @@ from enum import Enum
 from importlib.metadata import version
 
 from core.api import Api
+from core.deadline import Cancellation, Deadline
 from core.errors import NotReady, Overloaded, StartError
 from core.responses import Body, ModelIdentity
 from core.settings import ServiceSettings
@@ -27,7 +28,11 @@ class Status(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """What loading gives: the api over a warm model, and how to test it, ask after it and end it."""
+    """What loading gives: the api over a warm model, and how to test it, ask after it and end it.
+
+    `forward_s` says for how long the present forward pass has been running, and `fail` gives the model up for good:
+    whatever waits for it is answered with `NotReady`.
+    """
 
     api: Api
     identity: ModelIdentity
@@ -35,19 +40,27 @@ class Runtime:
     cuda_version: str | None
     check: Callable[[], None]
     healthy: Callable[[], bool]
+    forward_s: Callable[[], float]
+    fail: Callable[[], None]
     close: Callable[[], None]
+    queued_items: Callable[[], int] = lambda: 0
 
 
 class Service:
     """Thread-safe. Starts as `loading`; `load` makes it `ok`, `drain` ends that for good."""
 
-    def __init__(self, settings: ServiceSettings, load: Callable[[], Runtime]) -> None:
+    def __init__(
+        self, settings: ServiceSettings, load: Callable[[], Runtime], *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._settings = settings
         self._load = load
+        self._clock = clock
         self._runtime: Runtime | None = None
         self._draining = False
-        self._started_s = time.monotonic()
-        self._places = threading.BoundedSemaphore(settings.max_concurrent_requests)
+        self._started_s = clock()
+        self._lock = threading.Lock()
+        self._running = 0
+        self._beat_s: float | None = None
 
     @property
     def status(self) -> Status:
@@ -71,18 +84,58 @@ class Service:
         """Refuse new work from now on; what was admitted runs to its end. Safe in a signal handler."""
         self._draining = True
 
+    def deadline(self, timeout_ms: int | None, cancellation: Cancellation) -> Deadline:
+        """The end of a request that begins now: what its caller asked for, up to REQUEST_TIMEOUT_S."""
+        most_s = self._settings.request_timeout_s
+        return Deadline.after(most_s if timeout_ms is None else min(timeout_ms / 1000, most_s), cancellation)
+
     @contextmanager
     def admitted(self) -> Iterator[Api]:
         """Hold one of the places for a request. Raises `NotReady` or `Overloaded` at once, never waits."""
         status = self.status
         if status is not Status.OK or self._runtime is None:
             raise NotReady(f"the service is {status.value}")
-        if not self._places.acquire(blocking=False):
-            raise Overloaded
+        with self._lock:
+            if self._running >= self._settings.max_concurrent_requests:
+                raise Overloaded
+            self._running += 1
         try:
             yield self._runtime.api
         finally:
-            self._places.release()
+            with self._lock:
+                self._running -= 1
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request holds a place."""
+        return self._running == 0
+
+    def beat(self) -> None:
+        """Called again and again by the thread that holds the connections, as a sign that it is not stuck."""
+        self._beat_s = self._clock()
+
+    def rest(self) -> None:
+        """The thread that beats has nothing to do for a while, and will not beat."""
+        self._beat_s = None
+
+    def silence_s(self) -> float:
+        """Seconds since the last beat; 0.0 while none is expected."""
+        beat_s = self._beat_s
+        return 0.0 if beat_s is None else self._clock() - beat_s
+
+    def forward_s(self) -> float:
+        """For how many seconds the present forward pass has been running; 0.0 while loading: warming takes long."""
+        return self._runtime.forward_s() if self._runtime is not None else 0.0
+
+    def fail(self) -> None:
+        """Unready for good: what waits for the model is answered with `NotReady`."""
+        if self._runtime is not None:
+            self._runtime.fail()
+
+    @property
+    def queued_items(self) -> int:
+        """Images and texts that wait for a device; 0 until the model is loaded."""
+        return self._runtime.queued_items() if self._runtime else 0
 
     def health(self) -> Body:
         """The body of `/health`, the same in every status; what is not known before loading is null."""
@@ -99,13 +152,15 @@ class Service:
             "fingerprint": identity and identity.fingerprint,
             "torch_version": runtime and runtime.torch_version,
             "cuda_version": runtime and runtime.cuda_version,
-            "uptime_seconds": round(time.monotonic() - self._started_s, 3),
+            "uptime_seconds": round(self._clock() - self._started_s, 3),
             "version": VERSION,
+            "commit": self._settings.service_commit,
             "insecure_auth": not self._settings.hmac_secrets(),
         }
 
     def close(self) -> None:
         """Drain, stop every thread and release the model."""
         self.drain()
+        self.rest()
         if self._runtime is not None:
             self._runtime.close()

@@ -24,6 +24,8 @@ class ServiceSettings(BaseModel):
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     workers: Positive = 1
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    # Set when an image is built, shown in /health.
+    service_commit: str | None = None
 
     embedding_hmac_secret: SecretStr | None = None
     embedding_hmac_secret_previous: SecretStr | None = None
@@ -53,6 +55,13 @@ class ServiceSettings(BaseModel):
     clip_engine: Literal["auto", "torch", "openvino"] = "auto"
     clip_cache_dir: Path = Path("~/.cache/clip-embedding-service")
 
+    # Downloaded and decoded images of all running requests: what a burst of large images may take of the memory.
+    max_image_bytes_in_flight: Positive = 536_870_912
+    # Longer than any right forward pass; with the start of a fresh process, still under a minute.
+    watchdog_forward_s: Seconds = 30.0
+    # The thread that holds the connections never works for longer than milliseconds.
+    watchdog_hub_s: Seconds = 20.0
+
     @field_validator("log_level", "clip_dtype", "clip_engine", mode="before")
     @classmethod
     def _any_case(cls, value: object, info: ValidationInfo) -> object:
@@ -64,6 +73,13 @@ class ServiceSettings(BaseModel):
     @classmethod
     def _parses(cls, value: str) -> str:
         AllowList.parse(value)
+        return value
+
+    @field_validator("max_image_bytes_in_flight")
+    @classmethod
+    def _holds_an_image(cls, value: int, info: ValidationInfo) -> int:
+        if value < 2 * info.data.get("max_image_size_bytes", 0):
+            raise ValueError("must be at least twice MAX_IMAGE_SIZE_BYTES")
         return value
 
     def hmac_secrets(self) -> list[str]:

@@ -15,7 +15,9 @@ from gevent.threadpool import ThreadPool
 from werkzeug.exceptions import HTTPException
 
 from core.api import OPERATIONS, Call
+from core.byte_budget import ByteBudget
 from core.contract import new_request_id, request_id_of
+from core.deadline import Cancellation, Deadline, parse_timeout_ms
 from core.errors import BodyTooLarge, DeadlineExceeded, InternalError, ServiceError
 from core.responses import Body, error_body
 from core.service import Service, Status
@@ -23,11 +25,14 @@ from core.settings import ServiceSettings
 from core.wire import encode, parse_object
 from pod import SERVICE_EXTENSION
 from pod.errors import STATUS, from_http
+from pod.presence import cancelled_when_gone
 
 logger = logging.getLogger(__name__)
 
 # A body is at most a mebibyte; whoever needs longer holds a connection for its own sake.
 _BODY_TIMEOUT_S = 20.0
+
+_TIMEOUT_HEADER = "X-Request-Timeout-Ms"
 
 
 def create_app(settings: ServiceSettings, service: Service) -> Flask:
@@ -38,9 +43,12 @@ def create_app(settings: ServiceSettings, service: Service) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes + 1
     # Admission lets in at most this many, so `apply` never waits for a free thread.
     threads = ThreadPool(settings.max_concurrent_requests)
+    # Bodies are read before admission: a thousand connections must not hold a thousand of the largest ones.
+    bodies = ByteBudget(settings.max_concurrent_requests * settings.max_body_bytes)
     for path in OPERATIONS:
-        app.add_url_rule(path, path, partial(_run_operation, service, threads, path), methods=["POST"])
-    for path, view in {"/health": _health, "/readyz": _readyz, "/livez": _livez, "/ping": _ping}.items():
+        app.add_url_rule(path, path, partial(_run_operation, service, threads, bodies, path), methods=["POST"])
+    views = {"/health": _health, "/readyz": _readyz, "/livez": _livez, "/ping": _ping, "/metrics": _metrics}
+    for path, view in views.items():
         app.add_url_rule(path, path, partial(view, service), methods=["GET"])
     app.before_request(_begin)
     app.after_request(_finish)
@@ -50,23 +58,31 @@ def create_app(settings: ServiceSettings, service: Service) -> Flask:
     return app
 
 
-def _run_operation(service: Service, threads: ThreadPool, path: str) -> Response:
-    members = parse_object(_read_body())
+def _run_operation(service: Service, threads: ThreadPool, bodies: ByteBudget, path: str) -> Response:
+    cancellation = Cancellation()
+    asked_ms = parse_timeout_ms(request.headers.get(_TIMEOUT_HEADER), _TIMEOUT_HEADER)
+    deadline = service.deadline(asked_ms, cancellation)
+    members = parse_object(_read_body(bodies, deadline))
     g.request_id = request_id_of(members)
-    with service.admitted() as api:
-        call = api.prepare(path, members, request_id=g.request_id)
+    with service.admitted() as api, cancelled_when_gone(request.environ.get("gunicorn.socket"), cancellation):
+        call = api.prepare(path, members, request_id=g.request_id, deadline=deadline)
         outcome = threads.apply(_attempt, (call,))
+    g.client_gone = cancellation.cancelled
     if isinstance(outcome, ServiceError):
         return _answer_error(outcome)
     return Response(outcome, mimetype="application/json")
 
 
-def _read_body() -> bytes:
-    """Raises `BodyTooLarge`, and `DeadlineExceeded` for a body that trickles in."""
-    limit = request.max_content_length
-    with Timeout(_BODY_TIMEOUT_S, DeadlineExceeded("the request body did not arrive in time")):
+def _read_body(bodies: ByteBudget, deadline: Deadline) -> bytes:
+    """Raises `BodyTooLarge`, `Overloaded`, and `DeadlineExceeded` for a body that trickles in."""
+    limit = request.max_content_length or 0
+    expected = limit if request.content_length is None else request.content_length
+    if expected > limit:
+        raise BodyTooLarge
+    in_time = Timeout(min(_BODY_TIMEOUT_S, deadline.remaining_s()), DeadlineExceeded("the body did not arrive in time"))
+    with bodies.lease(expected), in_time:
         body = request.get_data(cache=False)
-    if limit is not None and len(body) >= limit:
+    if len(body) >= limit:
         raise BodyTooLarge
     return body
 
@@ -102,10 +118,17 @@ def _ping(service: Service) -> Response:
     return _readyz(service)
 
 
+def _metrics(service: Service) -> Response:
+    """What an autoscaler needs, in Prometheus' text format (version 0.0.4)."""
+    text = f"# TYPE clip_queued_items gauge\nclip_queued_items {service.queued_items}\n"
+    return Response(text, content_type="text/plain; version=0.0.4; charset=utf-8")
+
+
 def _begin() -> None:
     g.started_s = time.monotonic()
     g.request_id = new_request_id()
     g.code = None
+    g.client_gone = False
 
 
 def _finish(response: Response) -> Response:
@@ -118,6 +141,7 @@ def _finish(response: Response) -> Response:
         "status": response.status_code,
         "code": g.code,
         "request_id": g.request_id,
+        "client_gone": g.client_gone,
         "duration_ms": round((time.monotonic() - g.started_s) * 1000, 1),
     }
     logger.log(level, "request", extra=fields)

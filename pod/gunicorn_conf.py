@@ -9,7 +9,14 @@ from typing import Any
 from core.errors import StartError
 from core.logs import logging_config
 from core.settings import ServiceSettings, load_settings
+from core.watchdog import WatchdogLimits
 from pod import SERVICE_EXTENSION
+from pod.restarts import RestartGuard
+from pod.start import start
+
+
+# After a fault: the hub closes its door within a second, and has this long for the answers that are under way.
+_PARTING_S = 2.5
 
 
 def _settings_or_exit() -> ServiceSettings:
@@ -20,6 +27,7 @@ def _settings_or_exit() -> ServiceSettings:
 
 
 _settings = _settings_or_exit()
+_restarts = RestartGuard()
 
 bind = f"[{_settings.host}]:{_settings.port}" if ":" in _settings.host else f"{_settings.host}:{_settings.port}"
 workers = _settings.workers
@@ -47,6 +55,23 @@ def on_starting(_arbiter: Any) -> None:  # noqa: ANN401 - gunicorn is untyped
             probe.bind((_settings.host, _settings.port))
         except OSError as error:
             sys.exit(f"cannot start: {_why_not(error)}")
+
+
+def pre_fork(_arbiter: Any, worker: Any) -> None:  # noqa: ANN401 - gunicorn is untyped
+    """In the master."""
+    _restarts.born(worker.age)
+
+
+def post_worker_init(worker: Any) -> None:  # noqa: ANN401 - gunicorn is untyped
+    """Load the model and watch over it, in a worker that can answer already."""
+    limits = WatchdogLimits(_settings.watchdog_forward_s, _settings.watchdog_hub_s, parting_s=_PARTING_S)
+    start(worker.wsgi.extensions[SERVICE_EXTENSION], limits, part=worker.part, delay_s=_restarts.delay_s())
+
+
+def child_exit(arbiter: Any, worker: Any) -> None:  # noqa: ANN401 - gunicorn is untyped
+    """In the master: tell a worker that died from one that was told to end, in a shutdown or a reload."""
+    told = not arbiter.LISTENERS or len(arbiter.WORKERS) >= arbiter.num_workers
+    (_restarts.retired if told else _restarts.died)(worker.age)
 
 
 def worker_exit(_arbiter: Any, worker: Any) -> None:  # noqa: ANN401 - gunicorn is untyped

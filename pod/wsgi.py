@@ -1,13 +1,13 @@
-"""The entry point of a gunicorn worker: `gunicorn -c pod/gunicorn_conf.py pod.wsgi:app`."""
+"""The entry point of a gunicorn worker: `gunicorn -c pod/gunicorn_conf.py pod.wsgi:app`.
+
+The configuration has the model loaded once the worker is up (`post_worker_init`); importing this does not.
+"""
 
 import os
 
 from core.build import build_service
 from core.settings import load_settings
 from pod.app import create_app
-from pod.start import load_in_background
 
 _settings = load_settings(os.environ)
-_service = build_service(_settings)
-app = create_app(_settings, _service)
-load_in_background(_service)
+app = create_app(_settings, build_service(_settings))

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from core.contract import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT, new_request_id, request_id_of
+from core.deadline import Cancellation, parse_timeout_ms
 from core.errors import BatchTooLarge, InternalError, InvalidJson, ServiceError
 from core.responses import Body, error_body
 from core.service import Service, Status
@@ -25,6 +26,11 @@ HEALTH = "/health"
 # The platform carries 20 MB; what lies around the output in the job's own JSON gets the rest.
 MAX_OUTPUT_BYTES = 19_000_000
 
+# How long the caller will wait, in milliseconds from when the worker takes the job; capped by REQUEST_TIMEOUT_S.
+_TIMEOUT = "timeout_ms"
+
+_BEAT_S = 1.0
+
 # What old clients send names no path: the first of these members decides.
 _PATH_OF_MEMBER = {"items": EMBED_IMAGE_BATCH, "text": EMBED_TEXT, "image_url": EMBED_IMAGE}
 
@@ -35,11 +41,24 @@ class JobHandler:
     def __init__(self, service: Service, *, concurrency: int, max_output_bytes: int = MAX_OUTPUT_BYTES) -> None:
         self._service = service
         self._max_output_bytes = max_output_bytes
+        self._jobs = 0
+        self._next_beat: asyncio.TimerHandle | None = None
         # Not the loop's default executor: asyncio uses that for its own lookups, and sizes it by the host's cores.
         self._threads = ThreadPoolExecutor(concurrency, thread_name_prefix="job")
 
     async def handle(self, job: Mapping[str, Any]) -> Body:
         """Return the job's output, or an object with `error`. Raises nothing but `CancelledError`."""
+        self._jobs += 1
+        if self._jobs == 1:
+            self._beat()
+        try:
+            return await self._handle(job)
+        finally:
+            self._jobs -= 1
+            if self._jobs == 0:
+                self._rest()
+
+    async def _handle(self, job: Mapping[str, Any]) -> Body:
         started_s = time.monotonic()
         members = job.get("input")
         request_id = request_id_of(members) if isinstance(members, Mapping) else new_request_id()
@@ -69,9 +88,26 @@ class JobHandler:
         path = _path_of(members)
         if path == HEALTH:
             return self._service.health()
+        cancellation = Cancellation()
+        deadline = self._service.deadline(parse_timeout_ms(members.get(_TIMEOUT), _TIMEOUT), cancellation)
         with self._service.admitted() as api:
-            call = api.prepare(path, members, request_id=request_id)
-            return await self._on_thread(lambda: self._checked(call.run()))
+            call = api.prepare(path, members, request_id=request_id, deadline=deadline)
+            try:
+                return await self._on_thread(lambda: self._checked(call.run()))
+            except asyncio.CancelledError:
+                # The platform stopped the job: what it has not begun is not begun any more.
+                cancellation.cancel()
+                raise
+
+    def _beat(self) -> None:
+        """Tell the watchdog that the loop is not stuck, again and again while jobs run."""
+        self._service.beat()
+        self._next_beat = asyncio.get_running_loop().call_later(_BEAT_S, self._beat)
+
+    def _rest(self) -> None:
+        if self._next_beat is not None:
+            self._next_beat.cancel()
+        self._service.rest()
 
     async def _on_thread(self, work: Callable[[], Body]) -> Body:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)

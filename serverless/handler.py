@@ -8,12 +8,17 @@ from core.build import build_service
 from core.errors import StartError
 from core.logs import logging_config
 from core.service import Service
+from core.watchdog import FAULT_EXIT_STATUS, Watchdog, WatchdogLimits
 from serverless.adapter import JobHandler
 from serverless.auth import build_authenticator
 from serverless.settings import HandlerSettings, load_handler_settings
 
 # Never DEBUG, which is the SDK's default: there it logs every output, embeddings and all.
 _SDK_LOG_LEVEL = {"DEBUG": "INFO", "INFO": "INFO", "WARNING": "WARN", "ERROR": "ERROR"}
+
+
+# After a fault the jobs' answers ask the platform for a fresh worker, and the SDK ends this one. Should it not:
+_PARTING_S = 20.0
 
 
 def main() -> None:
@@ -33,6 +38,11 @@ def _serve(settings: HandlerSettings, service: Service) -> None:
     os.environ["RUNPOD_LOG_LEVEL"] = _SDK_LOG_LEVEL[settings.log_level]
     from runpod import serverless  # type: ignore[import-untyped]  # 1.7 s; and it reads its environment when it is imported
 
+    from serverless import draining
+
+    draining.install()
+    limits = WatchdogLimits(settings.watchdog_forward_s, settings.watchdog_hub_s, parting_s=_PARTING_S)
+    Watchdog(service, limits, end=lambda: os._exit(FAULT_EXIT_STATUS)).start()
     handler = JobHandler(service, concurrency=settings.serverless_concurrency)
     serverless.register_fitness_check(service.check)
     serverless.start(

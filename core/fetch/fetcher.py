@@ -13,7 +13,7 @@ from core.fetch.connection import CheckedConnection, Connector
 from core.fetch.failures import failure_of
 from core.fetch.idle import IdleConnections
 from core.fetch.resolver import Lookups, Resolver, resolve_with_system
-from core.fetch.response import location_of, read_image
+from core.fetch.response import Reserve, location_of, read_image
 from core.fetch.sockets import Connect, connect_to, make_tls_context
 from core.fetch.urls import Url, parse_url, resolve_location
 
@@ -58,16 +58,17 @@ class Fetcher:
         self._connector = Connector(allow, lookups, connect, make_tls_context(ca_file))
         self._idle = IdleConnections(max_connections=max_idle_connections)
 
-    def fetch(self, url: str, *, deadline: Deadline) -> bytes:
-        """The whole body of the image at `url`.
+    def fetch(self, url: str, *, deadline: Deadline, reserve: Reserve = lambda _count: None) -> bytes:
+        """The whole body of the image at `url`; `reserve` is told of its bytes before they are kept.
 
         Raises `UrlNotAllowed`, `DownloadError`, `DownloadTimeout` when `limits.timeout_s` ran out,
-        `DeadlineExceeded` when `deadline` came first, and `ImageTooLarge`.
+        `DeadlineExceeded` when `deadline` came first, `ImageTooLarge`, and what `reserve` raises.
         """
-        budget = TimeBudget(own=Deadline.after(self._limits.timeout_s), request=deadline)
+        own = Deadline.after(self._limits.timeout_s, deadline.cancellation)
+        budget = TimeBudget(own=own, request=deadline)
         target = parse_url(url)
         for _ in range(self._limits.max_redirects + 1):
-            answer = self._get(target, budget)
+            answer = self._get(target, budget, reserve)
             if isinstance(answer, bytes):
                 return answer
             target = _next_hop(target, answer)
@@ -77,20 +78,20 @@ class Fetcher:
         """Close idle connections; a fetch that is under way ends by itself and leaves none behind."""
         self._idle.close()
 
-    def _get(self, url: Url, budget: TimeBudget) -> bytes | _Redirect:
+    def _get(self, url: Url, budget: TimeBudget, reserve: Reserve) -> bytes | _Redirect:
         if budget.ends.expired:
             raise budget.error()
         try:
-            return self._exchange(url, budget.ends)
+            return self._exchange(url, budget.ends, reserve)
         except (OSError, HTTPException, ValueError) as error:
             raise failure_of(error, budget) from error
 
-    def _exchange(self, url: Url, ends: Deadline) -> bytes | _Redirect:
+    def _exchange(self, url: Url, ends: Deadline, reserve: Reserve) -> bytes | _Redirect:
         with self._answer(url, ends) as response:
             location = location_of(response)
             if location is not None:
                 return _Redirect(location)
-            return read_image(response, max_bytes=self._limits.max_bytes)
+            return read_image(response, max_bytes=self._limits.max_bytes, reserve=reserve)
 
     @contextmanager
     def _answer(self, url: Url, ends: Deadline) -> Iterator[HTTPResponse]:

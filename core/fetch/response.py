@@ -1,5 +1,6 @@
 """What counts as an image's answer: status, encoding, length; knows nothing of connections."""
 
+from collections.abc import Callable
 from http.client import HTTPResponse
 
 from core.errors import DownloadError, ImageTooLarge
@@ -8,6 +9,9 @@ REDIRECTS = frozenset({301, 302, 303, 307, 308})
 RETRYABLE = frozenset({408, 429})
 
 PIECE_BYTES = 65536
+
+# Told of a number of bytes before they are kept; raises when there is no room for them.
+Reserve = Callable[[int], None]
 
 
 def location_of(response: HTTPResponse) -> str | None:
@@ -20,15 +24,19 @@ def location_of(response: HTTPResponse) -> str | None:
     return location
 
 
-def read_image(response: HTTPResponse, *, max_bytes: int) -> bytes:
-    """The whole body of a 200; raises `DownloadError` and `ImageTooLarge`."""
+def read_image(response: HTTPResponse, *, max_bytes: int, reserve: Reserve) -> bytes:
+    """The whole body of a 200; raises `DownloadError`, `ImageTooLarge` and what `reserve` raises."""
     _require_plain_200(response)
     expected = response.length  # None for a chunked body, or one that ends with the connection
     if expected is not None and expected > max_bytes:
         raise _too_large(max_bytes)
+    if expected is not None:
+        reserve(expected)
     body = bytearray()
     # read1, because read() trusts a chunk size of -1 and then reads without a limit.
     while piece := response.read1(PIECE_BYTES):
+        if expected is None:
+            reserve(len(piece))
         body += piece
         if len(body) > max_bytes:
             raise _too_large(max_bytes)

@@ -12,6 +12,9 @@ from core.fetch.addresses import IpAddress
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
+# How soon a download that nobody waits for any more is given up: its request holds a place as long.
+_LOOK_UP_S = 1.0
+
 
 class TimedSocket(socket.socket):
     """Gives every receive only the time that is left until `ends`.
@@ -30,10 +33,15 @@ class TimedSocket(socket.socket):
         self.settimeout(time_left_s(ends))
 
     def recv_into(self, buffer: "WriteableBuffer", nbytes: int | None = None, flags: int = 0) -> int:
-        self.settimeout(time_left_s(self.ends))
-        received = super().recv_into(buffer, nbytes or memoryview(buffer).nbytes, flags)
-        self.heard = self.heard or received > 0
-        return received
+        while True:
+            left_s = time_left_s(self.ends)
+            self.settimeout(min(left_s, _LOOK_UP_S))
+            try:
+                received = super().recv_into(buffer, nbytes or memoryview(buffer).nbytes, flags)
+            except TimeoutError:
+                continue
+            self.heard = self.heard or received > 0
+            return received
 
 
 class TimedTlsSocket(TimedSocket, ssl.SSLSocket):

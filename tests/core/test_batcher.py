@@ -11,10 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.batcher import Batcher, Encoded, Modality
+from core.batch_limit import GROW_AFTER_BATCHES
+from core.batcher import Batcher
 from core.clip.engine import EngineBroken
-from core.deadline import Deadline
+from core.deadline import Cancellation, Deadline
+from core.device import SUSPICIOUS_FAILURES
 from core.errors import DeadlineExceeded, InferenceFailed, NotReady, Overloaded
+from core.items import Encoded, Modality
 
 DIM = 4
 SOON_S = 30.0
@@ -32,6 +35,8 @@ class ScriptedEngine:
         self.gate = threading.Event()
         self.gate.set()
         self.entered = threading.Semaphore(0)
+        self.room = 1000
+        self.sick = False
 
     def encode_images(self, pixels: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         return self._encode("image", pixels)
@@ -47,7 +52,9 @@ class ScriptedEngine:
         self.gate.wait(SOON_S)
         if FATAL in values:
             raise EngineBroken("gone")
-        if POISON in values:
+        if len(values) > self.room:
+            raise MemoryError
+        if POISON in values or self.sick:
             raise RuntimeError("a poisoned item")
         rows = np.repeat(np.asarray(values, dtype=np.float32)[:, None], DIM, axis=1)
         rows[[value == NAN for value in values]] = np.nan
@@ -81,6 +88,7 @@ def value(encoded: Encoded) -> int:
 def busy(engine: ScriptedEngine, target: Batcher) -> Iterator[None]:
     """Hold the device with one item, so that what is submitted inside gathers in the queue."""
     engine.gate.clear()
+    engine.entered = threading.Semaphore(0)
     submit(target, [999])
     assert engine.entered.acquire(timeout=SOON_S)
     yield
@@ -208,3 +216,125 @@ def test_close_fails_what_is_queued() -> None:
 
     assert isinstance(error, NotReady)
     assert 1 == value(running.result(SOON_S))
+
+
+def test_out_of_memory_halves_and_is_remembered() -> None:
+    """A batch that does not fit fails no item, and the next ones are made as small as the one that did."""
+    engine = ScriptedEngine()
+    engine.room = 3
+    with batcher(engine, max_batch=8) as target:
+        with busy(engine, target):
+            first = submit(target, range(1, 9))
+        results = [value(future.result(SOON_S)) for future in first]
+        sizes_of_first = [len(values) for _, values in engine.batches[1:]]
+        with busy(engine, target):
+            second = submit(target, range(1, 5))
+        results += [value(future.result(SOON_S)) for future in second]
+
+    assert [*range(1, 9), *range(1, 5)] == results
+    assert [8, 4, 2, 2, 4, 2, 2] == sizes_of_first
+    assert [2, 2] == [len(values) for _, values in engine.batches[-2:]]
+
+
+def test_out_of_memory_is_remembered_per_modality() -> None:
+    """Texts are not made smaller because images did not fit."""
+    engine = ScriptedEngine()
+    engine.room = 2
+    with batcher(engine, max_batch=4) as target:
+        with busy(engine, target):
+            submit(target, [1, 2, 3, 4])[-1]
+            texts = submit(target, [5, 6, 7, 8], Modality.TEXT)
+        for future in texts:
+            future.result(SOON_S)
+
+    assert [4, 2, 2] == [len(values) for kind, values in engine.batches if kind == "text"]
+
+
+def test_single_item_out_of_memory_is_its_own_error() -> None:
+    """There is nothing left to halve."""
+    engine = ScriptedEngine()
+    with batcher(engine) as target:
+        value(submit(target, [1])[0].result(SOON_S))
+        engine.room = 0
+        error = submit(target, [2])[0].exception(SOON_S)
+
+    assert isinstance(error, InferenceFailed)
+
+
+def test_device_that_fails_everything_is_lost() -> None:
+    """Errors of an unknown kind, one after another, and an item that was right before fails too: a lost device."""
+    engine = ScriptedEngine()
+    with batcher(engine) as target:
+        submit(target, [1])[0].result(SOON_S)
+        engine.sick = True
+        for number in range(SUSPICIOUS_FAILURES):
+            assert submit(target, [number])[0].exception(SOON_S) is not None
+        for thread in target._threads:
+            thread.join(SOON_S)
+
+        assert not target.healthy
+
+
+def test_many_poisoned_items_are_no_lost_device() -> None:
+    """As long as an item that was right before still is, the items are at fault."""
+    engine = ScriptedEngine()
+    with batcher(engine) as target:
+        submit(target, [1])[0].result(SOON_S)
+        errors = [submit(target, [POISON])[0].exception(SOON_S) for _ in range(3 * SUSPICIOUS_FAILURES)]
+        right = value(submit(target, [2])[0].result(SOON_S))
+
+    assert {InferenceFailed} == {type(error) for error in errors}
+    assert 2 == right
+
+
+def test_abandoned_items_are_not_run() -> None:
+    """Nobody waits for a request whose caller has gone."""
+    engine = ScriptedEngine()
+    cancellation = Cancellation()
+    with batcher(engine) as target:
+        with busy(engine, target):
+            gone = target.submit(Modality.IMAGE, [np.asarray(1)], Deadline.after(SOON_S, cancellation))[0]
+            wanted = submit(target, [2])[0]
+            cancellation.cancel()
+        wanted.result(SOON_S)
+
+    assert isinstance(gone.exception(SOON_S), DeadlineExceeded)
+    assert [("image", [2])] == engine.batches[1:]
+
+
+def test_given_up_device_leaves_nobody_waiting() -> None:
+    """A stuck pass: what runs and what is queued is answered at once, and the late rows change nothing."""
+    engine = ScriptedEngine()
+    with batcher(engine, max_batch=1) as target:
+        engine.gate.clear()
+        futures = [*submit(target, [1]), *submit(target, [2])]
+        assert engine.entered.acquire(timeout=SOON_S)
+        stuck_s = target.forward_s()
+        target.fail()
+        errors = [future.exception(SOON_S) for future in futures]
+        engine.gate.set()
+        for thread in target._threads:
+            thread.join(SOON_S)
+
+        assert stuck_s > 0
+        assert [NotReady, NotReady] == [type(error) for error in errors]
+        assert not target.healthy
+        assert [NotReady, NotReady] == [type(future.exception(0)) for future in futures]
+
+
+def test_limit_grows_back_after_many_full_batches() -> None:
+    """The memory may have been another process's, and nobody restarts a service for that."""
+    engine = ScriptedEngine()
+    engine.room = 1
+    with batcher(engine, max_batch=2) as target:
+        with busy(engine, target):
+            submit(target, [1, 2])
+        for _ in range(GROW_AFTER_BATCHES):
+            submit(target, [1])[0].result(SOON_S)
+        engine.room = 2
+        with busy(engine, target):
+            futures = submit(target, [3, 4])
+        for future in futures:
+            future.result(SOON_S)
+
+    assert ("image", [3, 4]) == engine.batches[-1]

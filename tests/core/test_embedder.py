@@ -10,13 +10,16 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from core.batcher import Batcher, Modality
-from core.deadline import Deadline
-from core.embedder import Embedder, Embedding, Pools, Wanted
-from core.errors import DeadlineExceeded, DownloadError, InternalError, InvalidImage
+from core.batcher import Batcher
+from core.byte_budget import ByteBudget
+from core.deadline import Cancellation, Deadline
+from core.embedder import Embedder, Embedding, ImageMemory, Pools, Wanted
+from core.errors import DeadlineExceeded, DownloadError, InternalError, InvalidImage, Overloaded
+from core.items import Modality
 
 DIM = 4
 SOON_S = 30.0
+PIXEL_BYTES = 10
 
 
 class DirectionEngine:
@@ -37,7 +40,7 @@ class DirectionEngine:
         return np.full((len(token_ids), DIM), token_ids.shape[1], dtype=np.float32)
 
 
-def fetch(url: str, *, deadline: Deadline) -> bytes:
+def fetch(url: str, *, deadline: Deadline, reserve: Callable[[int], None]) -> bytes:
     """The URL is the content; `404` in it is a download that fails, `bug` an error nobody foresaw."""
     if "404" in url:
         raise DownloadError
@@ -45,6 +48,7 @@ def fetch(url: str, *, deadline: Deadline) -> bytes:
         raise ZeroDivisionError
     if deadline.expired:
         raise DeadlineExceeded
+    reserve(len(url))
     return url.encode()
 
 
@@ -60,14 +64,25 @@ def tokenize(text: str) -> tuple[npt.NDArray[np.int64], bool]:
 
 @contextmanager
 def embedder(
-    engine: DirectionEngine, *, fetcher: Callable[..., bytes] = fetch, concurrency: int = 8, threads: int = 16
+    engine: DirectionEngine,
+    *,
+    fetcher: Callable[..., bytes] = fetch,
+    concurrency: int = 8,
+    threads: int = 16,
+    max_bytes: int = 1_000_000,
 ) -> Iterator[Embedder]:
     stack = {Modality.IMAGE: np.stack, Modality.TEXT: np.stack}
     batcher = Batcher([engine], stack, dim=DIM, max_batch=32, max_items=100)
     pools = Pools(ThreadPoolExecutor(threads), ThreadPoolExecutor(2))
     try:
         yield Embedder(
-            fetch=fetcher, decode=decode, tokenize=tokenize, batcher=batcher, pools=pools, concurrency=concurrency
+            fetch=fetcher,
+            decode=decode,
+            tokenize=tokenize,
+            batcher=batcher,
+            pools=pools,
+            memory=ImageMemory(ByteBudget(max_bytes), pixel_bytes=PIXEL_BYTES),
+            concurrency=concurrency,
         )
     finally:
         pools.close()
@@ -112,7 +127,7 @@ def test_downloads_of_a_request_are_bounded_and_concurrent() -> None:
     inside, most = 0, 0
     lock, full = threading.Lock(), threading.Barrier(3)
 
-    def counting_fetch(url: str, *, deadline: Deadline) -> bytes:
+    def counting_fetch(url: str, *, deadline: Deadline, reserve: Callable[[int], None]) -> bytes:
         nonlocal inside, most
         with lock:
             inside += 1
@@ -120,7 +135,7 @@ def test_downloads_of_a_request_are_bounded_and_concurrent() -> None:
         full.wait(SOON_S)
         with lock:
             inside -= 1
-        return fetch(url, deadline=deadline)
+        return fetch(url, deadline=deadline, reserve=reserve)
 
     with embedder(DirectionEngine(), fetcher=counting_fetch, concurrency=3) as target:
         results = target.embed_images(wanted(["1"] * 9), Deadline.after(SOON_S))
@@ -166,3 +181,80 @@ def test_timings_name_every_step() -> None:
 
     assert isinstance(result, Embedding)
     assert {"download_ms", "decode_ms", "queue_ms", "inference_ms", "total_ms"} == result.timings.keys()
+
+
+def test_abandoned_request_begins_no_further_download() -> None:
+    """When the caller has gone, what is under way ends and nothing else is begun."""
+    cancellation = Cancellation()
+    begun: list[str] = []
+
+    def fetch_until_gone(url: str, *, deadline: Deadline, reserve: Callable[[int], None]) -> bytes:
+        begun.append(url)
+        if len(begun) == 2:
+            cancellation.cancel()
+        return fetch(url, deadline=deadline, reserve=reserve)
+
+    engine = DirectionEngine()
+    with embedder(engine, fetcher=fetch_until_gone, concurrency=1) as target:
+        results = target.embed_images(wanted(["1", "2", "3", "4"]), Deadline.after(SOON_S, cancellation))
+
+    assert ["1", "2"] == begun
+    assert [] == engine.batch_sizes
+    assert {DeadlineExceeded} == {type(result) for result in results[1:]}
+
+
+def test_request_without_a_free_thread_ends_at_its_deadline() -> None:
+    """Other requests hold every download thread: this one does not wait for them longer than it may."""
+    entered, gate = threading.Event(), threading.Event()
+
+    def gated_fetch(url: str, *, deadline: Deadline, reserve: Callable[[int], None]) -> bytes:
+        if url == "1":
+            entered.set()
+            gate.wait(SOON_S)
+        return fetch(url, deadline=deadline, reserve=reserve)
+
+    with embedder(DirectionEngine(), fetcher=gated_fetch, threads=1) as target:
+        first = threading.Thread(target=target.embed_images, args=(wanted(["1"]), Deadline.after(SOON_S)))
+        first.start()
+        assert entered.wait(SOON_S)
+        [result] = target.embed_images(wanted(["2"]), Deadline.after(0.05))
+        gate.set()
+        first.join(SOON_S)
+
+    assert isinstance(result, DeadlineExceeded)
+
+
+def test_lanes_without_a_thread_are_not_waited_for() -> None:
+    """One thread is enough for a request of two images, if a little slower."""
+    with embedder(DirectionEngine(), threads=1) as target:
+        results = target.embed_images(wanted(["1", "2"]), Deadline.after(SOON_S))
+
+    assert [Embedding, Embedding] == [type(result) for result in results]
+
+
+def test_request_whose_pixels_do_not_fit_is_refused_before_any_download() -> None:
+    """The bytes of decoded images are held from the start, so that a refusal is immediate."""
+    begun: list[str] = []
+
+    def recording_fetch(url: str, *, deadline: Deadline, reserve: Callable[[int], None]) -> bytes:
+        begun.append(url)
+        return fetch(url, deadline=deadline, reserve=reserve)
+
+    with (
+        embedder(DirectionEngine(), fetcher=recording_fetch, max_bytes=3 * PIXEL_BYTES) as target,
+        pytest.raises(Overloaded),
+    ):
+        target.embed_images(wanted(["1"] * 4), Deadline.after(SOON_S))
+
+    assert [] == begun
+
+
+def test_download_that_does_not_fit_fails_alone_and_gives_its_bytes_back() -> None:
+    """Over the limit it is OVERLOADED in its place; afterwards all of the memory is free again."""
+    large = "0" * 90 + "7"
+    with embedder(DirectionEngine(), max_bytes=100) as target:
+        results = target.embed_images(wanted(["5", large]), Deadline.after(SOON_S))
+        [alone] = target.embed_images(wanted(["0" * 80 + "9"]), Deadline.after(SOON_S))
+
+    assert [Embedding, Overloaded] == [type(result) for result in results]
+    assert isinstance(alone, Embedding)

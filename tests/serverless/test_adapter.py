@@ -13,9 +13,12 @@ from hypothesis import strategies as st
 
 from core.api import Api, Call
 from core.contract import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT
+from core.deadline import Cancellation, Deadline
 from core.errors import DownloadError
 from core.service import Service, Status
 from serverless.adapter import JobHandler
+
+SOON_S = 30.0
 
 
 class ScriptedService:
@@ -24,14 +27,26 @@ class ScriptedService:
     def __init__(self, run: Callable[[], Any] = dict, status: Status = Status.OK) -> None:
         self.status = status
         self.paths: list[str] = []
+        self.deadlines: list[Deadline] = []
+        self.beats = self.rests = 0
         self._run = run
 
     @contextmanager
     def admitted(self) -> Iterator[Api]:
         yield cast("Api", self)
 
-    def prepare(self, path: str, _members: Mapping[str, Any], *, request_id: str) -> Call:
+    def deadline(self, timeout_ms: int | None, cancellation: Cancellation) -> Deadline:
+        return Deadline.after(SOON_S if timeout_ms is None else timeout_ms / 1000, cancellation)
+
+    def beat(self) -> None:
+        self.beats += 1
+
+    def rest(self) -> None:
+        self.rests += 1
+
+    def prepare(self, path: str, _members: Mapping[str, Any], *, request_id: str, deadline: Deadline) -> Call:
         self.paths.append(path)
+        self.deadlines.append(deadline)
         return Call(request_id, self._run)
 
     def health(self) -> dict[str, Any]:

@@ -136,6 +136,35 @@ def test_sigterm_answers_the_jobs_that_run(images: ImageServer) -> None:
     assert ["COMPLETED"] * 4 == [job.status()["status"] for job in jobs]
 
 
+def test_sigterm_under_load_loses_no_job() -> None:
+    """While jobs keep coming, each one that the worker has taken is answered before it ends."""
+    with own_handler() as (plane, process), plane.submitting(text_job):
+        plane.wait_for_answers(50)
+        process.process.terminate()
+        status = process.wait_for_exit()
+        unanswered = [job.id for job in plane.jobs.values() if job.taken and not job.done.is_set()]
+
+    assert (0, []) == (status, unanswered)
+
+
+def test_sigterm_answers_what_the_last_poll_brings() -> None:
+    """A job that arrives in the poll that is on its way when the worker is told to end is its job too."""
+    with own_handler() as (plane, process):
+        assert "COMPLETED" == plane.run(text_job())["status"]
+        plane.poll_s = SOON_S
+        polls = plane.polls
+        while plane.polls == polls:
+            time.sleep(0.01)
+        process.process.terminate()
+        # Longer than the SDK's loop takes to see that it is to end.
+        time.sleep(0.5)
+        job = plane.submit(text_job())
+        status = process.wait_for_exit()
+
+    assert (0, True) == (status, job.taken)
+    assert "COMPLETED" == job.status()["status"]
+
+
 def test_large_batch_is_answered_whole(images: ImageServer) -> None:
     """A big but allowed batch passes; its answer is checked against the platform's limit before it is returned."""
     url = images.add("/many.png", RED_CIRCLE)

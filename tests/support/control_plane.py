@@ -7,8 +7,9 @@ replaced. What only the platform has (workers coming and going, billing, rate li
 import itertools
 import json
 import threading
+import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -50,6 +51,8 @@ class ControlPlane:
 
     def __init__(self, base_url: str) -> None:
         self.base_url = base_url
+        self.poll_s = _POLL_S
+        self.polls = 0
         self.jobs: dict[str, Job] = {}
         self.pings = 0
         self._queue: deque[Job] = deque()
@@ -72,6 +75,31 @@ class ControlPlane:
         assert job.done.wait(timeout_s), f"{job.id} was not answered"
         return job.status()
 
+    @contextmanager
+    def submitting(self, make: Callable[[], Any], *, waiting: int = 20) -> Iterator[None]:
+        """Keep `waiting` jobs in the queue until the block ends."""
+        ended = threading.Event()
+
+        def submit() -> None:
+            while not ended.wait(0.005):
+                while len(self._queue) < waiting:
+                    self.submit(make())
+
+        thread = threading.Thread(target=submit)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+    def wait_for_answers(self, count: int, *, timeout_s: float = 60.0) -> None:
+        """Wait until so many jobs are answered."""
+        until_s = time.monotonic() + timeout_s
+        while sum(job.done.is_set() for job in list(self.jobs.values())) < count:
+            assert time.monotonic() < until_s, "too few answers"
+            time.sleep(0.02)
+
     def stop(self, job: Job) -> None:
         """Ask the worker to stop a running job, as the platform does on a cancel."""
         with self._changed:
@@ -81,7 +109,8 @@ class ControlPlane:
     def take(self, count: int) -> list[Job]:
         """What a worker's poll gets: up to `count` jobs, after a short wait for the first."""
         with self._changed:
-            self._changed.wait_for(lambda: self._queue, timeout=_POLL_S)
+            self.polls += 1
+            self._changed.wait_for(lambda: self._queue, timeout=self.poll_s)
             taken = [self._queue.popleft() for _ in range(min(count, len(self._queue)))]
         for job in taken:
             job.taken = True

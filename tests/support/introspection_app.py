@@ -7,14 +7,31 @@ from typing import Any
 
 from gevent import monkey
 
+from core.service import Status
 from pod import SERVICE_EXTENSION
 
 _MODULES = ("threading", "socket", "ssl", "time", "queue", "select")
 
 
 class _NothingToDrain:
+    status = Status.OK
+
+    def load(self) -> None:
+        """The configuration loads the service; there is none here."""
+
     def drain(self) -> None:
-        """The worker drains the service on SIGTERM; there is none here."""
+        """The worker drains it on SIGTERM."""
+
+    def beat(self) -> None:
+        """And tells it that the hub is alive."""
+
+    def silence_s(self) -> float:
+        """What the watchdog asks."""
+        return 0.0
+
+    def forward_s(self) -> float:
+        """And this."""
+        return 0.0
 
     def close(self) -> None:
         """And closes it at the end."""

@@ -58,8 +58,12 @@ class ServiceProcess:
         return Path(self.output.name).read_text()
 
     def log_lines(self) -> list[dict[str, Any]]:
-        """The log's JSON lines."""
-        return [json.loads(line) for line in self.log().splitlines() if line.startswith("{") and line.endswith("}")]
+        """The log's JSON lines; the SDK prints some of its own, into the middle of ours at times."""
+        lines = []
+        for line in self.log().splitlines():
+            with suppress(json.JSONDecodeError):
+                lines.append(json.loads(line))
+        return [line for line in lines if isinstance(line, dict) and "message" in line]
 
     def wait_for_log(self, message: str) -> dict[str, Any]:
         """Wait for a line that begins with `message` and return its fields."""
