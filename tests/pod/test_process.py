@@ -142,11 +142,11 @@ def test_sigterm_answers_what_was_accepted_and_refuses_new_work(images: ImageSer
         )
         assert 200 == open_connection.get(pod.base_url + "/health", timeout=SOON_S).status_code
         sender.start()
-        images.requested.acquire(timeout=SOON_S)
+        gate.wait_for_request()
         pod.process.terminate()
         pod.wait_for_log("Handling signal: term")
         late = wait_for_refusal(open_connection, pod.base_url + EMBED_TEXT)
-        gate.set()
+        gate.open()
         sender.join(SOON_S)
         status = pod.wait_for_exit()
 

@@ -64,10 +64,10 @@ def test_cancelled_job_leaves_the_others(plane: ControlPlane, handler: ServicePr
     """A job that the platform stops is not answered, and the worker goes on."""
     url, gate = images.add_gated("/gated-cancel.png", RED_CIRCLE)
     stopped = plane.submit({"path": EMBED_IMAGE, **signed_image(url)})
-    images.requested.acquire(timeout=SOON_S)
+    gate.wait_for_request()
     plane.stop(stopped)
     handler.wait_for_log("Job stopped.")
-    gate.set()
+    gate.open()
 
     assert "COMPLETED" == plane.run(text_job())["status"]
     assert not stopped.done.is_set()
@@ -127,9 +127,9 @@ def test_sigterm_answers_the_jobs_that_run(images: ImageServer) -> None:
     with own_handler() as (plane, process):
         jobs = [plane.submit({"path": EMBED_IMAGE, **signed_image(url)}) for _ in range(4)]
         for _ in jobs:
-            assert images.requested.acquire(timeout=SOON_S)
+            gate.wait_for_request()
         process.process.terminate()
-        gate.set()
+        gate.open()
         status = process.wait_for_exit()
 
     assert 0 == status

@@ -8,24 +8,43 @@ from dataclasses import dataclass, field
 from tests.support.loopback import QuietHandler, base_url, serving
 
 
+class Gate:
+    """Holds a path's answers back until it is opened, and counts the requests that have arrived at it."""
+
+    def __init__(self) -> None:
+        self._opened = threading.Event()
+        self._arrived = threading.Semaphore(0)
+
+    def open(self) -> None:
+        """Let every request through, those that wait and those to come."""
+        self._opened.set()
+
+    def wait_for_request(self, timeout_s: float = 60.0) -> None:
+        """Wait until one more request has arrived."""
+        assert self._arrived.acquire(timeout=timeout_s), "no request came to the gate"
+
+    def pass_through(self) -> None:
+        """What a request does here."""
+        self._arrived.release()
+        self._opened.wait(timeout=60)
+
+
 @dataclass(slots=True)
 class ImageServer:
     """`files` maps a path to the bytes answered for it; any other path is a 404. `gates` hold a path's answer back."""
 
     base_url: str
     files: dict[str, bytes] = field(default_factory=dict)
-    gates: dict[str, threading.Event] = field(default_factory=dict)
-    requested: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
-    """Released once for every gated request that has arrived."""
+    gates: dict[str, Gate] = field(default_factory=dict)
 
     def add(self, path: str, data: bytes) -> str:
         """Serve `data` under `path` and return its URL."""
         self.files[path] = data
         return self.base_url + path
 
-    def add_gated(self, path: str, data: bytes) -> tuple[str, threading.Event]:
-        """Like `add`, but the answer is held until the returned event is set."""
-        gate = self.gates[path] = threading.Event()
+    def add_gated(self, path: str, data: bytes) -> tuple[str, Gate]:
+        """Like `add`, but the answer is held until the returned gate is opened."""
+        gate = self.gates[path] = Gate()
         return self.add(path, data), gate
 
 
@@ -39,7 +58,7 @@ def image_server() -> Iterator[ImageServer]:
             yield images
         finally:
             for gate in images.gates.values():
-                gate.set()
+                gate.open()
 
 
 class _Handler(QuietHandler):
@@ -47,8 +66,7 @@ class _Handler(QuietHandler):
         images: ImageServer = self.server.images  # type: ignore[attr-defined]
         path = self.path.partition("?")[0]
         if path in images.gates:
-            images.requested.release()
-            images.gates[path].wait(timeout=60)
+            images.gates[path].pass_through()
         data = images.files.get(path)
         self.send_response(200 if data is not None else 404)
         self.send_header("Content-Length", str(len(data or b"")))

@@ -195,12 +195,12 @@ def test_pod_that_is_killed_in_the_middle(images: ImageServer, caplog: pytest.Lo
         environ = LOCAL | pod_environ(pod.base_url) | {"CLIP_FALLBACK_BACKEND": "local", "CLIP_BATCH_SIZE": "6"}
 
         def kill() -> None:
-            for _ in gated:
-                images.requested.acquire(timeout=60)
+            for _, gate in gated:
+                gate.wait_for_request()
             # The whole group: gunicorn's worker would outlive its master for long enough to answer.
             os.killpg(pod.process.pid, signal.SIGKILL)
             for _, gate in gated:
-                gate.set()
+                gate.open()
 
         killer = threading.Thread(target=kill)
         with create_clip_client(load_settings(environ)) as client, caplog.at_level(logging.WARNING, "worker"):
