@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TARGET ?= pod
 
 .DEFAULT_GOAL := help
-.PHONY: help install run run-serverless smoke test lint types format bench-health docker-build image-check clean
+.PHONY: help install run run-serverless smoke test lint types format bench bench-health bench-memory bench-gpu docker-build image-check clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -45,6 +45,15 @@ types: $(VENV)/installed-dev ## mypy, strict
 format: $(VENV)/installed-dev ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
+
+bench: $(VENV)/installed-dev ## one table: naive way, engine alone, served, start-up (full-size model, ten minutes)
+	$(BIN)/python -m bench.run
+
+bench-memory: $(VENV)/installed-dev ## does memory stay level over 20,000 requests of mixed sizes? (about five minutes)
+	$(BIN)/python -m bench.memory --requests 20000
+
+bench-gpu: $(VENV)/installed-dev ## one CUDA device: share of its float16 rate, latency, parity (full-size model)
+	$(BIN)/python -m bench.gpu
 
 bench-health: $(VENV)/installed-dev ## does /health answer while batches of 16 run? (full-size model, about a minute)
 	$(BIN)/python -m bench.health

@@ -2,13 +2,18 @@
 
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from tests.support.pictures import encoded, natural
 
 ROOT = Path(__file__).resolve().parent.parent
+RESULTS = Path(__file__).resolve().parent / "results"
 _CACHE = ROOT / ".cache"
 _MAKE_MODEL = ROOT.parent / "shared" / "tools" / "make_random_clip.py"
+
+SIZES: Mapping[str, tuple[int, int]] = {"720p": (1280, 720), "1080p": (1920, 1080), "12 MP": (4000, 3000)}
+_PICTURES_PER_SIZE = 4
 
 
 def full_size_model() -> Path:
@@ -24,3 +29,8 @@ def full_size_model() -> Path:
 def picture(width: int, height: int, seed: int = 0) -> bytes:
     """A natural-looking JPEG of quality 90."""
     return encoded(natural(width, height, seed), "JPEG", quality=90)
+
+
+def pictures(size: str) -> list[bytes]:
+    """A few different JPEGs of a size named in `SIZES`."""
+    return [picture(*SIZES[size], seed) for seed in range(_PICTURES_PER_SIZE)]

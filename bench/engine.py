@@ -1,0 +1,66 @@
+"""The ceilings: what the engine alone and the decoder alone reach, loaded and threaded as the service does it."""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+
+from bench.compare import DECODE, ENGINE, IMAGES, TEXTS
+from bench.figures import Row
+from bench.timing import calls_per_s
+from core import cpu
+from core.clip.artifact import ModelDirectory, open_model
+from core.clip.choice import load_engines
+from core.clip.engine import Engine
+from core.clip.fingerprint import fingerprint
+from core.clip.weights import read_weights
+from core.pixels import PIXEL_RULES_VERSION, PixelDecoder
+from core.settings import ServiceSettings
+
+_IMAGE_BATCHES = (1, 16, 32)
+_TOKEN_LENGTHS = (8, 16, 77)
+_TEXT_BATCH = 16
+_DECODES_PER_CALL = 16
+
+
+def load(settings: ServiceSettings) -> tuple[ModelDirectory, Engine]:
+    """The model and its first engine."""
+    directory = open_model(settings.clip_model)
+    weights = read_weights(directory)
+    of_model = fingerprint(weights, directory.tokenizer_path, pixel_rules=PIXEL_RULES_VERSION, dim=directory.dim)
+    return directory, load_engines(settings, directory, of_model)[0]
+
+
+def measure_engine(settings: ServiceSettings, seconds: float) -> list[Row]:
+    """Rates of both towers at fixed batches, no decoding and no network. Call it in a process of its own."""
+    directory, engine = load(settings)
+    # As on the service's device thread.
+    torch.set_num_threads(cpu.available_cores())
+    rng = np.random.default_rng(0)
+    rows = []
+    for batch in _IMAGE_BATCHES:
+        pixels = rng.integers(0, 256, (batch, 3, directory.size_px, directory.size_px), dtype=np.uint8)
+        rate = batch * calls_per_s(lambda pixels=pixels: engine.encode_images(pixels), seconds)  # type: ignore[misc]
+        rows.append(Row(ENGINE, f"images, batch {batch}", rate, "images/s", IMAGES))
+    for length in _TOKEN_LENGTHS:
+        ids = rng.integers(1000, 40_000, (_TEXT_BATCH, length), dtype=np.int64)
+        rate = _TEXT_BATCH * calls_per_s(lambda ids=ids: engine.encode_texts(ids), seconds)  # type: ignore[misc]
+        rows.append(Row(ENGINE, f"texts of {length} tokens, batch {_TEXT_BATCH}", rate, "texts/s", TEXTS))
+    return rows
+
+
+def measure_decode(jpegs: Mapping[str, Sequence[bytes]], settings: ServiceSettings, seconds: float) -> list[Row]:
+    """Rates of JPEG bytes to model pixels, on as many threads as the service has. Call it in a process of its own."""
+    decoder = PixelDecoder(open_model(settings.clip_model).size_px, settings.max_image_pixels)
+    cores = cpu.available_cores()
+    with ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        return [
+            Row(DECODE, f"images {size}, {cores} threads", _decode_rate(pool, decoder, files, seconds), "images/s")
+            for size, files in jpegs.items()
+        ]
+
+
+def _decode_rate(pool: ThreadPoolExecutor, decoder: PixelDecoder, files: Sequence[bytes], seconds: float) -> float:
+    several = [files[number % len(files)] for number in range(_DECODES_PER_CALL)]
+    return _DECODES_PER_CALL * calls_per_s(lambda: list(pool.map(decoder.decode, several)), seconds)

@@ -1,0 +1,90 @@
+"""A full-size pod in a process of its own, and what the kernel says about it."""
+
+import http.client
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psutil
+
+from bench.workload import full_size_model
+from tests.support.process import PodProcess, pod_process
+
+# The first start exports the model, which takes half a minute on two idle cores.
+_READY_TIMEOUT_S = 300.0
+_READY_POLL_S = 0.01
+HEALTH_POLL_S = 0.02
+
+FULL_SIZE = {"CLIP_DTYPE": "auto", "CLIP_ENGINE": "auto"}
+
+
+@contextmanager
+def full_size_pod(settings: Mapping[str, str] | None = None) -> Iterator[PodProcess]:
+    """A ready pod with the full-size model, as production starts it; `settings` over that."""
+    model = {"CLIP_MODEL": str(full_size_model()), **FULL_SIZE}
+    with pod_process({**model, **(settings or {})}, ready=False) as pod:
+        wait_until_ready(pod)
+        yield pod
+
+
+def wait_until_ready(pod: PodProcess) -> None:
+    """Poll /readyz. Raises `RuntimeError` with the pod's log when it has ended or takes minutes."""
+    until_s = time.monotonic() + _READY_TIMEOUT_S
+    with closing(connection(pod.base_url)) as asking:
+        while time.monotonic() < until_s and pod.process.poll() is None:
+            if get(asking, "/readyz") == 200:
+                return
+            time.sleep(_READY_POLL_S)
+    raise RuntimeError(f"the pod is not ready:\n{pod.log()}")
+
+
+def poll_health(base_url: str, stopped: Callable[[], bool], *, seconds: float) -> list[float]:
+    """Ask /health over one kept-alive connection until `stopped` or for `seconds`; returns milliseconds, at least
+    one. Raises `RuntimeError` for any status but 200."""
+    taken_ms: list[float] = []
+    until_s = time.monotonic() + seconds
+    with closing(connection(base_url)) as asking:
+        get(asking, "/livez")
+        while not taken_ms or (time.monotonic() < until_s and not stopped()):
+            started_s = time.perf_counter()
+            status = get(asking, "/health")
+            taken_ms.append((time.perf_counter() - started_s) * 1000)
+            if status != 200:
+                raise RuntimeError(f"/health answered {status}")
+            time.sleep(HEALTH_POLL_S)
+    return taken_ms
+
+
+def connection(base_url: str) -> http.client.HTTPConnection:
+    """Costs a tenth of what `requests` costs per call, on cores that the pod needs."""
+    address = urlsplit(base_url)
+    return http.client.HTTPConnection(address.hostname or "", address.port, timeout=60)
+
+
+def get(asking: http.client.HTTPConnection, path: str) -> int:
+    """The status of a GET."""
+    asking.request("GET", path)
+    answer = asking.getresponse()
+    answer.read()
+    return answer.status
+
+
+def worker_of(pod: PodProcess) -> psutil.Process:
+    """gunicorn's only worker: the process that holds the model."""
+    [worker] = psutil.Process(pod.process.pid).children()
+    return worker
+
+
+def cpu_s(pid: int) -> float:
+    """Processor seconds that a process has used, in user and kernel mode."""
+    times = psutil.Process(pid).cpu_times()
+    return float(times.user + times.system)
+
+
+def peak_mib(pid: int) -> float:
+    """The largest resident size so far, as the kernel keeps it."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) / 1024

@@ -1,0 +1,140 @@
+"""The lean clients and the image server: what they send is what the service accepts."""
+
+import http.client
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from urllib.parse import urlsplit
+
+import pytest
+
+from bench.images import image_server
+from bench.load import Load, drive
+from bench.mixture import Mixture
+from bench.work import (
+    EMBED_IMAGE,
+    EMBED_IMAGE_BATCH,
+    EMBED_TEXT,
+    ImageBatches,
+    SingleImages,
+    Texts,
+    Work,
+    text_of,
+)
+from core.api import OPERATIONS
+from core.contract import validate
+from shared_auth import Authenticator
+from tests.support.loopback import QuietHandler, base_url, serving
+
+SECRET = "bench-secret"
+URLS = ("http://127.0.0.1:1/a.jpg", "http://127.0.0.1:1/b.jpg")
+ALL_WORK = [
+    pytest.param(SingleImages(URLS, SECRET), EMBED_IMAGE, id="single"),
+    pytest.param(ImageBatches(URLS, SECRET), EMBED_IMAGE_BATCH, id="batch"),
+    pytest.param(Texts(SECRET), EMBED_TEXT, id="text"),
+]
+
+
+@pytest.mark.parametrize(("work", "path"), ALL_WORK)
+def test_requests_are_valid_and_signed(work: Work, path: str) -> None:
+    """Every request passes the service's own models and its own verifier."""
+    request = work.request(5)
+    checked = validate(OPERATIONS[path].request, json.loads(request.body))
+    signed = list(checked.signed_payloads())
+    for payload_id, auth in signed:
+        Authenticator([SECRET]).verify(path, str(payload_id), auth)
+
+    assert path == request.path
+    assert request.vectors == len(signed)
+
+
+@pytest.mark.parametrize(("work", "path"), ALL_WORK)
+def test_answers_are_asked_for_as_base64(work: Work, path: str) -> None:
+    """The clients ask for the compact form, so that the network and they themselves cost little."""
+    request = validate(OPERATIONS[path].request, json.loads(work.request(0).body))
+
+    assert request.encoding_format == "base64"
+
+
+def test_no_two_texts_are_the_same() -> None:
+    """A cache of answers must not be able to answer for the model."""
+    assert len({text_of(number) for number in range(20_000)}) == 20_000
+
+
+def test_no_two_images_have_the_same_url() -> None:
+    """Batches that follow each other name different images, however few files there are."""
+    bodies = [json.loads(ImageBatches(URLS, SECRET).request(number).body) for number in range(10)]
+
+    assert len({item["image_url"] for body in bodies for item in body["items"]}) == 160
+
+
+def test_a_mixture_holds_every_kind() -> None:
+    """A hundred requests of the memory run hold texts, images, batches and broken ones."""
+    mixture = Mixture(URLS, ("http://127.0.0.1:1/broken.jpg",), SECRET)
+    requests = [mixture.request(number) for number in range(100)]
+    kinds = {request.path for request in requests if request.vectors}
+
+    assert {EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT} == kinds
+    assert any(request.vectors == 0 for request in requests)
+
+
+class _Scripted(QuietHandler):
+    """Answers like the service: /livez, one vector per request; every third text is an error that closes."""
+
+    count = 0
+
+    def do_GET(self) -> None:
+        self._answer(200, b"{}")
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        type(self).count += 1
+        if self.count % 3 == 0:
+            self.close_connection = True
+            self._answer(503, b'{"error": {}}')
+        else:
+            self._answer(200, b'{"embedding": ""}')
+
+    def _answer(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        if self.close_connection:
+            self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.write(body)
+
+
+@pytest.fixture
+def scripted_url() -> Iterator[str]:
+    with serving(_Scripted) as httpd:
+        yield base_url(httpd)
+
+
+def test_clients_count_answers_and_failures(scripted_url: str) -> None:
+    """Each request is counted once, by its status and its vectors, also over connections that the server closes."""
+    outcome = drive(Load(scripted_url, Texts(SECRET), clients=1, seconds=60, most_requests=9))
+
+    assert {200: 6, 503: 3} == outcome.statuses
+    assert (9, 6, 3) == (len(outcome.latencies_ms), outcome.vectors, outcome.failed)
+
+
+def test_a_time_limit_ends_the_load(scripted_url: str) -> None:
+    """When the time is over, what was sent is answered and no more is sent: one request per client here."""
+    outcome = drive(Load(scripted_url, Texts(SECRET), clients=4, seconds=0))
+
+    assert len(outcome.latencies_ms) == 4
+
+
+def test_image_server_serves_by_name() -> None:
+    """A file is served whole under its name, whatever the query; anything else is a 404."""
+    data = bytes(range(256)) * 2000
+    with image_server({"a.jpg": data}) as images:
+        address = urlsplit(images.urls["a.jpg"])
+        with closing(http.client.HTTPConnection(address.hostname or "", address.port, timeout=10)) as asking:
+            answers = []
+            for path in ("/a.jpg?7", "/b.jpg"):
+                asking.request("GET", path)
+                answer = asking.getresponse()
+                answers.append((answer.status, answer.read()))
+
+    assert [(200, data), (404, b"")] == answers
