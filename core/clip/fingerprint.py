@@ -6,9 +6,12 @@ comparable exactly when their fingerprints are equal.
 
 import hashlib
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
+
+from core import cpu
 
 _HEX_DIGITS = 16
 
@@ -18,8 +21,15 @@ def fingerprint(weights: Mapping[str, torch.Tensor], tokenizer: Path, *, pixel_r
     another file format or order give the same fingerprint."""
     digest = hashlib.sha256(f"pixels {pixel_rules}, dim {dim}".encode())
     digest.update(hashlib.sha256(tokenizer.read_bytes()).digest())
-    for name in sorted(weights):
-        tensor = weights[name].detach().to("cpu", torch.float32).contiguous()
-        digest.update(f"{name} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.numpy().data)
+    names = sorted(weights)
+    # Tensor by tensor on several cores: hashing 600 MB on one is a sixth of a start.
+    with ThreadPoolExecutor(cpu.available_cores()) as threads:
+        for name, of_values in zip(names, threads.map(lambda name: _hash_values(weights[name]), names), strict=True):
+            digest.update(f"{name} {tuple(weights[name].shape)}".encode())
+            digest.update(of_values)
     return digest.hexdigest()[:_HEX_DIGITS]
+
+
+def _hash_values(tensor: torch.Tensor) -> bytes:
+    values = tensor.detach().to("cpu", torch.float32).contiguous()
+    return hashlib.sha256(values.numpy().data).digest()
