@@ -1,6 +1,6 @@
 """`make docker-build`: builds both images with Docker, named and labelled by version and commit.
 
-TORCH (cuda or cpu), MODEL and IMAGE_PREFIX are taken from the environment.
+Its arguments are taken from the environment: docs/deploy.md lists them.
 """
 
 import os
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 _ROOT = Path(__file__).resolve().parent.parent
-_PASSED_ON = ("BASE_IMAGE", "TORCH", "MODEL", "MODEL_REVISION", "MODEL_FINGERPRINT")
+_PASSED_ON = ("BASE_IMAGE", "TORCH", "TORCH_CPU_INDEX", "MODEL", "MODEL_REVISION", "MODEL_FINGERPRINT")
 
 
 def commands(environ: Mapping[str, str], version: str, commit: str) -> list[list[str]]:

@@ -38,7 +38,7 @@ OTHERS = {
     "MODEL_FINGERPRINT": "make docker-build",
     "IMAGE_PREFIX": "make docker-build",
     "BASE_IMAGE": "make docker-build",
-    "TORCH_CPU_INDEX": "the Dockerfiles",
+    "TORCH_CPU_INDEX": "make docker-build",
     "VERSION": "the Dockerfiles",
     "COMMIT": "the Dockerfiles",
     "API": "a shell variable of docs/deploy.md",

@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from tools.image_check.stand_in import has_cpu_torch, local_folders, pip_settings, pip_volumes
+from tools.image_check.stand_in import local_folders, pip_settings, pip_volumes
 
 
 def test_folders_of_wheels_and_of_indexes_are_found() -> None:
     """An index has its files beside it, so its parent is what a build must see; a remote one is no folder."""
     settings = {
         "find-links": "/wheels /more-wheels",
-        "index-url": "https://pypi.org/simple",
+        "index-url": "https://index.example/simple",
         "extra-index-url": "file:///index/simple https://example.com/simple",
     }
 
@@ -27,15 +27,6 @@ def test_build_sees_the_settings_and_existing_folders(tmp_path: Path) -> None:
     assert not [volume for volume in volumes if "nowhere" in volume]
     assert "[global]\nfind-links = " in (tmp_path / "pip.conf").read_text()
     assert f"{tmp_path}/pip.conf:/etc/pip.conf:ro" == volumes[-1]
-
-
-def test_torch_for_cpus_is_recognised(tmp_path: Path) -> None:
-    """Then PyTorch's own index, which may be out of reach, is not asked."""
-    settings = {"find-links": str(tmp_path)}
-
-    assert not has_cpu_torch(settings)
-    (tmp_path / "torch-2.13.0+cpu-cp311-cp311-manylinux_2_28_x86_64.whl").touch()
-    assert has_cpu_torch(settings)
 
 
 def test_settings_of_this_machine_can_be_read() -> None:

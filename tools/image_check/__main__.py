@@ -65,7 +65,7 @@ def main() -> int:
     """Returns 0, 1 if a check failed, 2 if this machine cannot run them."""
     parser = argparse.ArgumentParser(prog="make image-check", description="Build both images and try them.")
     parser.add_argument("--storage-driver", default="overlay", help="overlay, or vfs where overlay cannot be mounted")
-    parser.add_argument("--base-image", help="docker.io/library/python:... instead of the stand-in")
+    parser.add_argument("--base-image", help="a real base image instead of the stand-in")
     options = parser.parse_args()
     lacking = _lacking()
     if lacking is not None:
@@ -100,8 +100,6 @@ def _prepare(folder: Path, driver: str, base_image: str | None) -> Workshop:
         buildah.import_directory(_BASE, folder / "base")
     shutil.copytree(ROOT, folder / "context", ignore=_NOT_COPIED)
     arguments = {"BASE_IMAGE": base_image or _BASE, "TORCH": "cpu", "MODEL": _MODEL, "COMMIT": _COMMIT}
-    if stand_in.has_cpu_torch(settings):
-        arguments["TORCH_CPU_INDEX"] = ""
     return Workshop(buildah, folder / "context", arguments | {"VERSION": _version()})
 
 

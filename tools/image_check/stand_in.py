@@ -65,8 +65,3 @@ def local_folders(settings: Mapping[str, str]) -> list[Path]:
     urls = [url for key in ("index-url", "extra-index-url") for url in settings.get(key, "").split()]
     indexes = [Path(urlsplit(url).path).parent for url in urls if url.startswith("file:")]
     return [*wheels, *indexes]
-
-
-def has_cpu_torch(settings: Mapping[str, str]) -> bool:
-    """Whether a wheel of torch for CPUs lies in one of pip's folders, so that no other index need be asked."""
-    return any(wheel for folder in local_folders(settings) for wheel in folder.glob("torch-*+cpu-*.whl"))
