@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TARGET ?= pod
 
 .DEFAULT_GOAL := help
-.PHONY: help install run run-serverless smoke test lint types format bench bench-health bench-memory bench-gpu docker-build image-check clean
+.PHONY: chaos fuzz help install run run-serverless smoke test lint types format bench bench-health bench-memory bench-gpu docker-build image-check clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -63,6 +63,12 @@ docker-build: ## build both images with Docker: TORCH=cuda|cpu MODEL=hub-id IMAG
 
 image-check: $(VENV)/installed-dev ## build both images without Docker and try them (root, buildah, debootstrap; minutes)
 	@$(BIN)/python -m tools.image_check
+
+chaos: $(VENV)/installed-dev ## what a pod and a handler survive: overload, hangs, kills, poison (about five minutes)
+	$(BIN)/python -m tools.chaos
+
+fuzz: $(VENV)/installed-dev ## 10,000 mutated images and 10,000 mutated requests
+	$(BIN)/python -m tools.fuzz
 
 clean: ## remove .venv and every cache
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

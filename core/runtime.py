@@ -29,6 +29,7 @@ from core.pixels import PIXEL_RULES_VERSION, PixelDecoder
 from core.responses import ModelIdentity
 from core.service import Runtime
 from core.settings import ServiceSettings
+from core.strict_decoding import refuse_what_decoders_warn_of
 from shared_auth import Authenticator
 
 logger = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ _CHECK_TIMEOUT_S = 300.0
 def load_runtime(settings: ServiceSettings, authenticator: Authenticator | None) -> Runtime:
     """Load, warm and return everything. Raises `StartError` with one line that names the cause."""
     started_s = time.monotonic()
+    refuse_what_decoders_warn_of()
     directory = open_model(settings.clip_model, revision=settings.clip_model_revision)
     model_fingerprint = fingerprint(
         read_weights(directory), directory.tokenizer_path, pixel_rules=PIXEL_RULES_VERSION, dim=directory.dim

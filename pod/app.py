@@ -6,6 +6,7 @@ waits, and health is answered in between.
 
 import logging
 import time
+from contextlib import suppress
 from functools import partial
 from urllib.parse import quote
 
@@ -31,6 +32,12 @@ logger = logging.getLogger(__name__)
 
 # A body is at most a mebibyte; whoever needs longer holds a connection for its own sake.
 _BODY_TIMEOUT_S = 20.0
+
+# A refusal does not wait for the rest of a body, but what has arrived is read: closing over it resets the connection,
+# and the refusal is lost on its way.
+_DISCARD_TIMEOUT_S = 0.2
+_DISCARD_BYTES = 4_194_304
+_DISCARD_PIECE_BYTES = 65_536
 
 _TIMEOUT_HEADER = "X-Request-Timeout-Ms"
 
@@ -82,6 +89,7 @@ def _read_body(bodies: ByteBudget, deadline: Deadline) -> bytes:
     in_time = Timeout(min(_BODY_TIMEOUT_S, deadline.remaining_s()), DeadlineExceeded("the body did not arrive in time"))
     with bodies.lease(expected), in_time:
         body = request.get_data(cache=False)
+    g.body_read = True
     if len(body) >= limit:
         raise BodyTooLarge
     return body
@@ -129,9 +137,21 @@ def _begin() -> None:
     g.request_id = new_request_id()
     g.code = None
     g.client_gone = False
+    g.body_read = request.content_length is None and "Transfer-Encoding" not in request.headers
+
+
+def _discard_rest() -> None:
+    """Read what is left of a body that was refused unread, for a moment."""
+    rest = request.environ["wsgi.input"]
+    with suppress(OSError, Timeout), Timeout(_DISCARD_TIMEOUT_S):
+        for _ in range(_DISCARD_BYTES // _DISCARD_PIECE_BYTES):
+            if not rest.read(_DISCARD_PIECE_BYTES):
+                return
 
 
 def _finish(response: Response) -> Response:
+    if not g.body_read:
+        _discard_rest()
     # Header values are ASCII; a request id may be any printable text.
     response.headers["X-Request-ID"] = quote(g.request_id, safe=" !#$&'()*+,/:;=?@[]^`{|}<>\"\\")
     level = logging.DEBUG if request.method == "GET" else logging.INFO

@@ -4,6 +4,7 @@ Why not the stock worker: it patches every lock of every library in the process,
 for such a lock hang for good (docs/decisions/0001-gevent-at-the-door.md).
 """
 
+from dataclasses import dataclass
 from functools import partial
 from types import FrameType
 from typing import Any, cast
@@ -16,6 +17,16 @@ from gunicorn.workers.ggevent import GeventWorker
 
 from core.service import Service
 from pod import SERVICE_EXTENSION
+
+
+@dataclass(frozen=True)
+class _Name:
+    """Stands for a listener where gunicorn asks for its name with each connection, also after it is closed."""
+
+    name: Any
+
+    def getsockname(self) -> Any:  # noqa: ANN401 - depends on the address family
+        return self.name
 
 
 class SweepingServer(StreamServer):
@@ -33,10 +44,11 @@ class UnpatchedGeventWorker(GeventWorker):
     def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401 - gunicorn is untyped
         super().__init__(*arguments, **options)
         # gunicorn calls it with what its own kind of server needs; ours needs the socket and the pool.
-        self.server_class = self._make_server
+        self.server_class = self._make_server  # type: ignore[assignment,misc]
 
     def _make_server(self, listener: socket.socket, *, spawn: Pool, **_unused: Any) -> SweepingServer:  # noqa: ANN401
-        return SweepingServer(listener, handle=partial(self.handle, listener), spawn=spawn)
+        name = cast("socket.socket", _Name(listener.getsockname()))
+        return SweepingServer(listener, handle=partial(self.handle, name), spawn=spawn)
 
     def patch(self) -> None:
         # gunicorn hands over wrappers of its own, which its annotations call sockets.

@@ -14,7 +14,6 @@ from pod import SERVICE_EXTENSION
 from pod.restarts import RestartGuard
 from pod.start import start
 
-
 # After a fault: the hub closes its door within a second, and has this long for the answers that are under way.
 _PARTING_S = 2.5
 

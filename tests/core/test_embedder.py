@@ -205,12 +205,13 @@ def test_abandoned_request_begins_no_further_download() -> None:
 
 def test_request_without_a_free_thread_ends_at_its_deadline() -> None:
     """Other requests hold every download thread: this one does not wait for them longer than it may."""
-    entered, gate = threading.Event(), threading.Event()
+    entered, gate, left = threading.Event(), threading.Event(), threading.Event()
 
     def gated_fetch(url: str, *, deadline: Deadline, reserve: Callable[[int], None]) -> bytes:
         if url == "1":
             entered.set()
-            gate.wait(SOON_S)
+            gate.wait(SOON_S / 3)
+            left.set()
         return fetch(url, deadline=deadline, reserve=reserve)
 
     with embedder(DirectionEngine(), fetcher=gated_fetch, threads=1) as target:
@@ -218,9 +219,11 @@ def test_request_without_a_free_thread_ends_at_its_deadline() -> None:
         first.start()
         assert entered.wait(SOON_S)
         [result] = target.embed_images(wanted(["2"]), Deadline.after(0.05))
+        was_held = not left.is_set()
         gate.set()
         first.join(SOON_S)
 
+    assert was_held
     assert isinstance(result, DeadlineExceeded)
 
 

@@ -1,7 +1,9 @@
 """What only the HTTP backend has: status codes, headers, raw bodies, health routes."""
 
+import asyncio
 import json
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 import pytest
 import requests
@@ -9,6 +11,7 @@ import requests
 from core.contract import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT
 from pod.errors import STATUS
 from tests.core.test_errors import leaves
+from tests.fuzz.requests import outcome
 from tests.support.image_server import ImageServer
 from tests.support.target import PodTarget, signed_batch, signed_image, signed_text
 
@@ -71,6 +74,78 @@ def test_body_over_the_limit_without_a_length(pod_target: PodTarget) -> None:
     response = requests.post(pod_target.base_url + EMBED_TEXT, data=chunks(), timeout=30)
 
     assert (413, "BODY_TOO_LARGE") == (response.status_code, response.json()["error"]["code"])
+
+
+@pytest.mark.parametrize(
+    ("path", "header", "expected"),
+    [
+        pytest.param(EMBED_TEXT, "X-Request-Timeout-Ms: soon", "422 VALIDATION_ERROR", id="wrong header"),
+        pytest.param("/v1/embed/video", "X-Any: thing", "404 NOT_FOUND", id="unknown path"),
+    ],
+)
+def test_refusal_before_the_body_is_read_arrives(pod_target: PodTarget, path: str, header: str, expected: str) -> None:
+    """Closing a connection over an unread body resets it, and many a client then drops the answer that it has."""
+    url = urlsplit(pod_target.base_url)
+    head = f"POST {path} HTTP/1.1\r\nHost: pod\r\nConnection: close\r\n{header}\r\nContent-Length: 50000\r\n\r\n"
+    answers = [
+        asyncio.run(outcome(url.hostname or "", url.port or 80, head.encode() + b"x" * 50_000)) for _ in range(5)
+    ]
+
+    assert {expected} == set(answers)
+
+
+@pytest.mark.parametrize("timeout_ms", ["0", "-1", "1.5", "", "10000000000", "1 000"])
+def test_wrong_timeout_header(pod_target: PodTarget, timeout_ms: str) -> None:
+    """A typing error must not become 90 seconds; the message names the header."""
+    headers = {"X-Request-Timeout-Ms": timeout_ms}
+    response = requests.post(pod_target.base_url + EMBED_TEXT, json=signed_text("x"), headers=headers, timeout=30)
+
+    assert (422, "VALIDATION_ERROR") == (response.status_code, response.json()["error"]["code"])
+    assert "X-Request-Timeout-Ms" in response.json()["error"]["message"]
+
+
+def test_generous_timeout_header(pod_target: PodTarget) -> None:
+    """More than the service allows is cut to that, without a word."""
+    headers = {"X-Request-Timeout-Ms": "999999999"}
+    response = requests.post(pod_target.base_url + EMBED_TEXT, json=signed_text("x"), headers=headers, timeout=30)
+
+    assert 200 == response.status_code
+
+
+AUTHS_OF_WRONG_TYPES = [
+    pytest.param(value, id=name)
+    for name, value in {
+        "null": None,
+        "number": 1703001234,
+        "list": [1703001234, "0" * 64],
+        "boolean ts": {"ts": True, "sig": "0" * 64},
+        "text ts": {"ts": "1703001234", "sig": "0" * 64},
+        "float ts": {"ts": 1703001234.0, "sig": "0" * 64},
+        "huge ts": {"ts": 10**30, "sig": "0" * 64},
+        "negative ts": {"ts": -1703001234, "sig": "0" * 64},
+        "short ts": {"ts": 170300123, "sig": "0" * 64},
+        "null sig": {"ts": 1703001234, "sig": None},
+        "list sig": {"ts": 1703001234, "sig": ["0" * 64]},
+        "number sig": {"ts": 1703001234, "sig": 0},
+        "upper-case sig": {"ts": 1703001234, "sig": "A" * 64},
+        "full-width sig": {"ts": 1703001234, "sig": "\uff10" * 64},
+        "surrogate sig": {"ts": 1703001234, "sig": "\ud800" * 64},
+        "long sig": {"ts": 1703001234, "sig": "0" * 65},
+        "sig with a line end": {"ts": 1703001234, "sig": "0" * 64 + "\n"},
+    }.items()
+]
+
+
+@pytest.mark.parametrize("auth", AUTHS_OF_WRONG_TYPES)
+def test_signature_of_a_wrong_type(pod_target: PodTarget, auth: object) -> None:
+    """Every shape that is not the contract's is AUTH_FAILED, with the one constant message."""
+    response = pod_target.post(EMBED_TEXT, json.dumps({"text": "x", "auth": auth}).encode())
+
+    assert (401, "AUTH_FAILED", "authentication failed") == (
+        response.status_code,
+        response.json()["error"]["code"],
+        response.json()["error"]["message"],
+    )
 
 
 def test_get_on_an_operation(pod_target: PodTarget) -> None:

@@ -149,11 +149,40 @@ def test_cancelled_job_ends_as_cancelled() -> None:
         try:
             with pytest.raises(asyncio.CancelledError):
                 await task
+            abandoned = service.deadlines[0].expired
         finally:
             released.set()
             await asyncio.to_thread(handler.close)
+        assert abandoned
 
     asyncio.run(cancel())
+
+
+def test_timeout_of_a_job_is_its_deadline() -> None:
+    """`timeout_ms` of the input shortens the job's time."""
+    service = ScriptedService()
+
+    handle(service, {"text": "x", "timeout_ms": 1})
+
+    assert service.deadlines[0].remaining_s() < 1.0
+
+
+@pytest.mark.parametrize("timeout_ms", [0, -1, 1.5, "soon", True, [], 10**30])
+def test_wrong_timeout_of_a_job(timeout_ms: object) -> None:
+    """A wrong value is refused with the member's name."""
+    error = error_of(handle(ScriptedService(), {"text": "x", "timeout_ms": timeout_ms}))
+
+    assert "VALIDATION_ERROR" == error["code"]
+    assert "timeout_ms" in error["message"]
+
+
+def test_loop_beats_while_jobs_run_and_rests_after() -> None:
+    """The watchdog expects a sign of life exactly while there is a job."""
+    service = ScriptedService()
+
+    handle(service, {"text": "x"})
+
+    assert (1, 1) == (service.beats, service.rests)
 
 
 ANY_INPUT = st.recursive(

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from core.deadline import Deadline
-from core.errors import DownloadError, ImageTooLarge, ServiceError, UrlNotAllowed
+from core.errors import DownloadError, ImageTooLarge, Overloaded, ServiceError, UrlNotAllowed
 from core.fetch import Fetcher, FetchLimits
 from tests.core.fetch.fakes import fetching, no_wires, soon
 from tests.core.fetch.servers import JOIN_TIMEOUT_S, Visitor, answer, redirect, says, serve, serve_paths
@@ -187,6 +187,28 @@ def test_too_large(response: bytes) -> None:
         pytest.raises(ImageTooLarge, match="1000 bytes"),
     ):
         fetcher.fetch(server.url(), deadline=soon())
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        pytest.param(answer(b"a" * 900), id="length known"),
+        pytest.param(chunked(b"a" * 500, b"b" * 400), id="length not known"),
+    ],
+)
+def test_bytes_are_reserved_before_they_are_kept(response: bytes) -> None:
+    """Whoever counts the memory of all downloads is asked first, and its refusal ends the download."""
+    reserved: list[int] = []
+
+    def refuse(_count: int) -> None:
+        raise Overloaded
+
+    with serve(says(response)) as server, fetching(limits=SMALL) as fetcher:
+        fetcher.fetch(server.url(), deadline=soon(), reserve=reserved.append)
+        with pytest.raises(Overloaded):
+            fetcher.fetch(server.url(), deadline=soon(), reserve=refuse)
+
+    assert 900 == sum(reserved)
 
 
 def test_negative_chunk_size_does_not_lift_the_limit() -> None:

@@ -11,13 +11,13 @@ from ipaddress import ip_address
 
 import pytest
 
-from core.deadline import Deadline
+from core.deadline import Cancellation, Deadline
 from core.errors import DeadlineExceeded, DownloadTimeout, ServiceError
 from core.fetch import FetchLimits
 from core.fetch.addresses import IpAddress
 from core.fetch.sockets import TimedSocket
 from tests.core.fetch.fakes import Names, Wires, fetching, soon
-from tests.core.fetch.servers import Script, Visitor, answer, redirect, says, serve
+from tests.core.fetch.servers import JOIN_TIMEOUT_S, Script, Visitor, answer, redirect, says, serve
 
 SHORT = FetchLimits(max_bytes=1_000_000, timeout_s=0.3)
 HANG_S = 5  # far beyond the limit, far below what the servers go on for
@@ -224,3 +224,18 @@ def test_lookups_recover() -> None:
             body = fetcher.fetch("http://fast.test/", deadline=soon())
 
     assert body == b"image"
+
+
+def test_abandoned_download_ends_soon() -> None:
+    """When nobody waits any more, a download that is stuck in a read is given up within a second or so."""
+    cancellation = Cancellation()
+    with serve(stalls) as server:
+        timer = threading.Timer(0.2, cancellation.cancel)
+        timer.start()
+        limits = FetchLimits(max_bytes=1000, timeout_s=JOIN_TIMEOUT_S)
+        deadline = Deadline.after(JOIN_TIMEOUT_S, cancellation)
+        elapsed_s, error = elapsed_and_error(server.url(), limits=limits, deadline=deadline)
+        timer.join()
+
+    assert isinstance(error, DeadlineExceeded | DownloadTimeout)
+    assert elapsed_s < HANG_S
