@@ -10,6 +10,7 @@ from collections.abc import Callable
 from gunicorn.arbiter import Arbiter
 
 from core.errors import StartError
+from core.garbage import kept_from_collector
 from core.service import Service
 from core.watchdog import FAULT_EXIT_STATUS, Watchdog, WatchdogLimits
 
@@ -32,7 +33,8 @@ def _load_or_exit(service: Service, delay_s: float) -> None:
         logger.warning("the workers before this one died young: it waits", extra={"delay_s": delay_s})
         time.sleep(delay_s)
     try:
-        service.load()
+        with kept_from_collector():
+            service.load()
     except StartError as error:
         logger.critical("cannot start: %s", error)
     except Exception:

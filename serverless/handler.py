@@ -6,6 +6,7 @@ import sys
 
 from core.build import build_service
 from core.errors import StartError
+from core.garbage import kept_from_collector
 from core.logs import logging_config
 from core.service import Service
 from core.watchdog import FAULT_EXIT_STATUS, Watchdog, WatchdogLimits
@@ -28,7 +29,8 @@ def main() -> None:
         logging.config.dictConfig(logging_config(settings.log_level))
         service = build_service(settings, build_authenticator(settings))
         # Before the SDK's loop: a worker that takes jobs can answer them.
-        service.load()
+        with kept_from_collector():
+            service.load()
     except StartError as error:
         sys.exit(f"cannot start: {error}")
     _serve(settings, service)
@@ -36,9 +38,10 @@ def main() -> None:
 
 def _serve(settings: HandlerSettings, service: Service) -> None:
     os.environ["RUNPOD_LOG_LEVEL"] = _SDK_LOG_LEVEL[settings.log_level]
-    from runpod import serverless  # type: ignore[import-untyped]  # 1.7 s; and it reads its environment when it is imported
+    with kept_from_collector():
+        from runpod import serverless  # type: ignore[import-untyped]  # 1.7 s, and it reads its environment then
 
-    from serverless import draining
+        from serverless import draining
 
     draining.install()
     limits = WatchdogLimits(settings.watchdog_forward_s, settings.watchdog_hub_s, parting_s=_PARTING_S)

@@ -4,6 +4,7 @@ import json
 import shutil
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -118,7 +119,17 @@ def test_nothing_is_monkey_patched() -> None:
     with pod_process(ready=False, command=[*GUNICORN, "tests.support.introspection_app:app"]) as pod:
         told = requests.get(pod.base_url, timeout=SOON_S).json()
 
-    assert {"patched": [], "torch": False} == told
+    assert ([], False) == (told["patched"], told["torch"])
+
+
+def test_what_is_loaded_is_kept_from_the_collector() -> None:
+    """Once loading has ended, a full collection no longer goes through every module and stops all threads meanwhile."""
+    with pod_process(ready=False, command=[*GUNICORN, "tests.support.introspection_app:app"]) as pod:
+        until_s = time.monotonic() + SOON_S
+        while not (frozen := requests.get(pod.base_url, timeout=SOON_S).json()["frozen"]):
+            assert time.monotonic() < until_s
+
+    assert frozen
 
 
 def test_master_holds_no_model(pod: PodProcess) -> None:

@@ -1,5 +1,6 @@
 """A WSGI application that tells what the gunicorn worker around it has done to the process."""
 
+import gc
 import json
 import sys
 from collections.abc import Callable, Iterable
@@ -43,7 +44,8 @@ class App:
     def __call__(self, _environ: Any, start_response: Callable[..., Any]) -> Iterable[bytes]:  # noqa: ANN401
         start_response("200 OK", [("Content-Type", "application/json")])
         patched = [module for module in _MODULES if monkey.is_module_patched(module)]
-        return [json.dumps({"patched": patched, "torch": "torch" in sys.modules}).encode()]
+        told = {"patched": patched, "torch": "torch" in sys.modules, "frozen": gc.get_freeze_count() > 0}
+        return [json.dumps(told).encode()]
 
 
 app = App()
