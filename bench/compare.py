@@ -8,8 +8,8 @@ from bench.figures import Row
 IMAGES, TEXTS = "images", "texts"
 NAIVE, ENGINE, DECODE, HTTP, START, MEMORY = "naive", "engine", "decode", "http", "start", "memory"
 
-# Texts of about ten words have 12 tokens, which the service pads to this many.
-TEXT_CEILING = "texts of 16 tokens, batch 16"
+# Texts of about ten words have 12 tokens, and the service does not pad them.
+TEXT_CEILING = "texts of 12 tokens, batch 16"
 NAIVE_TEXTS = "texts padded to 77, batch 16"
 IMAGE_CEILINGS = ("images, batch 16", "images, batch 32")
 

@@ -19,7 +19,7 @@ from core.pixels import PIXEL_RULES_VERSION, PixelDecoder
 from core.settings import ServiceSettings
 
 _IMAGE_BATCHES = (1, 16, 32)
-_TOKEN_LENGTHS = (8, 16, 77)
+_TOKEN_LENGTHS = (8, 12, 77)
 _TEXT_BATCH = 16
 _DECODES_PER_CALL = 16
 

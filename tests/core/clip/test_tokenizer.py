@@ -30,7 +30,7 @@ def test_text_at_the_limit_is_whole_and_one_token_more_is_cut() -> None:
     [
         pytest.param([3], 8, id="the smallest bucket"),
         pytest.param([8, 5], 8, id="exactly a bucket"),
-        pytest.param([9, 3], 16, id="one more"),
+        pytest.param([9, 3], 12, id="one more"),
         pytest.param([49], 77, id="the whole context"),
     ],
 )
