@@ -9,9 +9,10 @@ import numpy.typing as npt
 
 
 def image_flop(vision: Mapping[str, Any], projection_dim: int) -> float:
-    """Floating point operations of one image through a CLIP vision tower: its matrix products, an addition and a
+    """Floating point operations of one image through our image tower: its matrix products, an addition and a
     multiplication each. `vision` is `vision_config` of a model's config.json.
 
+    The last layer works for one token alone, with keys and values of all: 7% less than the textbook's ViT-B/32.
     Norms, softmax and activations are left out, as is usual: they are under one percent.
     """
     width, inner, layers = (int(vision[name]) for name in ("hidden_size", "intermediate_size", "num_hidden_layers"))
@@ -19,9 +20,9 @@ def image_flop(vision: Mapping[str, Any], projection_dim: int) -> float:
     patches = (int(vision["image_size"]) // patch) ** 2
     tokens = patches + 1
     embedding = patches * 3 * patch * patch * width
-    projections = tokens * (4 * width * width + 2 * width * inner)
-    attention = 2 * tokens * tokens * width
-    return 2.0 * (embedding + layers * (projections + attention) + width * projection_dim)
+    whole = tokens * (4 * width * width + 2 * width * inner) + 2 * tokens * tokens * width
+    pooling = tokens * 2 * width * width + 2 * width * width + 2 * width * inner + 2 * tokens * width
+    return 2.0 * (embedding + (layers - 1) * whole + pooling + width * projection_dim)
 
 
 def relative_error(expected: npt.NDArray[Any], actual: npt.NDArray[Any]) -> float:

@@ -24,17 +24,17 @@ _TEXT_BATCH = 16
 _DECODES_PER_CALL = 16
 
 
-def load(settings: ServiceSettings) -> tuple[ModelDirectory, Engine]:
-    """The model and its first engine."""
+def load(settings: ServiceSettings) -> tuple[ModelDirectory, list[Engine]]:
+    """The model and its engines."""
     directory = open_model(settings.clip_model)
     weights = read_weights(directory)
     of_model = fingerprint(weights, directory.tokenizer_path, pixel_rules=PIXEL_RULES_VERSION, dim=directory.dim)
-    return directory, load_engines(settings, directory, of_model)[0]
+    return directory, load_engines(settings, directory, weights, of_model)
 
 
 def measure_engine(settings: ServiceSettings, seconds: float) -> list[Row]:
     """Rates of both towers at fixed batches, no decoding and no network. Call it in a process of its own."""
-    directory, engine = load(settings)
+    directory, [engine, *_] = load(settings)
     # As on the service's device thread.
     torch.set_num_threads(cpu.available_cores())
     rng = np.random.default_rng(0)

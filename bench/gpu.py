@@ -7,7 +7,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,8 +24,8 @@ from bench.workload import RESULTS, full_size_model, pictures
 from core import cpu
 from core.clip.artifact import ModelDirectory
 from core.clip.engine import Engine, Pixels, Vectors
-from core.clip.towers import ImageTower
-from core.clip.weights import load_clip
+from core.clip.towers import Towers
+from core.clip.weights import read_weights
 from core.pixels import PixelDecoder
 from core.settings import ServiceSettings
 
@@ -44,12 +44,16 @@ PARITY = "float16 error, relative to spread"
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """The service's engine, and a decoder for it."""
+    """The service's engines, and a decoder for them."""
 
     settings: ServiceSettings
     directory: ModelDirectory
-    engine: Engine
+    engines: Sequence[Engine]
     decoder: PixelDecoder
+
+    @property
+    def engine(self) -> Engine:
+        return self.engines[0]
 
 
 def main() -> None:
@@ -61,7 +65,7 @@ def main() -> None:
     if not torch.cuda.is_available():
         sys.exit(f"bench-gpu needs a CUDA device, and torch {torch.__version__} sees none")
     loaded = load_for("cuda:0", options.model or str(full_size_model()))
-    rows = measure(loaded, "cuda:0", torch.float16, options.seconds)
+    rows = measure(loaded, "cuda:0", "float16", options.seconds)
     settings = {"seconds": options.seconds, "gpu": torch.cuda.get_device_name(0), "cuda": torch.version.cuda}
     report = Report(about(settings), rows, checks({row.what: row.value for row in rows}))
     print(f"{settings['gpu']}, CUDA {settings['cuda']}, torch {torch.__version__}\n")
@@ -71,17 +75,18 @@ def main() -> None:
 
 
 def load_for(device: str, model: str) -> Loaded:
-    """Load the engine as the service does, for one device."""
+    """Load the engines as the service does, for one device."""
     cpu.limit_library_threads(cpu.available_cores())
     settings = ServiceSettings(clip_model=model, clip_device=device, max_device_batch=_MAX_DEVICE_BATCH)
-    directory, engine = load(settings)
-    return Loaded(settings, directory, engine, PixelDecoder(directory.size_px, settings.max_image_pixels))
+    directory, engines = load(settings)
+    return Loaded(settings, directory, engines, PixelDecoder(directory.size_px, settings.max_image_pixels))
 
 
-def measure(loaded: Loaded, device: str, dtype: torch.dtype, seconds: float) -> tuple[Row, ...]:
+def measure(loaded: Loaded, device: str, dtype: str, seconds: float) -> tuple[Row, ...]:
     """All rows. Device and dtype are arguments so that a CPU can go through every line of it."""
-    matrix_rate = matrix_flop_per_s(device, dtype, _MATRIX_SIDE, seconds)
-    tower = ImageTower(load_clip(loaded.directory), loaded.directory).to(device, dtype).eval()
+    matrix_rate = matrix_flop_per_s(device, getattr(torch, dtype), _MATRIX_SIDE, seconds)
+    exact = Towers.of(loaded.directory, read_weights(loaded.directory))
+    tower = exact.on(device, dtype).images
     rows = [Row(GPU, MATRIX_RATE, matrix_rate / 1e12, "TFLOP/s")]
     for batch in _TOWER_BATCHES:
         rate = tower_images_per_s(tower, device, batch, loaded.directory.size_px, seconds)
@@ -91,7 +96,12 @@ def measure(loaded: Loaded, device: str, dtype: torch.dtype, seconds: float) -> 
             Row(GPU, f"engine with transfers, batch {batch}", _engine_rate(loaded, batch, seconds), "images/s"),
         ]
     jpegs = pictures("1080p")
-    return (*rows, *_single_rows(loaded), _parity_row(loaded, tower, jpegs), *_pipeline_rows(loaded, jpegs, seconds))
+    return (
+        *rows,
+        *_single_rows(loaded),
+        _parity_row(loaded, exact.images, jpegs),
+        *_pipeline_rows(loaded, jpegs, seconds),
+    )
 
 
 def _image_flop(directory: ModelDirectory) -> float:
@@ -107,7 +117,7 @@ def _single_rows(loaded: Loaded) -> tuple[Row, ...]:
 
 def _pipeline_rows(loaded: Loaded, jpegs: list[bytes], seconds: float) -> tuple[Row, ...]:
     cores = cpu.available_cores()
-    per_s = images_per_s(loaded.settings, loaded.engine, loaded.decoder, jpegs, seconds)
+    per_s = images_per_s(loaded.settings, loaded.engines, loaded.decoder, jpegs, seconds)
     return (
         Row(GPU, f"1080p JPEG bytes to vectors, {cores} cores", per_s, "images/s"),
         Row(GPU, "1080p JPEG bytes to vectors, per CPU core", per_s / cores, "images/s"),
@@ -162,10 +172,9 @@ def _engine_rate(loaded: Loaded, batch: int, seconds: float) -> float:
 
 
 def _parity_row(loaded: Loaded, tower: torch.nn.Module, jpegs: list[bytes]) -> Row:
-    """The engine against the same tower in float32 on the CPU, over different crops of natural pictures."""
+    """The engine against `tower` in float32 on the CPU, over different crops of natural pictures."""
     base = np.stack([loaded.decoder.decode(data) for data in jpegs])
     pixels = np.concatenate([np.roll(base, shift, axis=3) for shift in range(0, 8 * _PARITY_IMAGES // len(jpegs), 8)])
-    tower.to("cpu", torch.float32)
     with torch.inference_mode():
         expected: Vectors = tower(torch.from_numpy(pixels)).numpy()
     return Row(GPU, PARITY, 100 * relative_error(expected, loaded.engine.encode_images(pixels)), "%")

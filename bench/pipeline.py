@@ -1,4 +1,4 @@
-"""JPEG bytes to vectors in this process: the service's decoder threads and batcher over an engine, no network."""
+"""JPEG bytes to vectors in this process: the service's decoder threads and batcher over its engines, no network."""
 
 import time
 from collections.abc import Sequence
@@ -21,14 +21,14 @@ _DEADLINE_S = 120.0
 
 
 def images_per_s(
-    settings: ServiceSettings, engine: Engine, decoder: PixelDecoder, jpegs: Sequence[bytes], seconds: float
+    settings: ServiceSettings, engines: Sequence[Engine], decoder: PixelDecoder, jpegs: Sequence[bytes], seconds: float
 ) -> float:
     """The rate over `seconds`, with as many decoder threads as there are cores."""
     cores = cpu.available_cores()
     batcher = Batcher(
-        [engine],
+        engines,
         {Modality.IMAGE: np.stack},
-        dim=len(engine.encode_images(decoder.decode(jpegs[0])[None])[0]),
+        dim=len(engines[0].encode_images(decoder.decode(jpegs[0])[None])[0]),
         max_batch=settings.max_device_batch,
         max_items=settings.max_queued_items,
     )

@@ -22,9 +22,11 @@ from transformers import CLIPProcessor
 from core.clip.artifact import ModelDirectory, open_model
 from core.clip.fingerprint import fingerprint
 from core.clip.manifest import MANIFEST, Manifest, describe, read_manifest, verify_files
+from core.clip.reference import load_reference
 from core.clip.tokenizer import ClipTokenizer
 from core.clip.torch_engine import TorchEngine
-from core.clip.weights import load_clip, read_weights
+from core.clip.towers import Towers
+from core.clip.weights import read_weights
 from core.errors import StartError
 from core.pixels import PIXEL_RULES_VERSION, PixelDecoder
 
@@ -128,9 +130,9 @@ def compare_with_transformers(directory: ModelDirectory) -> None:
 
     Raises `StartError` when the vectors differ by more than rounding explains.
     """
-    reference = load_clip(directory).train(False)
+    reference = load_reference(directory)
     processor = CLIPProcessor.from_pretrained(directory.path)
-    engine = TorchEngine(load_clip(directory), directory, device="cpu", dtype="float32")
+    engine = TorchEngine(Towers.of(directory, read_weights(directory)), device="cpu", dtype="float32")
     pictures = [_picture(width, height, seed) for seed, (width, height) in enumerate(_SIZES_PX)]
     decoder = PixelDecoder(directory.size_px, max_pixels=1_000_000)
     tokenizer = ClipTokenizer(directory.tokenizer_path, directory.context_length)

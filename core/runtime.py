@@ -42,11 +42,12 @@ def load_runtime(settings: ServiceSettings, authenticator: Authenticator | None)
     started_s = time.monotonic()
     refuse_what_decoders_warn_of()
     directory = open_model(settings.clip_model, revision=settings.clip_model_revision)
+    weights = read_weights(directory)
     model_fingerprint = fingerprint(
-        read_weights(directory), directory.tokenizer_path, pixel_rules=PIXEL_RULES_VERSION, dim=directory.dim
+        weights, directory.tokenizer_path, pixel_rules=PIXEL_RULES_VERSION, dim=directory.dim
     )
     _require_as_baked(directory, model_fingerprint)
-    engines = load_engines(settings, directory, model_fingerprint)
+    engines = load_engines(settings, directory, weights, model_fingerprint)
     tokenizer = ClipTokenizer(directory.tokenizer_path, directory.context_length)
     batcher = Batcher(
         engines,

@@ -7,6 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
+from core.clip.architecture import Architecture
 from core.clip.manifest import read_manifest, verify_files
 from core.errors import StartError
 
@@ -33,13 +36,26 @@ class ModelDirectory:
     path: Path
     model_name: str
     pretrained: str
-    dim: int
-    size_px: int
-    context_length: int
+    architecture: Architecture
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     baked_fingerprint: str | None = None
     """What the manifest of a baked directory promises; the loader compares."""
+
+    @property
+    def dim(self) -> int:
+        """How many floats a vector has."""
+        return self.architecture.projection_dim
+
+    @property
+    def size_px(self) -> int:
+        """The side of the square that the image tower takes."""
+        return self.architecture.vision_config.image_size
+
+    @property
+    def context_length(self) -> int:
+        """How many tokens the text tower takes at most."""
+        return self.architecture.text_config.max_position_embeddings
 
     @property
     def tokenizer_path(self) -> Path:
@@ -104,12 +120,14 @@ def _read(path: Path, model_name: str, pretrained: str) -> ModelDirectory:
             path=path,
             model_name=model_name,
             pretrained=pretrained,
-            dim=int(config["projection_dim"]),
-            size_px=int(config["vision_config"].get("image_size", 224)),
-            context_length=int(config["text_config"].get("max_position_embeddings", 77)),
+            architecture=Architecture.model_validate(config),
             mean=_triple(preprocessor["image_mean"]),
             std=_triple(preprocessor["image_std"]),
         )
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise StartError(f"CLIP_MODEL: {path / _CONFIG} is not that of a CLIP: {where}: {first['msg']}") from error
     except (KeyError, TypeError, ValueError) as error:
         raise StartError(f"CLIP_MODEL: {path} is not a CLIP model directory: {error!r}") from error
 

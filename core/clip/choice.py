@@ -2,25 +2,34 @@
 
 import importlib.util
 import logging
+from collections.abc import Sequence
 
 import torch
 
 from core import cpu
 from core.clip.artifact import ModelDirectory
 from core.clip.engine import Engine
-from core.clip.weights import load_clip
+from core.clip.weights import Weights
 from core.errors import StartError
 from core.settings import ServiceSettings
 
 logger = logging.getLogger(__name__)
 
+# While one batch runs on a GPU, the next is stacked and copied there, and the last one's vectors are handed out.
+_STREAMS_PER_GPU = 2
 
-def load_engines(settings: ServiceSettings, directory: ModelDirectory, model_fingerprint: str) -> list[Engine]:
-    """Return one engine per device. Raises `StartError` for a choice that this machine cannot meet."""
+
+def load_engines(
+    settings: ServiceSettings, directory: ModelDirectory, weights: Weights, model_fingerprint: str
+) -> list[Engine]:
+    """Return one engine for a CPU, and several per GPU, which share its weights.
+
+    Raises `StartError` for a choice that this machine cannot meet, and for weights that are no whole CLIP.
+    """
     devices = choose_devices(settings.clip_device)
     if choose_engine(settings.clip_engine, devices) == "openvino":
-        return [_openvino(settings, directory, model_fingerprint)]
-    return [_torch(settings, directory, device) for device in devices]
+        return [_openvino(settings, directory, weights, model_fingerprint)]
+    return _torch(settings, directory, weights, devices)
 
 
 def choose_engine(setting: str, devices: list[str]) -> str:
@@ -58,24 +67,41 @@ def choose_dtype(setting: str, device: str) -> str:
     return "bfloat16" if cpu.has_bfloat16() else "float32"
 
 
-def _torch(settings: ServiceSettings, directory: ModelDirectory, device: str) -> Engine:
-    # transformers is loaded here, and only by the engine that needs it.
-    from core.clip.torch_engine import TorchEngine
+def _torch(
+    settings: ServiceSettings, directory: ModelDirectory, weights: Weights, devices: Sequence[str]
+) -> list[Engine]:
+    from core.clip.torch_engine import CudaEngine, TorchEngine
+    from core.clip.towers import Towers
 
-    dtype = choose_dtype(settings.clip_dtype, device)
-    return TorchEngine(load_clip(directory), directory, device=device, dtype=dtype, max_batch=settings.max_device_batch)
+    towers, engines = Towers.of(directory, weights), list[Engine]()
+    for device in devices:
+        dtype = choose_dtype(settings.clip_dtype, device)
+        placed = towers.on(device, dtype)
+        if device == "cpu":
+            engines.append(TorchEngine(placed, device=device, dtype=dtype))
+            continue
+        for _ in range(_STREAMS_PER_GPU):
+            engines.append(
+                CudaEngine(
+                    placed,
+                    device=device,
+                    dtype=dtype,
+                    size_px=directory.size_px,
+                    max_batch=settings.max_device_batch,
+                )
+            )
+    return engines
 
 
-def _openvino(settings: ServiceSettings, directory: ModelDirectory, model_fingerprint: str) -> Engine:
+def _openvino(settings: ServiceSettings, directory: ModelDirectory, weights: Weights, model_fingerprint: str) -> Engine:
     from core.clip.openvino_engine import CompiledFiles, OpenVinoEngine
 
     files = CompiledFiles.of(settings.clip_cache_dir.expanduser(), model_fingerprint)
     try:
         if not files.exported:
-            from core.clip.towers import ImageTower, TextTower
+            from core.clip.towers import Towers
 
-            clip = load_clip(directory).train(False)
-            files.export(ImageTower(clip, directory), TextTower(clip), directory.size_px)
+            files.export(Towers.of(directory, weights), directory.size_px)
         return OpenVinoEngine(files, dtype=choose_dtype(settings.clip_dtype, "cpu"), threads=cpu.available_cores())
     except OSError as error:
         raise StartError(f"CLIP_CACHE_DIR: {files.folder} cannot be written or read: {error.strerror}") from error

@@ -15,7 +15,7 @@ class EngineBroken(Exception):
 
 
 class Engine(Protocol):
-    """Runs both towers on one device. Not thread-safe: the batcher's device thread owns it."""
+    """Runs both towers on one device. Not thread-safe: one of the batcher's threads owns it."""
 
     @property
     def name(self) -> str:

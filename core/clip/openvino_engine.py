@@ -1,7 +1,6 @@
 """CLIP through OpenVINO on a CPU: bfloat16 where the processor has it, compiled once and kept on disk.
 
-The first start exports both towers from torch (half a minute for a ViT-B/32); every later one reads what it left,
-and needs neither transformers nor a compilation.
+The first start exports both towers from torch and compiles them; every later one reads what it left.
 """
 
 import logging
@@ -11,17 +10,20 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import openvino  # type: ignore[import-untyped]
 
 from core.clip.engine import Pixels, TokenIds, Vectors
 
+if TYPE_CHECKING:
+    from core.clip.towers import Towers
+
 logger = logging.getLogger(__name__)
 
 # Raise it when `core/clip/towers.py` would export another graph: old files are then not found any more.
-_EXPORT_VERSION = 1
+_EXPORT_VERSION = 2
 
 _IMAGES = "images.xml"
 _TEXTS = "texts.xml"
@@ -44,7 +46,7 @@ class CompiledFiles:
     def exported(self) -> bool:
         return (self.folder / _TEXTS).is_file() and (self.folder / _IMAGES).is_file()
 
-    def export(self, images: Any, texts: Any, size_px: int) -> None:  # noqa: ANN401 - torch modules; torch stays out
+    def export(self, towers: "Towers", size_px: int) -> None:
         """Write both towers. Another process that does the same at the same time does no harm."""
         import torch
 
@@ -52,8 +54,8 @@ class CompiledFiles:
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self.folder.parent) as scratch:
             pixels = torch.zeros((2, 3, size_px, size_px), dtype=torch.uint8)
-            _export(images, pixels, [-1, 3, size_px, size_px], Path(scratch) / _IMAGES)
-            _export(texts, torch.zeros((2, 16), dtype=torch.long), [-1, -1], Path(scratch) / _TEXTS)
+            _export(towers.images, pixels, [-1, 3, size_px, size_px], Path(scratch) / _IMAGES)
+            _export(towers.texts, torch.zeros((2, 16), dtype=torch.long), [-1, -1], Path(scratch) / _TEXTS)
             self._publish(Path(scratch))
 
     def _publish(self, scratch: Path) -> None:

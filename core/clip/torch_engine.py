@@ -1,4 +1,4 @@
-"""CLIP through torch and transformers: float16 on CUDA; bfloat16 or float32 on a CPU, by its flags."""
+"""CLIP through torch: float16 on CUDA; bfloat16 or float32 on a CPU, by its flags."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -7,12 +7,10 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers import CLIPModel
 
-from core.clip.artifact import ModelDirectory
-from core.clip.cuda_graphs import GraphedTower, batch_sizes_up_to
+from core.clip.cuda_graphs import GraphedTower, batch_sizes_up_to, next_size
 from core.clip.engine import EngineBroken, Pixels, TokenIds, Vectors
-from core.clip.towers import ImageTower, TextTower
+from core.clip.towers import Towers
 
 # Texts of up to this many tokens (with padding) get graphs; longer ones are rare and run eagerly.
 _GRAPHED_TOKENS = (8, 16, 24, 32)
@@ -21,52 +19,59 @@ Tower = Callable[[npt.NDArray[Any]], torch.Tensor]
 
 
 class TorchEngine:
-    """One replica of the model on one device. `clip` is moved there and converted to the engine's dtype."""
+    """Runs `towers`, which are on `device` in `dtype` already. Several engines may share them."""
 
     name = "torch"
 
-    def __init__(
-        self, clip: CLIPModel, directory: ModelDirectory, *, device: str, dtype: str, max_batch: int = 1
-    ) -> None:
+    def __init__(self, towers: Towers, *, device: str, dtype: str) -> None:
         self.device = device
         self.dtype = dtype
-        torch.nn.Module.to(clip, device=torch.device(device), dtype=getattr(torch, dtype)).train(False)
-        images, texts = ImageTower(clip, directory).to(device), TextTower(clip)
-        self._images: Tower = _eager(images)
-        self._texts: Tower = _eager(texts)
-        if torch.device(device).type == "cuda":
-            self._images, self._texts = _graphed(images, texts, directory.size_px, device, max_batch)
+        self._images: Tower = _eager(towers.images)
+        self._texts: Tower = _eager(towers.texts)
 
     def encode_images(self, pixels: Pixels) -> Vectors:
         """See `Engine.encode_images`. Raises `EngineBroken` when the device is lost."""
-        return _run(self._images, pixels)
+        return self._run(self._images, pixels)
 
     def encode_texts(self, token_ids: TokenIds) -> Vectors:
         """See `Engine.encode_texts`. Raises `EngineBroken` when the device is lost."""
-        return _run(self._texts, token_ids)
+        return self._run(self._texts, token_ids)
+
+    def _run(self, tower: Tower, batch: Pixels | TokenIds) -> Vectors:
+        # Entered here and not around the thread: inference mode belongs to the thread that calls.
+        with torch.inference_mode(), _device_errors():
+            rows: Vectors = tower(batch).float().cpu().numpy()
+        return np.ascontiguousarray(rows)
 
 
-def _run(tower: Tower, batch: Pixels | TokenIds) -> Vectors:
-    # Entered here and not around the thread: inference mode belongs to the thread that calls.
-    with torch.inference_mode(), _device_errors():
-        rows: Vectors = tower(batch).float().cpu().numpy()
-    return np.ascontiguousarray(rows)
+class CudaEngine(TorchEngine):
+    """A `TorchEngine` with CUDA graphs and a stream of its own: beside another one, copies and work overlap."""
+
+    def __init__(self, towers: Towers, *, device: str, dtype: str, size_px: int, max_batch: int) -> None:
+        super().__init__(towers, device=device, dtype=dtype)
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        sizes = batch_sizes_up_to(max_batch)
+        images, texts = GraphedTower(towers.images, device), GraphedTower(towers.texts, device)
+        with torch.inference_mode(), torch.cuda.stream(self._stream):
+            images.capture(np.zeros((3, size_px, size_px), dtype=np.uint8), sizes)
+            for tokens in _GRAPHED_TOKENS:
+                texts.capture(np.zeros(tokens, dtype=np.int64), sizes)
+        self._images = images
+        self._texts = lambda token_ids: texts(widened(token_ids))
+
+    def _run(self, tower: Tower, batch: Pixels | TokenIds) -> Vectors:
+        with torch.cuda.stream(self._stream):
+            return super()._run(tower, batch)
+
+
+def widened(token_ids: TokenIds) -> TokenIds:
+    """Pad to the next width that has graphs, with what each row ends with: the end token. Longer ones stay."""
+    width = next_size(_GRAPHED_TOKENS, token_ids.shape[1])
+    return token_ids if width is None else np.pad(token_ids, ((0, 0), (0, width - token_ids.shape[1])), mode="edge")
 
 
 def _eager(tower: torch.nn.Module) -> Tower:
     return lambda batch: cast("torch.Tensor", tower(torch.from_numpy(batch)))
-
-
-def _graphed(
-    images: torch.nn.Module, texts: torch.nn.Module, size_px: int, device: str, max_batch: int
-) -> tuple[Tower, Tower]:
-    sizes = batch_sizes_up_to(max_batch)
-    graphed_images, graphed_texts = GraphedTower(images, device), GraphedTower(texts, device)
-    with torch.inference_mode(), torch.cuda.device(device):
-        graphed_images.capture(np.zeros((3, size_px, size_px), dtype=np.uint8), sizes)
-        for tokens in _GRAPHED_TOKENS:
-            graphed_texts.capture(np.zeros(tokens, dtype=np.int64), sizes)
-    return graphed_images, graphed_texts
 
 
 @contextmanager

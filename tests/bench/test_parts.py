@@ -51,8 +51,11 @@ import time:    500000 |     500000 | somebody_else
 
 
 def test_arithmetic_of_a_vit_b_32() -> None:
-    """One image of 224 pixels through a ViT-B/32 is 8.8 GFLOP."""
-    assert image_flop(VIT_B_32, 512) / 1e9 == pytest.approx(8.8, abs=0.1)
+    """One image of 224 pixels is 8.82 GFLOP in the textbook; the last layer of ours does an eleventh of its work."""
+    layer = 2 * (50 * 12 * 768**2 + 2 * 50 * 50 * 768)
+    pooling_layer = 2 * ((50 * 2 + 10) * 768**2 + 2 * 50 * 768)
+
+    assert image_flop(VIT_B_32, 512) == pytest.approx(8.82e9 - layer + pooling_layer, rel=2e-3)
 
 
 def test_error_is_relative_to_the_spread() -> None:

@@ -25,6 +25,13 @@ def test_sdk_is_imported_by_the_entry_point_alone() -> None:
     assert [] == loaded_after("import serverless.adapter, serverless.auth, serverless.handler", TRANSPORTS)
 
 
+def test_serving_does_without_transformers() -> None:
+    """Two seconds of every start: only baking and tests compare with it."""
+    engines = "core.clip.torch_engine, core.clip.openvino_engine"
+
+    assert [] == loaded_after(f"import core.runtime, {engines}", ["transformers"])
+
+
 @pytest.mark.parametrize(
     "module", ["core.build", "core.settings", "pod.gunicorn_conf", "pod.wsgi", "serverless.handler"]
 )

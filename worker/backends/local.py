@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_NEEDED = ("core", "torch", "transformers")
+_NEEDED = ("core", "torch")
 
 
 class LocalBackend:

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from core.clip.artifact import ModelDirectory
 from core.clip.cuda_graphs import batch_sizes_up_to, next_size
-from core.clip.torch_engine import TorchEngine
-from core.clip.weights import load_clip
+from core.clip.torch_engine import CudaEngine, TorchEngine, widened
+from core.clip.towers import Towers
+from core.clip.weights import read_weights
 
 
 @pytest.mark.parametrize(
@@ -35,14 +36,34 @@ def test_every_batch_finds_the_smallest_size_that_holds_it(max_batch: int, data:
     assert None is next_size(sizes, max_batch + 1)
 
 
+@pytest.mark.parametrize(
+    ("width", "expected"),
+    [
+        pytest.param(8, 8, id="has graphs"),
+        pytest.param(12, 16, id="the next"),
+        pytest.param(48, 48, id="none is wider"),
+    ],
+)
+def test_texts_are_widened_with_their_own_end(width: int, expected: int) -> None:
+    """Columns are added up to a width that has graphs, and hold the end token that each row ends with."""
+    token_ids = np.tile(np.arange(width), (3, 1))
+
+    wide = widened(token_ids)
+
+    assert token_ids.tolist() == wide[:, :width].tolist()
+    assert [[width - 1] * (expected - width)] * 3 == wide[:, width:].tolist()
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("count", [1, 3, 8, 9])
 def test_graphs_give_the_vectors_of_the_model(directory: ModelDirectory, count: int) -> None:
     """Padded and replayed, or eager because it is too large for a graph: float16 is within its tolerance of float32."""
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (count, 3, directory.size_px, directory.size_px), dtype=np.uint8)
-    exact = TorchEngine(load_clip(directory), directory, device="cpu", dtype="float32")
-    graphed = TorchEngine(load_clip(directory), directory, device="cuda", dtype="float16", max_batch=8)
+    towers = Towers.of(directory, read_weights(directory))
+    exact = TorchEngine(towers, device="cpu", dtype="float32")
+    placed = towers.on("cuda", "float16")
+    graphed = CudaEngine(placed, device="cuda", dtype="float16", size_px=directory.size_px, max_batch=8)
 
     graphed.encode_images(rng.permutation(pixels))
     expected, actual = exact.encode_images(pixels), graphed.encode_images(pixels)

@@ -19,8 +19,9 @@ from core import cpu
 from core.clip.artifact import ModelDirectory
 from core.clip.choice import load_engines
 from core.clip.engine import Engine
+from core.clip.reference import load_reference
 from core.clip.tokenizer import ClipTokenizer
-from core.clip.weights import load_clip
+from core.clip.weights import read_weights
 from core.pixels import PixelDecoder
 from core.settings import load_settings
 from models.shapes import COLOURS, SHAPES, draw, single
@@ -67,7 +68,7 @@ class Reference:
 
 @pytest.fixture(scope="module")
 def reference(directory: ModelDirectory) -> Reference:
-    return Reference(load_clip(directory), CLIPProcessor.from_pretrained(directory.path))
+    return Reference(load_reference(directory), CLIPProcessor.from_pretrained(directory.path))
 
 
 @pytest.fixture(scope="module", params=["torch", "openvino"])
@@ -93,7 +94,7 @@ def engine(
         "CLIP_DTYPE": request.param,
         "CLIP_CACHE_DIR": str(tmp_path_factory.getbasetemp() / "models"),
     }
-    [engine] = load_engines(load_settings(environ), directory, directory.path.name)
+    [engine] = load_engines(load_settings(environ), directory, read_weights(directory), directory.path.name)
     return engine
 
 
