@@ -42,6 +42,7 @@ graceful_timeout = _settings.drain_timeout_s
 keepalive = max(1, min(15, _settings.drain_timeout_s // 2))
 control_socket_disable = True
 logconfig_dict = logging_config(_settings.log_level)
+logger_class = "pod.gunicorn_logger.QuietLogger"
 
 
 def on_starting(_arbiter: Any) -> None:  # noqa: ANN401 - gunicorn is untyped

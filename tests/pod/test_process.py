@@ -122,6 +122,18 @@ def test_nothing_is_monkey_patched() -> None:
     assert ([], False) == (told["patched"], told["torch"])
 
 
+def test_request_has_one_line_in_the_log() -> None:
+    """The service's own. gunicorn's access line would hold the whole URL."""
+    with pod_process() as pod, requests.Session() as session:
+        # Over one connection: whatever is written of the first is there before the second is read.
+        for text in ("first", "second"):
+            session.post(f"{pod.base_url}{EMBED_TEXT}?token={text}", json=signed_text(text), timeout=SOON_S)
+        lines = [line for line in pod.log().splitlines() if EMBED_TEXT in line]
+
+    assert 2 == len(lines)
+    assert all("token" not in line for line in lines)
+
+
 def test_what_is_loaded_is_kept_from_the_collector() -> None:
     """Once loading has ended, a full collection no longer goes through every module and stops all threads meanwhile."""
     with pod_process(ready=False, command=[*GUNICORN, "tests.support.introspection_app:app"]) as pod:
