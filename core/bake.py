@@ -1,13 +1,15 @@
 """`python -m core.bake SOURCE TARGET`: turns a hub model or a model directory into a baked one, or fails.
 
-A baked directory holds safetensors, tokenizer and configuration, and a manifest with the checksum of each, the names
-that answers report, and the fingerprint. Nothing is published that was not compared with transformers before.
+A baked directory holds safetensors, tokenizer and configuration, for CPUs the graphs of OpenVINO too, and a manifest
+with the checksum of each, the names that answers report, and the fingerprint. Nothing is published that was not
+compared with transformers before.
 """
 
 import argparse
 import io
 import shutil
 import sys
+import tempfile
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
@@ -19,7 +21,9 @@ from PIL import Image
 from safetensors.torch import save_file
 from transformers import CLIPProcessor
 
+from core import cpu
 from core.clip.artifact import ModelDirectory, open_model
+from core.clip.engine import Engine
 from core.clip.fingerprint import fingerprint
 from core.clip.manifest import MANIFEST, Manifest, describe, read_manifest, verify_files
 from core.clip.reference import load_reference
@@ -44,10 +48,13 @@ _TEXTS = ("a red circle", "two dogs play in the snow", "a city at night, seen fr
 Vectors = npt.NDArray[np.float32]
 
 
-def bake(source: str, target: Path, *, revision: str | None = None, expected: str | None = None) -> Manifest:
+def bake(
+    source: str, target: Path, *, revision: str | None = None, expected: str | None = None, openvino: bool = False
+) -> Manifest:
     """Write `target`, which must not exist, from a hub id or a model directory; return its manifest.
 
-    `expected` is a fingerprint to insist on. Raises `StartError` with one line; then there is no `target`.
+    `expected` is a fingerprint to insist on; `openvino` adds what a start on a CPU would otherwise export first.
+    Raises `StartError` with one line; then there is no `target`.
     """
     if target.exists():
         raise StartError(f"{target} exists: remove it, or bake into another directory")
@@ -57,7 +64,7 @@ def bake(source: str, target: Path, *, revision: str | None = None, expected: st
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     try:
-        manifest = _fill(unfinished, original, source)
+        manifest = _fill(unfinished, original, source, openvino=openvino)
         if expected is not None and manifest.fingerprint != expected:
             raise StartError(f"the fingerprint of {source} is {manifest.fingerprint}, expected {expected}")
         unfinished.rename(target)
@@ -73,7 +80,7 @@ def verify_source(directory: Path) -> None:
         verify_files(directory, manifest)
 
 
-def _fill(directory: Path, original: ModelDirectory, source: str) -> Manifest:
+def _fill(directory: Path, original: ModelDirectory, source: str, *, openvino: bool) -> Manifest:
     for name in _COPIED:
         shutil.copyfile(original.path / name, directory / name)
     _write_weights(original, directory / _WEIGHTS)
@@ -82,13 +89,14 @@ def _fill(directory: Path, original: ModelDirectory, source: str) -> Manifest:
     if fingerprints[0] != fingerprints[1]:
         raise StartError(f"the fingerprint changed from {fingerprints[0]} to {fingerprints[1]} while baking")
     compare_with_transformers(baked)
+    graphs = _export(baked) if openvino else []
     manifest = Manifest(
         source=source,
         revision=_revision(original, source),
         model_name=original.model_name,
         pretrained=original.pretrained,
         fingerprint=fingerprints[1],
-        files={name: describe(directory / name) for name in (*_COPIED, _WEIGHTS)},
+        files={name: describe(directory / name) for name in (*_COPIED, _WEIGHTS, *graphs)},
     )
     (directory / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")
     _let_everybody_read(directory)
@@ -102,6 +110,17 @@ def _write_weights(original: ModelDirectory, path: Path) -> None:
     # Copies: a checkpoint's tensors may share memory, which safetensors refuses.
     tensors = {name: tensor.clone().contiguous() for name, tensor in read_weights(original).items()}
     save_file(tensors, path, metadata={"format": "pt"})
+
+
+def _export(directory: ModelDirectory) -> list[str]:
+    """Add the graphs of OpenVINO, compared as well; return their names in the directory."""
+    from core.clip.openvino_engine import ModelFiles, OpenVinoEngine
+
+    with tempfile.TemporaryDirectory() as compiled:
+        files = ModelFiles.baked(directory.path, Path(compiled))
+        files.export(Towers.of(directory, read_weights(directory)), directory.size_px)
+        compare_with_transformers(directory, OpenVinoEngine(files, dtype="float32", threads=cpu.available_cores()))
+    return sorted(str(path.relative_to(directory.path)) for path in files.graphs.iterdir())
 
 
 def _fingerprint(directory: ModelDirectory) -> str:
@@ -121,18 +140,19 @@ def _revision(original: ModelDirectory, source: str) -> str | None:
 def _let_everybody_read(directory: Path) -> None:
     """The service runs as another user than the build, and a hub's cache may be private."""
     directory.chmod(0o755)
-    for path in directory.iterdir():
-        path.chmod(0o644)
+    for path in directory.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
 
 
-def compare_with_transformers(directory: ModelDirectory) -> None:
+def compare_with_transformers(directory: ModelDirectory, engine: Engine | None = None) -> None:
     """Embed a few images and texts through our own path and through transformers' model and processor.
 
+    Without an `engine`, torch's on the CPU in float32 is compared.
     Raises `StartError` when the vectors differ by more than rounding explains.
     """
     reference = load_reference(directory)
     processor = CLIPProcessor.from_pretrained(directory.path)
-    engine = TorchEngine(Towers.of(directory, read_weights(directory)), device="cpu", dtype="float32")
+    engine = engine or TorchEngine(Towers.of(directory, read_weights(directory)), device="cpu", dtype="float32")
     pictures = [_picture(width, height, seed) for seed, (width, height) in enumerate(_SIZES_PX)]
     decoder = PixelDecoder(directory.size_px, max_pixels=1_000_000)
     tokenizer = ClipTokenizer(directory.tokenizer_path, directory.context_length)
@@ -180,10 +200,15 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("target", type=Path, help="directory to write; must not exist")
     parser.add_argument("--revision", help="commit of a hub model, instead of the pinned one")
     parser.add_argument("--fingerprint", help="fail unless the model has this fingerprint")
+    parser.add_argument("--openvino", action="store_true", help="for CPUs: add what their first start would export")
     options = parser.parse_args(arguments)
     try:
         manifest = bake(
-            options.source, options.target, revision=options.revision or None, expected=options.fingerprint or None
+            options.source,
+            options.target,
+            revision=options.revision or None,
+            expected=options.fingerprint or None,
+            openvino=options.openvino,
         )
     except (StartError, OSError) as error:
         sys.exit(f"cannot bake: {error}")

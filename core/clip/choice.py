@@ -94,14 +94,15 @@ def _torch(
 
 
 def _openvino(settings: ServiceSettings, directory: ModelDirectory, weights: Weights, model_fingerprint: str) -> Engine:
-    from core.clip.openvino_engine import CompiledFiles, OpenVinoEngine
+    from core.clip.openvino_engine import ModelFiles, OpenVinoEngine
 
-    files = CompiledFiles.of(settings.clip_cache_dir.expanduser(), model_fingerprint)
+    files = ModelFiles.of(directory.path, settings.clip_cache_dir.expanduser(), model_fingerprint)
     try:
         if not files.exported:
             from core.clip.towers import Towers
 
             files.export(Towers.of(directory, weights), directory.size_px)
+        files.compiled.mkdir(parents=True, exist_ok=True)
         return OpenVinoEngine(files, dtype=choose_dtype(settings.clip_dtype, "cpu"), threads=cpu.available_cores())
     except OSError as error:
-        raise StartError(f"CLIP_CACHE_DIR: {files.folder} cannot be written or read: {error.strerror}") from error
+        raise StartError(f"CLIP_CACHE_DIR: {files.compiled} cannot be written or read: {error.strerror}") from error

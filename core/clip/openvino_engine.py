@@ -1,6 +1,6 @@
 """CLIP through OpenVINO on a CPU: bfloat16 where the processor has it, compiled once and kept on disk.
 
-The first start exports both towers from torch and compiles them; every later one reads what it left.
+A first start exports both towers from torch, unless they were baked, and compiles them; later ones read what it left.
 """
 
 import logging
@@ -31,28 +31,35 @@ _PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 
 
 @dataclass(frozen=True, slots=True)
-class CompiledFiles:
-    """A folder for one model under one version of OpenVINO; `exported` says whether its two graphs are there."""
+class ModelFiles:
+    """The two `graphs` of one model for one version of OpenVINO, and where it keeps them `compiled` for a processor."""
 
-    folder: Path
+    graphs: Path
+    compiled: Path
 
     @classmethod
-    def of(cls, cache: Path, model_fingerprint: str) -> "CompiledFiles":
-        """The folder of this model under `cache`."""
-        version = openvino.get_version().partition("-")[0]
-        return cls(cache / f"{model_fingerprint}-openvino-{version}-{_EXPORT_VERSION}")
+    def of(cls, model: Path, cache: Path, model_fingerprint: str) -> "ModelFiles":
+        """Those that were baked into the model directory, else those under `cache`, there already or not."""
+        kept = cache / f"{model_fingerprint}-{_folder_name()}"
+        baked = cls.baked(model, kept)
+        return baked if baked.exported else cls(kept, kept)
+
+    @classmethod
+    def baked(cls, model: Path, compiled: Path) -> "ModelFiles":
+        """Where baking puts the graphs."""
+        return cls(model / _folder_name(), compiled)
 
     @property
     def exported(self) -> bool:
-        return (self.folder / _TEXTS).is_file() and (self.folder / _IMAGES).is_file()
+        return all((self.graphs / name).is_file() for name in (_IMAGES, _TEXTS))
 
     def export(self, towers: "Towers", size_px: int) -> None:
         """Write both towers. Another process that does the same at the same time does no harm."""
         import torch
 
-        logger.info("exporting the model for OpenVINO, once", extra={"folder": str(self.folder)})
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=self.folder.parent) as scratch:
+        logger.info("exporting the model for OpenVINO, once", extra={"folder": str(self.graphs)})
+        self.graphs.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self.graphs.parent) as scratch:
             pixels = torch.zeros((2, 3, size_px, size_px), dtype=torch.uint8)
             _export(towers.images, pixels, [-1, 3, size_px, size_px], Path(scratch) / _IMAGES)
             _export(towers.texts, torch.zeros((2, 16), dtype=torch.long), [-1, -1], Path(scratch) / _TEXTS)
@@ -60,9 +67,14 @@ class CompiledFiles:
 
     def _publish(self, scratch: Path) -> None:
         """Move the finished files into place, weights before the graphs that name them."""
-        self.folder.mkdir(exist_ok=True)
+        self.graphs.mkdir(exist_ok=True)
         for path in sorted(scratch.iterdir(), key=lambda file: file.suffix == ".xml"):
-            os.replace(path, self.folder / path.name)
+            os.replace(path, self.graphs / path.name)
+
+
+def _folder_name() -> str:
+    version = openvino.get_version().partition("-")[0]
+    return f"openvino-{version}-{_EXPORT_VERSION}"
 
 
 class OpenVinoEngine:
@@ -71,7 +83,7 @@ class OpenVinoEngine:
     name = "openvino"
     device = "cpu"
 
-    def __init__(self, files: CompiledFiles, *, dtype: str, threads: int) -> None:
+    def __init__(self, files: ModelFiles, *, dtype: str, threads: int) -> None:
         self.dtype = dtype
         core = openvino.Core()
         options = {
@@ -79,10 +91,10 @@ class OpenVinoEngine:
             "INFERENCE_NUM_THREADS": threads,
             # One stream: the batcher sends one batch at a time, and it gets all the threads.
             "NUM_STREAMS": 1,
-            "CACHE_DIR": str(files.folder),
+            "CACHE_DIR": str(files.compiled),
         }
-        self._images = core.compile_model(files.folder / _IMAGES, "CPU", options).create_infer_request()
-        self._texts = core.compile_model(files.folder / _TEXTS, "CPU", options).create_infer_request()
+        self._images = core.compile_model(files.graphs / _IMAGES, "CPU", options).create_infer_request()
+        self._texts = core.compile_model(files.graphs / _TEXTS, "CPU", options).create_infer_request()
 
     def encode_images(self, pixels: Pixels) -> Vectors:
         """See `Engine.encode_images`."""

@@ -6,14 +6,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from core.bake import bake, compare_with_transformers
 from core.clip.artifact import open_model
+from core.clip.choice import load_engines
 from core.clip.manifest import MANIFEST, Manifest, sha256_of
 from core.errors import StartError
+from core.settings import load_settings
 from tests.support.process import ROOT, TINY_MODEL, handler_process
 
 
@@ -62,6 +65,25 @@ def test_baking_a_baked_directory_changes_nothing(baked: Path, tmp_path: Path) -
     again = bake(str(baked), tmp_path / "again")
 
     assert manifest_of(baked).model_copy(update={"source": str(baked)}) == again
+
+
+def test_openvino_graphs_are_baked_compared_and_used(tmp_path: Path) -> None:
+    """A start on a CPU exports nothing, and the manifest covers the graphs as it covers the rest."""
+    target, cache = tmp_path / "target", tmp_path / "cache"
+    manifest = bake(str(TINY_MODEL), target, openvino=True)
+    graphs = [name for name in manifest.files if name.startswith("openvino-")]
+    environ = {
+        "ALLOW_INSECURE_AUTH": "1",
+        "CLIP_DEVICE": "cpu",
+        "CLIP_ENGINE": "openvino",
+        "CLIP_CACHE_DIR": str(cache),
+    }
+    directory = open_model(str(target))
+    [engine] = load_engines(load_settings(environ), directory, {}, manifest.fingerprint)
+
+    assert ["images.bin", "images.xml", "texts.bin", "texts.xml"] == [Path(name).name for name in graphs]
+    assert (1, 512) == engine.encode_texts(np.full((1, 8), 632)).shape
+    assert [".blob", ".blob"] == [path.suffix for path in cache.glob("*/*")]
 
 
 def test_files_can_be_read_by_everybody(baked: Path) -> None:
