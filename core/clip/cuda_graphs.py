@@ -16,7 +16,7 @@ import torch
 # Powers of two waste less than half of a batch, and the batcher's maximum is one of them.
 _BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
-# PyTorch asks for a few eager passes on a side stream before a capture: libraries choose their kernels in them.
+# PyTorch asks for a few eager passes before a capture, on its stream: libraries choose their kernels in them.
 _EAGER_PASSES = 3
 
 
@@ -40,11 +40,15 @@ class _Captured:
 
 
 class GraphedTower:
-    """A tower on one CUDA device. Call `capture` for every shape that is worth a graph, then the tower itself."""
+    """A tower on one CUDA device. Call `capture` for every shape that is worth a graph, then the tower itself.
 
-    def __init__(self, tower: torch.nn.Module, device: str) -> None:
+    Both with `stream` current: graphs that share memory must be of one stream, and PyTorch's own stream for captures
+    belongs to whichever device came first.
+    """
+
+    def __init__(self, tower: torch.nn.Module, stream: torch.cuda.Stream) -> None:
         self._tower = tower
-        self._device = torch.device(device)
+        self._stream = stream
         self._captured: dict[tuple[int, ...], _Captured] = {}
         self._sizes: dict[tuple[int, ...], list[int]] = {}
         self._pool: Any = None
@@ -59,7 +63,7 @@ class GraphedTower:
         """Return the vectors of `batch`, (n, dim), on the device. They are overwritten by the next call."""
         captured = self._find(batch)
         if captured is None:
-            eager: torch.Tensor = self._tower(torch.from_numpy(batch).to(self._device))
+            eager: torch.Tensor = self._tower(torch.from_numpy(batch).to(self._stream.device))
             return eager
         count = len(batch)
         # Rows behind `count` still hold an earlier batch: they are computed and never read.
@@ -73,15 +77,11 @@ class GraphedTower:
         return None if size is None else self._captured[(size, *batch.shape[1:])]
 
     def _capture_one(self, example: torch.Tensor) -> None:
-        batch = example.to(self._device)
-        side = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-        side.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.cuda.stream(side):
-            for _ in range(_EAGER_PASSES):
-                self._tower(batch)
-        torch.cuda.current_stream(self._device).wait_stream(side)
+        batch = example.to(self._stream.device)
+        for _ in range(_EAGER_PASSES):
+            self._tower(batch)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
             vectors = self._tower(batch)
         self._pool = graph.pool()
         self._captured[tuple(batch.shape)] = _Captured(graph, example.pin_memory(), batch, vectors)

@@ -51,7 +51,7 @@ class CudaEngine(TorchEngine):
         super().__init__(towers, device=device, dtype=dtype)
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         sizes = batch_sizes_up_to(max_batch)
-        images, texts = GraphedTower(towers.images, device), GraphedTower(towers.texts, device)
+        images, texts = GraphedTower(towers.images, self._stream), GraphedTower(towers.texts, self._stream)
         with torch.inference_mode(), torch.cuda.stream(self._stream):
             images.capture(np.zeros((3, size_px, size_px), dtype=np.uint8), sizes)
             for tokens in _GRAPHED_TOKENS:

@@ -1,5 +1,7 @@
 """Which graph a batch takes, everywhere; that graphs compute what the model computes, where there is a GPU."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -69,3 +71,21 @@ def test_graphs_give_the_vectors_of_the_model(directory: ModelDirectory, count: 
     expected, actual = exact.encode_images(pixels), graphed.encode_images(pixels)
 
     assert 0.01 > np.linalg.norm(expected - actual, axis=1).max() / np.linalg.norm(expected, axis=1).mean()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_two_streams_share_the_weights_and_nothing_else(directory: ModelDirectory) -> None:
+    """Two engines of one device at work at the same time give what each gives alone."""
+    rng = np.random.default_rng(0)
+    batches = [rng.integers(0, 256, (8, 3, directory.size_px, directory.size_px), dtype=np.uint8) for _ in range(2)]
+    placed = Towers.of(directory, read_weights(directory)).on("cuda", "float16")
+    engines = [
+        CudaEngine(placed, device="cuda", dtype="float16", size_px=directory.size_px, max_batch=8) for _ in batches
+    ]
+    alone = [engine.encode_images(batch) for engine, batch in zip(engines, batches, strict=True)]
+
+    with ThreadPoolExecutor(2) as threads:
+        for _ in range(50):
+            together = list(threads.map(CudaEngine.encode_images, engines, batches))
+
+            np.testing.assert_array_equal(np.stack(alone), np.stack(together))
