@@ -49,7 +49,7 @@ format: $(VENV)/installed-dev ## let ruff rewrite what it can
 bench: $(VENV)/installed-dev ## one table: naive way, engine alone, served, start-up (full-size model, ten minutes)
 	$(BIN)/python -m bench.run
 
-bench-memory: $(VENV)/installed-dev ## does memory stay level over 20,000 requests of mixed sizes? (about five minutes)
+bench-memory: $(VENV)/installed-dev ## does memory stay level over 20,000 requests of mixed sizes? (full-size model, ten minutes)
 	$(BIN)/python -m bench.memory --requests 20000
 
 bench-gpu: $(VENV)/installed-dev ## one CUDA device: share of its float16 rate, latency, parity (full-size model)

@@ -33,7 +33,10 @@ class Percentiles:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What else was seen while clients were served. Cores are CPU seconds per second of the measurement."""
+    """What else was seen while clients were served. Cores are CPU seconds per second of the measurement.
+
+    `batch_size` is the mean over forward passes, `queue_ms` the mean time that an item waited for its pass.
+    """
 
     clients: int
     failed: int
@@ -42,6 +45,8 @@ class Served:
     pod_cores: float
     client_cores: float
     image_server_cores: float
+    batch_size: float | None = None
+    queue_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

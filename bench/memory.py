@@ -1,4 +1,4 @@
-"""Does memory stay level? `make bench-memory`: thousands of requests of mixed sizes against a pod with the small model.
+"""Does memory stay level? `make bench-memory`: 20,000 requests of mixed sizes, full-size model.
 
 Prints the worker's resident size over time, and by how much its second half grows.
 """
@@ -18,11 +18,11 @@ from bench.images import ImageServer, image_server
 from bench.load import Load, Outcome, drive
 from bench.machine import about
 from bench.mixture import Mixture, files
-from bench.pod import worker_of
+from bench.pod import full_size_pod, worker_of
 from bench.table import checklist, table
 from bench.timing import new_process
 from bench.workload import RESULTS
-from tests.support.process import SECRET, PodProcess, pod_process
+from tests.support.process import SECRET, PodProcess
 
 REQUESTS = 20_000
 MOST_GROWTH = 0.02
@@ -45,9 +45,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--requests", type=int, default=REQUESTS)
     requests = parser.parse_args().requests
-    with image_server(files()) as images, pod_process() as pod:
+    with image_server(files()) as images, full_size_pod() as pod:
         samples, outcome = measure(pod, images, requests)
-    settings = {"requests": requests, "clients": _CLIENTS, "model": "tiny-shapes"}
+    settings = {"requests": requests, "clients": _CLIENTS, "model": "random-vit-b-32"}
     more = {"statuses": outcome.statuses, "resident_mib": [(one.at_s, one.resident_mib) for one in samples]}
     report = Report({**about(settings), **more}, rows_of(samples, outcome), (growth_check(samples),))
     show(report, samples)

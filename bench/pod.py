@@ -4,10 +4,12 @@ import http.client
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import psutil
+from prometheus_client.parser import text_string_to_metric_families
 
 from bench.workload import full_size_model
 from tests.support.process import PodProcess, pod_process
@@ -69,6 +71,29 @@ def get(asking: http.client.HTTPConnection, path: str) -> int:
     answer = asking.getresponse()
     answer.read()
     return answer.status
+
+
+@dataclass(frozen=True, slots=True)
+class Passes:
+    """Forward passes of a pod, of both modalities: how many, of how many items, and how long those had waited."""
+
+    count: float
+    items: float
+    queue_s: float
+
+    @classmethod
+    def so_far(cls, base_url: str) -> "Passes":
+        """As `/metrics` has it."""
+        with closing(connection(base_url)) as asking:
+            asking.request("GET", "/metrics")
+            text = asking.getresponse().read().decode()
+        samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+        names = ("clip_forward_passes_total", "clip_embedded_items_total", "clip_queue_seconds_total")
+        return cls(*(sum(sample.value for sample in samples if sample.name == name) for name in names))
+
+    def until(self, later: "Passes") -> "Passes":
+        """Those in between."""
+        return Passes(later.count - self.count, later.items - self.items, later.queue_s - self.queue_s)
 
 
 def worker_of(pod: PodProcess) -> psutil.Process:

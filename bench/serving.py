@@ -11,7 +11,7 @@ from bench.figures import Percentiles, Row, Served
 from bench.images import ImageServer, image_server
 from bench.load import Load, drive
 from bench.machine import busy_cpu_s
-from bench.pod import cpu_s, full_size_pod, peak_mib, poll_health, worker_of
+from bench.pod import Passes, cpu_s, full_size_pod, peak_mib, poll_health, worker_of
 from bench.timing import new_process
 from bench.work import ImageBatches, SingleImages, Texts, Work
 from tests.support.process import SECRET, PodProcess
@@ -102,11 +102,13 @@ class Bench:
     def run(self, case: Case, seconds: float) -> Row:
         """Let the clients of `case` send for `seconds`."""
         load = Load(self.base_url, case.work(self.images), case.clients, seconds, first_number=self.asked)
+        passes_before = Passes.so_far(self.base_url)
         before = _Used.now(self.pod_pid, self.images.pid)
         running = self.client.submit(drive, load)
         health_ms = poll_health(self.base_url, running.done, seconds=_NO_END_S)
         outcome = running.result()
         used = before.until(_Used.now(self.pod_pid, self.images.pid))
+        passes = passes_before.until(Passes.so_far(self.base_url))
         self.asked += len(outcome.latencies_ms)
         client_cores = outcome.cpu_s / outcome.elapsed_s
         served = Served(
@@ -117,6 +119,8 @@ class Bench:
             pod_cores=round(used.pod, 3),
             client_cores=round(client_cores, 3),
             image_server_cores=round(used.image_server, 3),
+            batch_size=round(passes.items / passes.count, 2),
+            queue_ms=round(1000 * passes.queue_s / passes.items, 2),
         )
         others = max(0.0, used.machine - used.pod - used.image_server - client_cores)
         rate = outcome.vectors / outcome.elapsed_s

@@ -16,6 +16,8 @@ _COLUMNS: tuple[tuple[str, int, Callable[[Row], str]], ...] = (
     ("p50 ms", 9, lambda row: f"{row.served.latency_ms.p50:.1f}" if row.served else ""),
     ("p95 ms", 9, lambda row: f"{row.served.latency_ms.p95:.1f}" if row.served else ""),
     ("p99 ms", 9, lambda row: f"{row.served.latency_ms.p99:.1f}" if row.served else ""),
+    ("batch", 6, lambda row: _mean(row.served.batch_size) if row.served else ""),
+    ("queue ms", 9, lambda row: _mean(row.served.queue_ms) if row.served else ""),
     ("health p99 ms", 14, lambda row: f"{row.served.health_ms.p99:.1f}" if row.served else ""),
     ("pod cores", 10, lambda row: f"{row.served.pod_cores:.2f}" if row.served else ""),
     ("client cores", 13, lambda row: _beside(row)),
@@ -46,6 +48,10 @@ def _line(cells: Sequence[tuple[str, int]]) -> str:
 def _beside(row: Row) -> str:
     """What the measuring itself used of the same machine: the clients and the image server."""
     return f"{row.served.client_cores + row.served.image_server_cores:.2f}" if row.served else ""
+
+
+def _mean(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"
 
 
 def _figure(value: float) -> str:

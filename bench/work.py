@@ -19,6 +19,7 @@ WORDS = (
     "under", "over", "beside", "near", "woman", "child", "market", "window", "morning", "evening", "bridge", "table",
     "yellow", "blue", "wooden", "stone", "boat", "cloud", "tree", "field",
 )  # fmt: skip
+# 12 tokens, with start and end.
 _WORDS_PER_TEXT = 10
 
 
@@ -65,20 +66,21 @@ class ImageBatches:
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """One text of ten common words per request: 12 tokens."""
+    """One text of common words per request, each of which is a token."""
 
     secret: str
+    words: int = _WORDS_PER_TEXT
 
     def request(self, number: int) -> Request:
-        text = text_of(number)
+        text = text_of(number, self.words)
         auth = Authenticator([self.secret]).sign(EMBED_TEXT, text_payload_id(text)).as_dict()
         return _request(EMBED_TEXT, {"text": text, "auth": auth}, vectors=1)
 
 
-def text_of(number: int) -> str:
-    """Ten words that spell the number, so that no two numbers below a million have the same text."""
+def text_of(number: int, words: int = _WORDS_PER_TEXT) -> str:
+    """Words that spell the number: of four or more, no two numbers below a million have the same."""
     base = len(WORDS)
-    return " ".join(WORDS[(number // base ** (place % 4) + 5 * place) % base] for place in range(_WORDS_PER_TEXT))
+    return " ".join(WORDS[(number // base ** (place % 4) + 5 * place) % base] for place in range(words))
 
 
 def _image(urls: tuple[str, ...], number: int, path: str, secret: str) -> dict[str, Any]:

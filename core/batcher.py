@@ -15,6 +15,7 @@ from core.deadline import Deadline
 from core.device import Device, Stack
 from core.errors import NotReady, Overloaded
 from core.items import Encoded, Item, Modality, Payload
+from core.tally import Tally, total
 
 __all__ = ["Batcher", "Encoded", "Modality"]
 
@@ -69,6 +70,11 @@ class Batcher:
     def queued_items(self) -> int:
         """Images and texts that wait for a device."""
         return sum(map(len, self._queues.values()))
+
+    @property
+    def done(self) -> Mapping[Modality, Tally]:
+        """What all devices together have done."""
+        return total(device.done for device in self._devices)
 
     def submit(self, modality: Modality, payloads: Sequence[Payload], deadline: Deadline) -> list["Future[Encoded]"]:
         """Queue all payloads at once and return one future per payload, in order.

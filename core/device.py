@@ -17,6 +17,7 @@ from core.batch_limit import BatchLimit
 from core.clip.engine import Engine, EngineBroken, Vectors
 from core.errors import InferenceFailed
 from core.items import Encoded, Item, Modality, Payload
+from core.tally import Tally
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ class Device:
     ) -> None:
         self.name = engine.device
         self.running: Sequence[Item] = ()
+        self.done = {modality: Tally() for modality in Modality}
         self._encoders: dict[Modality, Callable[[Payload], Vectors]] = {
             Modality.IMAGE: engine.encode_images,
             Modality.TEXT: engine.encode_texts,
@@ -81,6 +83,8 @@ class Device:
             return
         self._limits[modality].went_well(len(items))
         inference_ms = (time.monotonic() - queued_until_s) * 1000
+        waited_s = sum(queued_until_s - item.queued_at_s for item in items)
+        self.done[modality] += Tally(1, len(items), inference_ms / 1000, waited_s)
         logger.debug("batch", extra={"batch_size": len(items), "inference_ms": round(inference_ms, 2)})
         for item, vector in zip(items, outcome, strict=True):
             if _is_usable(vector):

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
@@ -11,8 +11,10 @@ from importlib.metadata import version
 from core.api import Api
 from core.deadline import Cancellation, Deadline
 from core.errors import NotReady, Overloaded, StartError
+from core.items import Modality
 from core.responses import Body, ModelIdentity
 from core.settings import ServiceSettings
+from core.tally import Tally
 
 VERSION = version("clip-embedding-service")
 
@@ -44,6 +46,7 @@ class Runtime:
     fail: Callable[[], None]
     close: Callable[[], None]
     queued_items: Callable[[], int] = lambda: 0
+    done: Callable[[], Mapping[Modality, Tally]] = lambda: {}
 
 
 class Service:
@@ -136,6 +139,11 @@ class Service:
     def queued_items(self) -> int:
         """Images and texts that wait for a device; 0 until the model is loaded."""
         return self._runtime.queued_items() if self._runtime else 0
+
+    @property
+    def done(self) -> Mapping[Modality, Tally]:
+        """What the devices have done so far; nothing until the model is loaded."""
+        return self._runtime.done() if self._runtime else {}
 
     def health(self) -> Body:
         """The body of `/health`, the same in every status; what is not known before loading is null."""

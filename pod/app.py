@@ -24,7 +24,7 @@ from core.responses import Body, error_body
 from core.service import Service, Status
 from core.settings import ServiceSettings
 from core.wire import encode, parse_object
-from pod import SERVICE_EXTENSION
+from pod import SERVICE_EXTENSION, metrics
 from pod.errors import STATUS, from_http
 from pod.presence import cancelled_when_gone
 
@@ -127,9 +127,7 @@ def _ping(service: Service) -> Response:
 
 
 def _metrics(service: Service) -> Response:
-    """What an autoscaler needs, in Prometheus' text format (version 0.0.4)."""
-    text = f"# TYPE clip_queued_items gauge\nclip_queued_items {service.queued_items}\n"
-    return Response(text, content_type="text/plain; version=0.0.4; charset=utf-8")
+    return Response(metrics.exposition(service), content_type=metrics.CONTENT_TYPE)
 
 
 def _begin() -> None:

@@ -339,3 +339,21 @@ def test_limit_grows_back_after_many_full_batches() -> None:
             future.result(SOON_S)
 
     assert ("image", [3, 4]) == engine.batches[-1]
+
+
+def test_done_work_is_counted_per_pass_and_item() -> None:
+    """Two batches of images and one text: passes, items and waiting time; what failed counts as nothing done."""
+    engine = ScriptedEngine()
+    with batcher(engine, max_batch=4) as target:
+        with busy(engine, target):
+            futures = [*submit(target, [1, 2, 3, 4, 5, 6, 7, 8]), *submit(target, [9], Modality.TEXT)]
+        [poisoned] = submit(target, [POISON])
+        for future in futures:
+            future.result(SOON_S)
+        assert isinstance(poisoned.exception(SOON_S), InferenceFailed)
+        images, texts = target.done[Modality.IMAGE], target.done[Modality.TEXT]
+
+    # With the one item that kept the device busy.
+    assert ((3, 9), (1, 1)) == ((images.passes, images.items), (texts.passes, texts.items))
+    assert images.queue_s > 0
+    assert images.forward_s > 0
