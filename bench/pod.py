@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from bench.workload import full_size_model
 from tests.support.process import PodProcess, pod_process
 
-# The first start exports the model, which takes half a minute on two idle cores.
+# The first start exports the model, which takes ten seconds on two idle cores.
 _READY_TIMEOUT_S = 300.0
 _READY_POLL_S = 0.01
 HEALTH_POLL_S = 0.02

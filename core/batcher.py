@@ -16,6 +16,7 @@ from core.device import Device, Stack
 from core.errors import NotReady, Overloaded
 from core.items import Encoded, Item, Modality, Payload
 from core.tally import Tally, total
+from core.turns import Turns
 
 __all__ = ["Batcher", "Encoded", "Modality"]
 
@@ -26,8 +27,8 @@ class Batcher:
     """Owns the device threads. `submit` from any thread; results come back as futures.
 
     `stack` makes one array of a list of payloads, by modality. `max_items` bounds what is queued, which bounds its
-    bytes too: a payload is at most one preprocessed image. `out_of_memory` is what an engine raises when a batch is
-    too large for it.
+    bytes too: a payload is at most one preprocessed image. `turns` are those of decoder and device where they share
+    cores. `out_of_memory` is what an engine raises when a batch is too large for it.
     """
 
     def __init__(
@@ -38,10 +39,12 @@ class Batcher:
         dim: int,
         max_batch: int,
         max_items: int,
+        turns: Turns | None = None,
         prepare_thread: Callable[[], None] = lambda: None,
         out_of_memory: tuple[type[Exception], ...] = (MemoryError,),
     ) -> None:
         self._max_items = max_items
+        self._turns = turns or Turns(shared=False)
         self._prepare_thread = prepare_thread
         self._queues: dict[Modality, deque[Item]] = {modality: deque() for modality in Modality}
         self._changed = threading.Condition()
@@ -104,6 +107,7 @@ class Batcher:
                     item.fail(NotReady())
             self._fail_queued()
             self._changed.notify_all()
+        self._turns.end()
 
     def close(self) -> None:
         """Stop after the batches that are running; what is still queued fails with `NotReady`."""
@@ -111,6 +115,7 @@ class Batcher:
             self._closed = True
             self._fail_queued()
             self._changed.notify_all()
+        self._turns.end()
         for thread in self._threads:
             # The thread of a broken device may never come back.
             if not self._broken:
@@ -118,31 +123,46 @@ class Batcher:
 
     def _serve(self, device: Device) -> None:
         self._prepare_thread()
-        while (modality := self._take(device)) is not None:
-            try:
-                device.run(modality, device.running)
-            except EngineBroken as error:
-                logger.critical("the device is lost", extra={"cause": str(error.__cause__ or error)[:300]})
-                self.fail()
-                return
+        while (room := self._wait_for_work(device)) is not None:
+            with self._turns.computing(room):
+                modality = self._take(device)
+                if modality is None:
+                    continue
+                try:
+                    device.run(modality, device.running)
+                except EngineBroken as error:
+                    logger.critical("the device is lost", extra={"cause": str(error.__cause__ or error)[:300]})
+                    self.fail()
+                    return
 
-    def _take(self, device: Device) -> Modality | None:
-        """Wait for work and put up to a batch of it into `device.running`; the longest waiting modality first."""
+    def _wait_for_work(self, device: Device) -> int | None:
+        """Return how many images more than those queued the next pass could take, none before a text; None at the end.
+
+        A text waits for nobody's picture: its pass is short, and somebody is searching.
+        """
         with self._changed:
             device.running = ()
-            while True:
+            while (modality := self._longest_waiting()) is None:
                 if self._closed or self._broken:
                     return None
-                waiting = [modality for modality in Modality if self._queues[modality]]
-                if not waiting:
-                    self._changed.wait()
-                    continue
-                modality = min(waiting, key=lambda waiter: self._queues[waiter][0].queued_at_s)
+                self._changed.wait()
+            spare = device.limit(modality) - len(self._queues[modality])
+            return max(0, spare) if modality is Modality.IMAGE else 0
+
+    def _take(self, device: Device) -> Modality | None:
+        """Put up to a batch of work into `device.running`, the longest waiting modality's; None if there is none."""
+        with self._changed:
+            while (modality := self._longest_waiting()) is not None:
                 queue = self._queues[modality]
                 batch = [queue.popleft() for _ in range(min(device.limit(modality), len(queue)))]
                 device.running = [item for item in batch if item.still_wanted()]
                 if device.running:
                     return modality
+            return None
+
+    def _longest_waiting(self) -> Modality | None:
+        waiting = [modality for modality in Modality if self._queues[modality]]
+        return min(waiting, key=lambda waiter: self._queues[waiter][0].queued_at_s, default=None)
 
     def _fail_queued(self) -> None:
         for queue in self._queues.values():

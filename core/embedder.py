@@ -20,6 +20,7 @@ from core.clip.engine import Pixels, TokenIds
 from core.deadline import Deadline
 from core.errors import DeadlineExceeded, InternalError, NotReady, ServiceError
 from core.items import Encoded, Modality
+from core.turns import Turns
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +82,10 @@ class ImageMemory:
 
 
 class Embedder:
-    """`concurrency` bounds the downloads of one request; `pools` bounds those of all, and `memory` their bytes."""
+    """`concurrency` bounds the downloads of one request; `pools` bounds those of all, and `memory` their bytes.
+
+    `turns` are the batcher's.
+    """
 
     def __init__(
         self,
@@ -93,6 +97,7 @@ class Embedder:
         pools: Pools,
         memory: ImageMemory,
         concurrency: int,
+        turns: Turns | None = None,
     ) -> None:
         self._fetch = fetch
         self._decode = decode
@@ -101,6 +106,7 @@ class Embedder:
         self._pools = pools
         self._memory = memory
         self._concurrency = concurrency
+        self._turns = turns or Turns(shared=False)
 
     def embed_images(self, wanted: Sequence[Wanted], deadline: Deadline) -> list[Embedding | ServiceError]:
         """Return one result per image, in order: an embedding, or the error of that image alone.
@@ -167,6 +173,8 @@ class Embedder:
 
     def _decode_in_turn(self, data: bytes, deadline: Deadline) -> Pixels:
         decoding = self._pools.decodes.submit(self._decode_in_time, data, deadline)
+        self._turns.announce()
+        decoding.add_done_callback(lambda _settled: self._turns.retract())
         try:
             return decoding.result(timeout=deadline.remaining_s())
         except TimeoutError as error:
@@ -174,9 +182,10 @@ class Embedder:
             raise DeadlineExceeded from error
 
     def _decode_in_time(self, data: bytes, deadline: Deadline) -> Pixels:
-        if deadline.expired:
-            raise DeadlineExceeded
-        return self._decode(data)
+        with self._turns.decoding():
+            if deadline.expired:
+                raise DeadlineExceeded
+            return self._decode(data)
 
     def _encode(
         self, modality: Modality, payloads: Sequence[npt.NDArray[np.generic]], deadline: Deadline

@@ -30,6 +30,7 @@ from core.responses import ModelIdentity
 from core.service import Runtime
 from core.settings import ServiceSettings
 from core.strict_decoding import refuse_what_decoders_warn_of
+from core.turns import Turns
 from shared_auth import Authenticator
 
 logger = logging.getLogger(__name__)
@@ -49,12 +50,14 @@ def load_runtime(settings: ServiceSettings, authenticator: Authenticator | None)
     _require_as_baked(directory, model_fingerprint)
     engines = load_engines(settings, directory, weights, model_fingerprint)
     tokenizer = ClipTokenizer(directory.tokenizer_path, directory.context_length)
+    turns = Turns(shared=engines[0].device == "cpu")
     batcher = Batcher(
         engines,
         {Modality.IMAGE: np.stack, Modality.TEXT: tokenizer.pad},
         dim=directory.dim,
         max_batch=settings.max_device_batch,
         max_items=settings.max_queued_items,
+        turns=turns,
         prepare_thread=lambda: torch.set_num_threads(cpu.available_cores()),
         out_of_memory=(MemoryError, torch.OutOfMemoryError),
     )
@@ -63,7 +66,7 @@ def load_runtime(settings: ServiceSettings, authenticator: Authenticator | None)
     # Also the warm-up: the first request must not be the slow one.
     check()
     identity = _identity(directory, engines[0], model_fingerprint)
-    runtime = _join(settings, authenticator, _Parts(decoder, tokenizer, batcher, identity, check))
+    runtime = _join(settings, authenticator, _Parts(decoder, tokenizer, batcher, turns, identity, check))
     logger.info(
         "model ready",
         extra={**identity.for_response(), "dtype": identity.dtype, "load_s": round(time.monotonic() - started_s, 2)},
@@ -112,6 +115,7 @@ class _Parts:
     decoder: PixelDecoder
     tokenizer: ClipTokenizer
     batcher: Batcher
+    turns: Turns
     identity: ModelIdentity
     check: Callable[[], None]
 
@@ -128,6 +132,7 @@ def _join(settings: ServiceSettings, authenticator: Authenticator | None, parts:
         pools=pools,
         memory=ImageMemory(ByteBudget(settings.max_image_bytes_in_flight), pixel_bytes=3 * parts.decoder.size_px**2),
         concurrency=settings.download_concurrency,
+        turns=parts.turns,
     )
     api = Api(
         Model(embedder, parts.identity),

@@ -16,6 +16,7 @@ from core.deadline import Cancellation, Deadline
 from core.embedder import Embedder, Embedding, ImageMemory, Pools, Wanted
 from core.errors import DeadlineExceeded, DownloadError, InternalError, InvalidImage, Overloaded
 from core.items import Modality
+from core.turns import Turns
 
 DIM = 4
 SOON_S = 30.0
@@ -70,9 +71,10 @@ def embedder(
     concurrency: int = 8,
     threads: int = 16,
     max_bytes: int = 1_000_000,
+    turns: Turns | None = None,
 ) -> Iterator[Embedder]:
     stack = {Modality.IMAGE: np.stack, Modality.TEXT: np.stack}
-    batcher = Batcher([engine], stack, dim=DIM, max_batch=32, max_items=100)
+    batcher = Batcher([engine], stack, dim=DIM, max_batch=32, max_items=100, turns=turns)
     pools = Pools(ThreadPoolExecutor(threads), ThreadPoolExecutor(2))
     try:
         yield Embedder(
@@ -83,6 +85,7 @@ def embedder(
             pools=pools,
             memory=ImageMemory(ByteBudget(max_bytes), pixel_bytes=PIXEL_BYTES),
             concurrency=concurrency,
+            turns=turns,
         )
     finally:
         pools.close()
@@ -102,6 +105,20 @@ def test_one_result_per_image_in_order_with_errors_in_place() -> None:
     assert [Embedding, DownloadError, Embedding, InvalidImage, InternalError, Embedding] == [
         type(result) for result in results
     ]
+
+
+def test_no_pass_waits_for_an_image_that_is_over() -> None:
+    """However a decode ends, also one that never began, the device counts on it no longer."""
+    never = 1000.0
+    turns = Turns(shared=True, patience_s=never)
+    with embedder(DirectionEngine(), turns=turns) as target:
+        target.embed_images(wanted(["1", "broken", "404", "2"]), Deadline.after(SOON_S))
+        target.embed_images(wanted(["3"]), Deadline.after(0.0))
+        passing = threading.Thread(target=lambda: turns.computing(5).__enter__(), daemon=True)
+        passing.start()
+        passing.join(SOON_S)
+
+    assert not passing.is_alive()
 
 
 def test_normalize_is_per_item() -> None:

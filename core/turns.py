@@ -1,0 +1,88 @@
+"""Decoding and forward passes take turns where they need the same cores.
+
+A pass on a CPU splits every layer over all cores and waits for the slowest part; a decode that runs beside it holds
+one core for a moment, and all the others wait. One after the other both are done sooner
+(docs/decisions/0032-turns-on-a-cpu.md).
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# A pass waits this long for images that are about to be decoded: some dozens of usual ones, and no longer for a
+# stranger's that takes seconds. It then begins beside it.
+_PATIENCE_S = 0.25
+
+
+class Turns:
+    """Decodes run together, and no pass beside them; a decode waits for the pass that runs. From any thread.
+
+    Not `shared`: device and decoder have cores of their own, and nobody waits.
+    """
+
+    def __init__(self, *, shared: bool, patience_s: float = _PATIENCE_S) -> None:
+        self._shared = shared
+        self._patience_s = patience_s
+        self._changed = threading.Condition()
+        self._announced = 0
+        self._decoding = 0
+        self._computing = False
+        # How many decodes may still begin before the pass that waits; None while none waits.
+        self._before_pass: int | None = None
+
+    def announce(self) -> None:
+        """A decode could begin now. Each one is settled by `retract`, whatever comes of it."""
+        with self._changed:
+            self._announced += 1
+
+    def retract(self) -> None:
+        """An announced decode is over, or will never begin."""
+        with self._changed:
+            self._announced -= 1
+            self._changed.notify_all()
+
+    @contextmanager
+    def decoding(self) -> Iterator[None]:
+        """Around an announced decode: waits until no pass runs."""
+        with self._changed:
+            self._changed.wait_for(self._may_decode)
+            self._decoding += 1
+            if self._before_pass is not None:
+                self._before_pass -= 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._decoding -= 1
+                self._changed.notify_all()
+
+    @contextmanager
+    def computing(self, room: int) -> Iterator[None]:
+        """Around a pass: lets up to `room` announced images be decoded first, so that they can come along."""
+        with self._changed:
+            if self._shared:
+                self._before_pass = room
+                self._changed.wait_for(self._may_compute, timeout=self._patience_s)
+                self._before_pass = None
+                self._computing = True
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._computing = False
+                self._changed.notify_all()
+
+    def end(self) -> None:
+        """Nobody waits any more: the device is lost, or the service closes."""
+        with self._changed:
+            self._shared = False
+            self._changed.notify_all()
+
+    def _may_decode(self) -> bool:
+        if not self._shared:
+            return True
+        return not self._computing and (self._before_pass is None or self._before_pass > 0)
+
+    def _may_compute(self) -> bool:
+        none_to_come = self._before_pass == 0 or self._announced <= self._decoding
+        return not self._shared or (self._decoding == 0 and none_to_come)

@@ -1,0 +1,153 @@
+"""Who waits for whom when decoder and device share their cores, and that nobody does when they do not."""
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
+
+import pytest
+
+from core.turns import Turns
+
+SOON_S = 30.0
+# Long enough that whoever could go on would have.
+A_WHILE_S = 0.1
+
+Turn = Callable[[], AbstractContextManager[None]]
+
+
+class Stay:
+    """Holds a turn on a thread of its own until it is left."""
+
+    def __init__(self, threads: ThreadPoolExecutor, turn: Turn) -> None:
+        self._turn = turn
+        self._inside = threading.Event()
+        self._leave = threading.Event()
+        self._done: Future[None] = threads.submit(self._run)
+
+    def _run(self) -> None:
+        with self._turn():
+            self._inside.set()
+            self._leave.wait(SOON_S)
+
+    def begins(self) -> bool:
+        return self._inside.wait(SOON_S)
+
+    def waits(self) -> bool:
+        return not self._inside.wait(A_WHILE_S)
+
+    def leave(self) -> None:
+        self._leave.set()
+        self._done.result(SOON_S)
+
+
+Begin = Callable[[Turn], Stay]
+
+
+@pytest.fixture
+def begin() -> Iterator[Begin]:
+    stays: list[Stay] = []
+    with ThreadPoolExecutor(8) as threads:
+
+        def stay(turn: Turn) -> Stay:
+            stays.append(Stay(threads, turn))
+            return stays[-1]
+
+        yield stay
+        for one in stays:
+            one.leave()
+
+
+@pytest.fixture
+def turns() -> Turns:
+    """Shared cores, and a pass that waits as long as it takes."""
+    return Turns(shared=True, patience_s=SOON_S)
+
+
+def test_decode_waits_for_the_pass_that_runs(turns: Turns, begin: Begin) -> None:
+    """It begins when the pass has ended."""
+    passing = begin(lambda: turns.computing(0))
+    assert passing.begins()
+    turns.announce()
+    decode = begin(turns.decoding)
+    waited = decode.waits()
+    passing.leave()
+
+    assert waited
+    assert decode.begins()
+
+
+def test_pass_waits_for_the_decodes_that_run(turns: Turns, begin: Begin) -> None:
+    """Decodes run side by side; the pass begins after the last."""
+    decodes = [begin(turns.decoding) for _ in range(2)]
+    assert all(decode.begins() for decode in decodes)
+    passing = begin(lambda: turns.computing(0))
+    decodes[0].leave()
+    waited = passing.waits()
+    decodes[1].leave()
+
+    assert waited
+    assert passing.begins()
+
+
+@pytest.mark.parametrize(("room", "before"), [(0, 0), (1, 1), (2, 2), (5, 3)])
+def test_images_that_still_fit_are_decoded_before_the_pass(turns: Turns, begin: Begin, room: int, before: int) -> None:
+    """Of three that are announced, as many as the batch has room for go first; the rest waits for the pass."""
+    for _ in range(3):
+        turns.announce()
+    running = begin(turns.decoding)
+    assert running.begins()
+    passing = begin(lambda: turns.computing(room))
+    assert passing.waits()
+    running.leave()
+    decodes = 0
+    while decodes < before:
+        decode = begin(turns.decoding)
+        assert decode.begins()
+        decode.leave()
+        turns.retract()
+        decodes += 1
+
+    assert passing.begins()
+    assert begin(turns.decoding).waits()
+
+
+def test_pass_goes_on_when_an_announced_image_will_not_come(turns: Turns, begin: Begin) -> None:
+    """One that was given up is not waited for."""
+    turns.announce()
+    passing = begin(lambda: turns.computing(5))
+    waited = passing.waits()
+    turns.retract()
+
+    assert waited
+    assert passing.begins()
+
+
+def test_slow_decode_does_not_hold_up_the_device(begin: Begin) -> None:
+    """A pass that has waited long enough begins beside it."""
+    turns = Turns(shared=True, patience_s=0.01)
+    slow = begin(turns.decoding)
+    assert slow.begins()
+
+    assert begin(lambda: turns.computing(5)).begins()
+
+
+def test_end_frees_whoever_waits(turns: Turns, begin: Begin) -> None:
+    """A pass that never ends holds nobody back once the device is given up."""
+    assert begin(lambda: turns.computing(0)).begins()
+    decode = begin(turns.decoding)
+    waited = decode.waits()
+    turns.end()
+
+    assert waited
+    assert decode.begins()
+
+
+def test_nobody_waits_where_cores_are_not_shared(begin: Begin) -> None:
+    """A pass on a GPU runs beside decodes."""
+    turns = Turns(shared=False)
+    turns.announce()
+
+    assert begin(lambda: turns.computing(5)).begins()
+    assert begin(turns.decoding).begins()
+    assert begin(lambda: turns.computing(5)).begins()
