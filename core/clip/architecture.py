@@ -3,9 +3,9 @@
 Names and defaults are those of transformers' CLIPConfig, which wrote the file. Never imports torch.
 """
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Count = Annotated[int, Field(gt=0)]
 
@@ -24,6 +24,12 @@ class _Encoder(BaseModel):
     num_attention_heads: Count
     hidden_act: str = "quick_gelu"
     layer_norm_eps: float = 1e-5
+
+    @model_validator(mode="after")
+    def _heads_share_the_width(self) -> Self:
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError("hidden_size is not a multiple of num_attention_heads")
+        return self
 
 
 class Vision(_Encoder):
