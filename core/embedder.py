@@ -20,7 +20,7 @@ from core.clip.engine import Pixels, TokenIds
 from core.deadline import Deadline
 from core.errors import DeadlineExceeded, InternalError, NotReady, ServiceError
 from core.items import Encoded, Modality
-from core.turns import Turns
+from core.turns import Arrivals, Turns
 
 logger = logging.getLogger(__name__)
 
@@ -119,9 +119,14 @@ class Embedder:
 
     def _embed_images(self, wanted: Sequence[Wanted], deadline: Deadline) -> list[Embedding | ServiceError]:
         started_s = time.monotonic()
-        prepared = self._prepare_all([image.image_url for image in wanted], deadline)
-        ready = [result for result in prepared if isinstance(result, _Prepared)]
-        encoded = iter(self._encode(Modality.IMAGE, [image.pixels for image in ready], deadline))
+        arrivals = Arrivals(self._turns, len(wanted))
+        try:
+            prepared = self._prepare_all([image.image_url for image in wanted], deadline, arrivals)
+            ready = [result for result in prepared if isinstance(result, _Prepared)]
+            futures = self._submit(Modality.IMAGE, [image.pixels for image in ready], deadline)
+        finally:
+            arrivals.queued()
+        encoded = iter([_outcome(future, deadline) for future in futures])
         return [
             result if isinstance(result, ServiceError) else _finish(image, result, next(encoded), started_s)
             for image, result in zip(wanted, prepared, strict=True)
@@ -131,13 +136,16 @@ class Embedder:
         """Return the embedding of a text; one that is too long is cut and says so. Raises a `ServiceError`."""
         started_s = time.monotonic()
         token_ids, truncated = self._tokenize(text)
-        [row] = self._encode(Modality.TEXT, [token_ids], deadline)
+        [future] = self._submit(Modality.TEXT, [token_ids], deadline)
+        row = _outcome(future, deadline)
         if isinstance(row, ServiceError):
             raise row
         timings = _timings(started_s, queue_ms=row.queue_ms, inference_ms=row.inference_ms)
         return Embedding(_scaled(row.vector, normalize), timings, truncated)
 
-    def _prepare_all(self, urls: Sequence[str], deadline: Deadline) -> list[_Prepared | ServiceError]:
+    def _prepare_all(
+        self, urls: Sequence[str], deadline: Deadline, arrivals: Arrivals
+    ) -> list[_Prepared | ServiceError]:
         results: list[_Prepared | ServiceError] = [DeadlineExceeded()] * len(urls)
         positions = iter(range(len(urls)))
         lock = threading.Lock()
@@ -148,21 +156,22 @@ class Embedder:
                     position = next(positions, None)
                 if position is None:
                     return
-                results[position] = self._prepare(urls[position], deadline)
+                results[position] = self._prepare(urls[position], deadline, arrivals)
 
         count = min(self._concurrency, len(urls))
         _join([self._pools.downloads.submit(work) for _ in range(count)], deadline)
         return results
 
-    def _prepare(self, url: str, deadline: Deadline) -> _Prepared | ServiceError:
+    def _prepare(self, url: str, deadline: Deadline, arrivals: Arrivals) -> _Prepared | ServiceError:
         started_s = time.monotonic()
         try:
             if not self._batcher.healthy:
                 return NotReady()
             with self._memory.budget.lease() as downloaded:
-                data = self._fetch(url, deadline=deadline, reserve=downloaded.add)
+                with arrivals.downloading():
+                    data = self._fetch(url, deadline=deadline, reserve=downloaded.add)
                 fetched_s = time.monotonic()
-                pixels = self._decode_in_turn(data, deadline)
+                pixels = self._decode_in_turn(data, deadline, arrivals)
         except ServiceError as error:
             return error
         except Exception:
@@ -171,10 +180,10 @@ class Embedder:
             return InternalError()
         return _Prepared(pixels, (fetched_s - started_s) * 1000, (time.monotonic() - fetched_s) * 1000)
 
-    def _decode_in_turn(self, data: bytes, deadline: Deadline) -> Pixels:
+    def _decode_in_turn(self, data: bytes, deadline: Deadline, arrivals: Arrivals) -> Pixels:
         decoding = self._pools.decodes.submit(self._decode_in_time, data, deadline)
-        self._turns.announce()
-        decoding.add_done_callback(lambda _settled: self._turns.retract())
+        arrivals.announce()
+        decoding.add_done_callback(lambda _settled: arrivals.decoded())
         try:
             return decoding.result(timeout=deadline.remaining_s())
         except TimeoutError as error:
@@ -187,16 +196,16 @@ class Embedder:
                 raise DeadlineExceeded
             return self._decode(data)
 
-    def _encode(
+    def _submit(
         self, modality: Modality, payloads: Sequence[npt.NDArray[np.generic]], deadline: Deadline
-    ) -> list[Encoded | ServiceError]:
+    ) -> list["Future[Encoded]"]:
         if not payloads:
             return []
         futures = self._batcher.submit(modality, payloads, deadline)
         if deadline.cancellation is not None:
             # A request whose caller has gone gives its place back at once, not when the device gets to its items.
             deadline.cancellation.then(lambda: [future.cancel() for future in futures])
-        return [_outcome(future, deadline) for future in futures]
+        return futures
 
 
 def _join(lanes: Sequence["Future[None]"], deadline: Deadline) -> None:

@@ -86,3 +86,49 @@ class Turns:
     def _may_compute(self) -> bool:
         none_to_come = self._before_pass == 0 or self._announced <= self._decoding
         return not self._shared or (self._decoding == 0 and none_to_come)
+
+
+class Arrivals:
+    """The images of one request on their way to the device, `count` of them.
+
+    Each stops counting as announced when its decode is over, but for the last: that one stands for the request until
+    the batcher has it, or a pass would begin in between without it.
+    """
+
+    def __init__(self, turns: Turns, count: int) -> None:
+        self._turns = turns
+        self._left = count
+        self._lock = threading.Lock()
+        self._last_is_announced = False
+        self._queued = False
+
+    @contextmanager
+    def downloading(self) -> Iterator[None]:
+        """Around a download: one that fails has nothing to decode."""
+        try:
+            yield
+        except BaseException:
+            with self._lock:
+                self._left -= 1
+            raise
+
+    def announce(self) -> None:
+        """An image could be decoded now."""
+        self._turns.announce()
+
+    def decoded(self) -> None:
+        """The decode of an announced image is over, or will never begin."""
+        with self._lock:
+            self._left -= 1
+            self._last_is_announced = self._left == 0 and not self._queued
+            if self._last_is_announced:
+                return
+        self._turns.retract()
+
+    def queued(self) -> None:
+        """What there is of the request is in the batcher's queue, or never will be."""
+        with self._lock:
+            self._queued = True
+            announced, self._last_is_announced = self._last_is_announced, False
+        if announced:
+            self._turns.retract()
