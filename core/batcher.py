@@ -123,8 +123,8 @@ class Batcher:
 
     def _serve(self, device: Device) -> None:
         self._prepare_thread()
-        while (room := self._wait_for_work(device)) is not None:
-            with self._turns.computing(room):
+        while (is_full := self._wait_for_work(device)) is not None:
+            with self._turns.computing(is_full):
                 modality = self._take(device)
                 if modality is None:
                     continue
@@ -135,8 +135,8 @@ class Batcher:
                     self.fail()
                     return
 
-    def _wait_for_work(self, device: Device) -> int | None:
-        """Return how many images more than those queued the next pass could take, none before a text; None at the end.
+    def _wait_for_work(self, device: Device) -> Callable[[], bool] | None:
+        """Return what tells whether the next pass need not wait for images that are being decoded; None at the end.
 
         A text waits for nobody's picture: its pass is short, and somebody is searching.
         """
@@ -146,8 +146,8 @@ class Batcher:
                 if self._closed or self._broken:
                     return None
                 self._changed.wait()
-            spare = device.limit(modality) - len(self._queues[modality])
-            return max(0, spare) if modality is Modality.IMAGE else 0
+            queue, limit = self._queues[modality], device.limit(modality)
+            return (lambda: len(queue) >= limit) if modality is Modality.IMAGE else (lambda: True)
 
     def _take(self, device: Device) -> Modality | None:
         """Put up to a batch of work into `device.running`, the longest waiting modality's; None if there is none."""

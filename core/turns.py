@@ -6,7 +6,7 @@ one core for a moment, and all the others wait. One after the other both are don
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 # A pass waits this long for images that are about to be decoded: some dozens of usual ones, and no longer for a
@@ -27,18 +27,18 @@ class Turns:
         self._announced = 0
         self._decoding = 0
         self._computing = False
-        # How many decodes may still begin before the pass that waits; None while none waits.
-        self._before_pass: int | None = None
+        # Of the pass that waits, if one does: whether its batch is full already.
+        self._is_full: Callable[[], bool] | None = None
 
     def announce(self) -> None:
         """A decode could begin now. Each one is settled by `retract`, whatever comes of it."""
         with self._changed:
             self._announced += 1
 
-    def retract(self) -> None:
-        """An announced decode is over, or will never begin."""
+    def retract(self, count: int = 1) -> None:
+        """Announced decodes are over, or will never begin; also called when a queue has grown."""
         with self._changed:
-            self._announced -= 1
+            self._announced -= count
             self._changed.notify_all()
 
     @contextmanager
@@ -47,8 +47,6 @@ class Turns:
         with self._changed:
             self._changed.wait_for(self._may_decode)
             self._decoding += 1
-            if self._before_pass is not None:
-                self._before_pass -= 1
         try:
             yield
         finally:
@@ -57,13 +55,13 @@ class Turns:
                 self._changed.notify_all()
 
     @contextmanager
-    def computing(self, room: int) -> Iterator[None]:
-        """Around a pass: lets up to `room` announced images be decoded first, so that they can come along."""
+    def computing(self, is_full: Callable[[], bool]) -> Iterator[None]:
+        """Around a pass: lets announced images be decoded first, so that they can come along, until `is_full`."""
         with self._changed:
             if self._shared:
-                self._before_pass = room
+                self._is_full = is_full
                 self._changed.wait_for(self._may_compute, timeout=self._patience_s)
-                self._before_pass = None
+                self._is_full = None
                 self._computing = True
         try:
             yield
@@ -81,11 +79,14 @@ class Turns:
     def _may_decode(self) -> bool:
         if not self._shared:
             return True
-        return not self._computing and (self._before_pass is None or self._before_pass > 0)
+        return not self._computing and not self._pass_is_full()
 
     def _may_compute(self) -> bool:
-        none_to_come = self._before_pass == 0 or self._announced <= self._decoding
+        none_to_come = self._announced <= self._decoding or self._pass_is_full()
         return not self._shared or (self._decoding == 0 and none_to_come)
+
+    def _pass_is_full(self) -> bool:
+        return self._is_full is not None and self._is_full()
 
 
 class Arrivals:
@@ -130,5 +131,4 @@ class Arrivals:
         with self._lock:
             self._queued = True
             announced, self._last_is_announced = self._last_is_announced, False
-        if announced:
-            self._turns.retract()
+        self._turns.retract(int(announced))

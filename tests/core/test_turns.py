@@ -7,13 +7,21 @@ from contextlib import AbstractContextManager
 
 import pytest
 
-from core.turns import Turns
+from core.turns import Arrivals, Turns
 
 SOON_S = 30.0
 # Long enough that whoever could go on would have.
 A_WHILE_S = 0.1
 
 Turn = Callable[[], AbstractContextManager[None]]
+
+
+def full() -> bool:
+    return True
+
+
+def empty() -> bool:
+    return False
 
 
 class Stay:
@@ -66,7 +74,7 @@ def turns() -> Turns:
 
 def test_decode_waits_for_the_pass_that_runs(turns: Turns, begin: Begin) -> None:
     """It begins when the pass has ended."""
-    passing = begin(lambda: turns.computing(0))
+    passing = begin(lambda: turns.computing(full))
     assert passing.begins()
     turns.announce()
     decode = begin(turns.decoding)
@@ -81,7 +89,7 @@ def test_pass_waits_for_the_decodes_that_run(turns: Turns, begin: Begin) -> None
     """Decodes run side by side; the pass begins after the last."""
     decodes = [begin(turns.decoding) for _ in range(2)]
     assert all(decode.begins() for decode in decodes)
-    passing = begin(lambda: turns.computing(0))
+    passing = begin(lambda: turns.computing(full))
     decodes[0].leave()
     waited = passing.waits()
     decodes[1].leave()
@@ -90,24 +98,21 @@ def test_pass_waits_for_the_decodes_that_run(turns: Turns, begin: Begin) -> None
     assert passing.begins()
 
 
-@pytest.mark.parametrize(("room", "before"), [(0, 0), (1, 1), (2, 2), (5, 3)])
-def test_images_that_still_fit_are_decoded_before_the_pass(turns: Turns, begin: Begin, room: int, before: int) -> None:
-    """Of three that are announced, as many as the batch has room for go first; the rest waits for the pass."""
+def test_images_are_decoded_before_a_pass_until_its_batch_is_full(turns: Turns, begin: Begin) -> None:
+    """Of three that are announced, two fill the batch; the third waits for the pass."""
+    queue: list[str] = []
     for _ in range(3):
         turns.announce()
-    running = begin(turns.decoding)
-    assert running.begins()
-    passing = begin(lambda: turns.computing(room))
-    assert passing.waits()
-    running.leave()
-    decodes = 0
-    while decodes < before:
+    passing = begin(lambda: turns.computing(lambda: len(queue) >= 2))
+    waited = passing.waits()
+    for _ in range(2):
         decode = begin(turns.decoding)
         assert decode.begins()
         decode.leave()
+        queue.append("image")
         turns.retract()
-        decodes += 1
 
+    assert waited
     assert passing.begins()
     assert begin(turns.decoding).waits()
 
@@ -115,7 +120,7 @@ def test_images_that_still_fit_are_decoded_before_the_pass(turns: Turns, begin: 
 def test_pass_goes_on_when_an_announced_image_will_not_come(turns: Turns, begin: Begin) -> None:
     """One that was given up is not waited for."""
     turns.announce()
-    passing = begin(lambda: turns.computing(5))
+    passing = begin(lambda: turns.computing(empty))
     waited = passing.waits()
     turns.retract()
 
@@ -129,12 +134,12 @@ def test_slow_decode_does_not_hold_up_the_device(begin: Begin) -> None:
     slow = begin(turns.decoding)
     assert slow.begins()
 
-    assert begin(lambda: turns.computing(5)).begins()
+    assert begin(lambda: turns.computing(empty)).begins()
 
 
 def test_end_frees_whoever_waits(turns: Turns, begin: Begin) -> None:
     """A pass that never ends holds nobody back once the device is given up."""
-    assert begin(lambda: turns.computing(0)).begins()
+    assert begin(lambda: turns.computing(full)).begins()
     decode = begin(turns.decoding)
     waited = decode.waits()
     turns.end()
@@ -148,6 +153,59 @@ def test_nobody_waits_where_cores_are_not_shared(begin: Begin) -> None:
     turns = Turns(shared=False)
     turns.announce()
 
-    assert begin(lambda: turns.computing(5)).begins()
+    assert begin(lambda: turns.computing(empty)).begins()
     assert begin(turns.decoding).begins()
-    assert begin(lambda: turns.computing(5)).begins()
+    assert begin(lambda: turns.computing(empty)).begins()
+
+
+def counted_out(turns: Turns, begin: Begin) -> bool:
+    """Whether a pass with room in its batch waits for nothing."""
+    return begin(lambda: turns.computing(empty)).begins()
+
+
+def test_last_image_of_a_request_is_waited_for_until_it_is_queued(turns: Turns, begin: Begin) -> None:
+    """Between decoder and queue the request would otherwise miss the pass that was waiting for it."""
+    arrivals = Arrivals(turns, 2)
+    for _ in range(2):
+        arrivals.announce()
+        arrivals.decoded()
+    passing = begin(lambda: turns.computing(empty))
+    waited = passing.waits()
+    arrivals.queued()
+
+    assert waited
+    assert passing.begins()
+
+
+def test_request_that_still_downloads_is_not_waited_for(turns: Turns, begin: Begin) -> None:
+    """Its decoded images wait for a slow server; a pass does not."""
+    arrivals = Arrivals(turns, 2)
+    arrivals.announce()
+    arrivals.decoded()
+
+    assert counted_out(turns, begin)
+
+
+def test_failed_download_leaves_the_last_place_to_another_image(turns: Turns, begin: Begin) -> None:
+    """Of two images one cannot be had: the other one is the last."""
+    arrivals = Arrivals(turns, 2)
+    with pytest.raises(ZeroDivisionError), arrivals.downloading():
+        raise ZeroDivisionError
+    arrivals.announce()
+    arrivals.decoded()
+    passing = begin(lambda: turns.computing(empty))
+    waited = passing.waits()
+    arrivals.queued()
+
+    assert waited
+    assert passing.begins()
+
+
+def test_decode_that_ends_after_its_request_is_counted_out(turns: Turns, begin: Begin) -> None:
+    """A request that ran out of time is over before its decoder is."""
+    arrivals = Arrivals(turns, 1)
+    arrivals.announce()
+    arrivals.queued()
+    arrivals.decoded()
+
+    assert counted_out(turns, begin)
