@@ -93,6 +93,7 @@ class Batcher:
                 raise Overloaded
             self._queues[modality].extend(items)
             self._changed.notify()
+        self._turns.look_again()
         return [item.future for item in items]
 
     def fail(self) -> None:
@@ -138,16 +139,17 @@ class Batcher:
     def _wait_for_work(self, device: Device) -> Callable[[], bool] | None:
         """Return what tells whether the next pass need not wait for images that are being decoded; None at the end.
 
-        A text waits for nobody's picture: its pass is short, and somebody is searching.
+        Not when a text waits: its pass is short, and somebody is searching.
         """
         with self._changed:
             device.running = ()
-            while (modality := self._longest_waiting()) is None:
+            while self._longest_waiting() is None:
                 if self._closed or self._broken:
                     return None
                 self._changed.wait()
-            queue, limit = self._queues[modality], device.limit(modality)
-            return (lambda: len(queue) >= limit) if modality is Modality.IMAGE else (lambda: True)
+            images, texts = self._queues[Modality.IMAGE], self._queues[Modality.TEXT]
+            limit = device.limit(Modality.IMAGE)
+            return lambda: len(images) >= limit or len(texts) > 0
 
     def _take(self, device: Device) -> Modality | None:
         """Put up to a batch of work into `device.running`, the longest waiting modality's; None if there is none."""

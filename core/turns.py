@@ -35,10 +35,15 @@ class Turns:
         with self._changed:
             self._announced += 1
 
-    def retract(self, count: int = 1) -> None:
-        """Announced decodes are over, or will never begin; also called when a queue has grown."""
+    def retract(self) -> None:
+        """An announced decode is over, or will never begin."""
         with self._changed:
-            self._announced -= count
+            self._announced -= 1
+            self._changed.notify_all()
+
+    def look_again(self) -> None:
+        """What the pass that waits goes by has changed."""
+        with self._changed:
             self._changed.notify_all()
 
     @contextmanager
@@ -131,4 +136,5 @@ class Arrivals:
         with self._lock:
             self._queued = True
             announced, self._last_is_announced = self._last_is_announced, False
-        self._turns.retract(int(announced))
+        if announced:
+            self._turns.retract()

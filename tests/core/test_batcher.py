@@ -18,6 +18,7 @@ from core.deadline import Cancellation, Deadline
 from core.device import SUSPICIOUS_FAILURES
 from core.errors import DeadlineExceeded, InferenceFailed, NotReady, Overloaded
 from core.items import Encoded, Modality
+from core.turns import Turns
 
 DIM = 4
 SOON_S = 30.0
@@ -63,9 +64,11 @@ class ScriptedEngine:
 
 
 @contextmanager
-def batcher(engine: ScriptedEngine, *, max_batch: int = 4, max_items: int = 100) -> Iterator[Batcher]:
+def batcher(
+    engine: ScriptedEngine, *, max_batch: int = 4, max_items: int = 100, turns: Turns | None = None
+) -> Iterator[Batcher]:
     stack = {Modality.IMAGE: np.stack, Modality.TEXT: np.stack}
-    running = Batcher([engine], stack, dim=DIM, max_batch=max_batch, max_items=max_items)
+    running = Batcher([engine], stack, dim=DIM, max_batch=max_batch, max_items=max_items, turns=turns)
     try:
         yield running
     finally:
@@ -357,3 +360,29 @@ def test_done_work_is_counted_per_pass_and_item() -> None:
     assert ((3, 9), (1, 1)) == ((images.passes, images.items), (texts.passes, texts.items))
     assert images.queue_s > 0
     assert images.forward_s > 0
+
+
+def test_text_does_not_wait_for_images_that_are_being_decoded() -> None:
+    """A pass that would wait for more images begins as soon as a text is there, and the text's own follows."""
+    engine = ScriptedEngine()
+    turns = Turns(shared=True, patience_s=1000.0)
+    turns.announce()
+    with batcher(engine, turns=turns) as target:
+        [image] = submit(target, [1])
+        with pytest.raises(TimeoutError):
+            image.result(0.1)
+        [text] = submit(target, [2], Modality.TEXT)
+        results = [value(future.result(SOON_S)) for future in (image, text)]
+
+    assert [1, 2] == results
+
+
+def test_full_batch_does_not_wait_for_images_that_are_being_decoded() -> None:
+    """There would be no room for them."""
+    engine = ScriptedEngine()
+    turns = Turns(shared=True, patience_s=1000.0)
+    turns.announce()
+    with batcher(engine, max_batch=4, turns=turns) as target:
+        results = [value(future.result(SOON_S)) for future in submit(target, [1, 2, 3, 4])]
+
+    assert [1, 2, 3, 4] == results
