@@ -29,6 +29,13 @@ def test_build_sees_the_settings_and_existing_folders(tmp_path: Path) -> None:
     assert f"{tmp_path}/pip.conf:/etc/pip.conf:ro" == volumes[-1]
 
 
+def test_build_is_not_told_of_files_that_it_does_not_see(tmp_path: Path) -> None:
+    """A constraints file of this machine would fail every installation in the build."""
+    pip_volumes({"constraint": "/somewhere/constraints.txt", "timeout": "60"}, tmp_path / "pip.conf")
+
+    assert "[global]\ntimeout = 60\n" == (tmp_path / "pip.conf").read_text()
+
+
 def test_settings_of_this_machine_can_be_read() -> None:
     """Whatever pip is configured with here, the names come without their section."""
     assert not [key for key in pip_settings() if "." in key or ":" in key]

@@ -35,6 +35,10 @@ def make_base(cache: Path, directory: Path) -> None:
     unfinished.rename(archive)
 
 
+# Files that a build does not see, and need not: it has its own constraints.
+_OF_THIS_MACHINE = {"constraint", "build-constraint", "requirement"}
+
+
 def pip_settings() -> dict[str, str]:
     """What pip is configured with on this machine, by files and environment, without the section's name."""
     listed = subprocess.run(
@@ -52,7 +56,8 @@ def pip_settings() -> dict[str, str]:
 
 def pip_volumes(settings: Mapping[str, str], configuration: Path) -> list[str]:
     """Write the settings to a file and return what a build must mount to install as this machine would."""
-    lines = [f"{key} = {value}".replace("\n", "\n    ") for key, value in settings.items()]
+    kept = {key: value for key, value in settings.items() if key not in _OF_THIS_MACHINE}
+    lines = [f"{key} = {value}".replace("\n", "\n    ") for key, value in kept.items()]
     configuration.write_text("\n".join(["[global]", *lines]) + "\n")
     folders = [_CERTIFICATES, *local_folders(settings)]
     mounted = [f"{folder}:{folder}:ro" for folder in folders if folder.is_dir()]
