@@ -66,6 +66,14 @@ def begin() -> Iterator[Begin]:
             one.leave()
 
 
+def pass_waits_for(event: Callable[[], None], turns: Turns, begin: Begin) -> bool:
+    """Whether a pass with room in its batch begins after `event`, and not before."""
+    passing = begin(lambda: turns.computing(empty))
+    waited = passing.waits()
+    event()
+    return passing.begins() and waited
+
+
 @pytest.fixture
 def turns() -> Turns:
     """Shared cores, and a pass that waits as long as it takes."""
@@ -120,12 +128,8 @@ def test_images_are_decoded_before_a_pass_until_its_batch_is_full(turns: Turns, 
 def test_pass_goes_on_when_an_announced_image_will_not_come(turns: Turns, begin: Begin) -> None:
     """One that was given up is not waited for."""
     turns.announce()
-    passing = begin(lambda: turns.computing(empty))
-    waited = passing.waits()
-    turns.retract()
 
-    assert waited
-    assert passing.begins()
+    assert pass_waits_for(turns.retract, turns, begin)
 
 
 def test_slow_decode_does_not_hold_up_the_device(begin: Begin) -> None:
@@ -169,12 +173,8 @@ def test_last_image_of_a_request_is_waited_for_until_it_is_queued(turns: Turns, 
     for _ in range(2):
         arrivals.announce()
         arrivals.decoded()
-    passing = begin(lambda: turns.computing(empty))
-    waited = passing.waits()
-    arrivals.queued()
 
-    assert waited
-    assert passing.begins()
+    assert pass_waits_for(arrivals.queued, turns, begin)
 
 
 def test_request_that_still_downloads_is_not_waited_for(turns: Turns, begin: Begin) -> None:
@@ -193,12 +193,8 @@ def test_failed_download_leaves_the_last_place_to_another_image(turns: Turns, be
         raise ZeroDivisionError
     arrivals.announce()
     arrivals.decoded()
-    passing = begin(lambda: turns.computing(empty))
-    waited = passing.waits()
-    arrivals.queued()
 
-    assert waited
-    assert passing.begins()
+    assert pass_waits_for(arrivals.queued, turns, begin)
 
 
 def test_decode_that_ends_after_its_request_is_counted_out(turns: Turns, begin: Begin) -> None:
