@@ -9,13 +9,13 @@ import torch
 from bench.compare import DECODE, ENGINE, IMAGES, TEXTS
 from bench.figures import Row
 from bench.timing import calls_per_s
-from core import cpu
 from core.clip.artifact import ModelDirectory, open_model
 from core.clip.choice import load_engines
 from core.clip.engine import Engine
 from core.clip.fingerprint import fingerprint
 from core.clip.weights import read_weights
-from core.pixels import PIXEL_RULES_VERSION, PixelDecoder
+from core.images.pixels import PIXEL_RULES_VERSION, PixelDecoder
+from core.process import cpu
 from core.settings import ServiceSettings
 
 _IMAGE_BATCHES = (1, 16, 32)

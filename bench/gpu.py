@@ -21,12 +21,12 @@ from bench.pipeline import images_per_s
 from bench.table import checklist, table
 from bench.timing import call_times_ms
 from bench.workload import RESULTS, full_size_model, pictures
-from core import cpu
 from core.clip.artifact import ModelDirectory
 from core.clip.engine import Engine, Pixels, Vectors
 from core.clip.towers import Towers
 from core.clip.weights import read_weights
-from core.pixels import PixelDecoder
+from core.images.pixels import PixelDecoder
+from core.process import cpu
 from core.settings import ServiceSettings
 
 GPU = "gpu"

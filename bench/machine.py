@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 
 from bench.workload import ROOT
-from core import cpu
+from core.process import cpu
 
 # What decides which kernels run, and in which numeric type.
 _FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16")

@@ -13,7 +13,7 @@ from bench.compare import IMAGES, NAIVE, NAIVE_TEXTS, TEXTS, naive_images
 from bench.figures import Row
 from bench.timing import calls_per_s
 from bench.work import text_of
-from core import cpu
+from core.process import cpu
 
 _BATCH = 16
 

@@ -8,11 +8,11 @@ from itertools import count
 import numpy as np
 import torch
 
-from core import cpu
-from core.batcher import Batcher, Modality
+from core.batching.batcher import Batcher, Modality
 from core.clip.engine import Engine
 from core.deadline import Deadline
-from core.pixels import PixelDecoder
+from core.images.pixels import PixelDecoder
+from core.process import cpu
 from core.settings import ServiceSettings
 
 # Enough images under way per decoder thread that the device always finds a batch.

@@ -8,7 +8,7 @@ from multiprocessing import get_context
 from typing import ParamSpec, TypeVar
 
 from bench.machine import busy_cpu_s
-from core import cpu
+from core.process import cpu
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from shared_auth import Authenticator, image_payload_id, text_payload_id
 
-# core.contract has them too, behind a third of a second of imports.
+# core.wire.requests has them too, behind a third of a second of imports.
 EMBED_IMAGE = "/v1/embed/image"
 EMBED_IMAGE_BATCH = "/v1/embed/image-batch"
 EMBED_TEXT = "/v1/embed/text"

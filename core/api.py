@@ -9,7 +9,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from core.contract import (
+from core.deadline import Deadline
+from core.embedder import Embedder, Wanted
+from core.errors import AuthExpired, AuthFailed, BatchTooLarge, NotFound, ServiceError, ValidationFailed
+from core.wire.requests import (
     EMBED_IMAGE,
     EMBED_IMAGE_BATCH,
     EMBED_TEXT,
@@ -19,10 +22,7 @@ from core.contract import (
     TextRequest,
     validate,
 )
-from core.deadline import Deadline
-from core.embedder import Embedder, Wanted
-from core.errors import AuthExpired, AuthFailed, BatchTooLarge, NotFound, ServiceError, ValidationFailed
-from core.responses import Body, ModelIdentity, batch_timings, embedding_body, item_body
+from core.wire.responses import Body, ModelIdentity, batch_timings, embedding_body, item_body
 from shared_auth import Authenticator, AuthError, ExpiredSignature, UnsignablePayload
 
 AnyRequest = TypeVar("AnyRequest", bound=Request)

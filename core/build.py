@@ -5,7 +5,9 @@ Importing this module is cheap and loads no torch: the thread counts must be set
 
 import logging
 
-from core import cpu
+from core.errors import StartError
+from core.images.fetch.allowlist import AllowList
+from core.process import cpu
 from core.service import Runtime, Service
 from core.settings import ServiceSettings
 from shared_auth import Authenticator
@@ -13,11 +15,20 @@ from shared_auth import Authenticator
 logger = logging.getLogger(__name__)
 
 
+def require_usable(settings: ServiceSettings) -> None:
+    """Check what only the parts that use a setting can. Raises `StartError` with one line that names the variable."""
+    try:
+        AllowList.parse(settings.download_allow_hosts)
+    except ValueError as error:
+        raise StartError(f"DOWNLOAD_ALLOW_HOSTS: {error}") from error
+
+
 def build_service(settings: ServiceSettings, authenticator: Authenticator | None = None) -> Service:
     """Return a service that is still `loading`; its `load` reads and warms the model.
 
-    Without an `authenticator` of the entry point's own, signatures are verified as the settings say.
+    Raises `StartError`, see `require_usable`. Without an `authenticator` of the entry point's own, signatures are verified as the settings say.
     """
+    require_usable(settings)
     verifier = authenticator or _authenticator(settings)
     if verifier is None:
         logger.warning("signatures are not verified: ALLOW_INSECURE_AUTH is set and there is no secret")

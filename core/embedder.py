@@ -14,17 +14,16 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from core.batcher import Batcher
+from core.batching.batcher import Batcher
+from core.batching.items import Encoded, Modality
+from core.batching.turns import Arrivals, Turns
 from core.byte_budget import ByteBudget
 from core.clip.engine import Pixels, TokenIds
 from core.deadline import Deadline
+from core.embedding import Embedding, Vector
 from core.errors import DeadlineExceeded, InternalError, NotReady, ServiceError
-from core.items import Encoded, Modality
-from core.turns import Arrivals, Turns
 
 logger = logging.getLogger(__name__)
-
-Vector = npt.NDArray[np.float32]
 
 
 class Fetch(Protocol):
@@ -34,15 +33,6 @@ class Fetch(Protocol):
     """
 
     def __call__(self, url: str, *, deadline: Deadline, reserve: Callable[[int], None]) -> bytes: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Embedding:
-    """A float32 (dim,) vector with the milliseconds it took; `truncated` when a text was cut to fit."""
-
-    vector: Vector
-    timings: dict[str, float]
-    truncated: bool = False
 
 
 @dataclass(frozen=True, slots=True)

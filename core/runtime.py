@@ -11,9 +11,9 @@ import numpy as np
 import simplejpeg  # type: ignore[import-untyped]
 import torch
 
-from core import cpu
 from core.api import Api, Model
-from core.batcher import Batcher, Modality
+from core.batching.batcher import Batcher, Modality
+from core.batching.turns import Turns
 from core.byte_budget import ByteBudget
 from core.clip.artifact import ModelDirectory, open_model
 from core.clip.choice import load_engines
@@ -24,13 +24,13 @@ from core.clip.weights import read_weights
 from core.deadline import Deadline
 from core.embedder import Embedder, ImageMemory, Pools
 from core.errors import ServiceError, StartError
-from core.fetch import AllowList, Fetcher, FetchLimits
-from core.pixels import PIXEL_RULES_VERSION, PixelDecoder
-from core.responses import ModelIdentity
+from core.images.fetch import AllowList, Fetcher, FetchLimits
+from core.images.pixels import PIXEL_RULES_VERSION, PixelDecoder
+from core.images.strict_decoding import refuse_what_decoders_warn_of
+from core.process import cpu
 from core.service import Runtime
 from core.settings import ServiceSettings
-from core.strict_decoding import refuse_what_decoders_warn_of
-from core.turns import Turns
+from core.wire.responses import ModelIdentity
 from shared_auth import Authenticator
 
 logger = logging.getLogger(__name__)

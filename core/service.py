@@ -9,12 +9,12 @@ from enum import Enum
 from importlib.metadata import version
 
 from core.api import Api
+from core.batching.items import Modality
+from core.batching.tally import Tally
 from core.deadline import Cancellation, Deadline
 from core.errors import NotReady, Overloaded, StartError
-from core.items import Modality
-from core.responses import Body, ModelIdentity
 from core.settings import ServiceSettings
-from core.tally import Tally
+from core.wire.responses import Body, ModelIdentity
 
 VERSION = version("clip-embedding-service")
 

@@ -7,7 +7,6 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 
 from core.errors import StartError
-from core.fetch.allowlist import AllowList
 
 DEFAULT_MODEL = "openai/clip-vit-base-patch32"
 
@@ -68,12 +67,6 @@ class ServiceSettings(BaseModel):
         if not isinstance(value, str):
             return value
         return value.upper() if info.field_name == "log_level" else value.lower()
-
-    @field_validator("download_allow_hosts")
-    @classmethod
-    def _parses(cls, value: str) -> str:
-        AllowList.parse(value)
-        return value
 
     @field_validator("max_image_bytes_in_flight")
     @classmethod

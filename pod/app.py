@@ -17,13 +17,13 @@ from werkzeug.exceptions import HTTPException
 
 from core.api import OPERATIONS, Call
 from core.byte_budget import ByteBudget
-from core.contract import new_request_id, request_id_of
 from core.deadline import Cancellation, Deadline, parse_timeout_ms
 from core.errors import BodyTooLarge, DeadlineExceeded, InternalError, ServiceError
-from core.responses import Body, error_body
 from core.service import Service, Status
 from core.settings import ServiceSettings
-from core.wire import encode, parse_object
+from core.wire.requests import new_request_id, request_id_of
+from core.wire.responses import Body, error_body
+from core.wire.strict_json import encode, parse_object
 from pod import SERVICE_EXTENSION, metrics
 from pod.errors import STATUS, from_http
 from pod.presence import cancelled_when_gone

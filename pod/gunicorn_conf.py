@@ -6,8 +6,9 @@ import socket
 import sys
 from typing import Any
 
+from core.build import require_usable
 from core.errors import StartError
-from core.logs import logging_config
+from core.process.logs import logging_config
 from core.settings import ServiceSettings, load_settings
 from core.watchdog import WatchdogLimits
 from pod import SERVICE_EXTENSION
@@ -20,9 +21,11 @@ _PARTING_S = 2.5
 
 def _settings_or_exit() -> ServiceSettings:
     try:
-        return load_settings(os.environ)
+        settings = load_settings(os.environ)
+        require_usable(settings)
     except StartError as error:
         sys.exit(f"cannot start: {error}")
+    return settings
 
 
 _settings = _settings_or_exit()

@@ -8,8 +8,8 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from core.batching.tally import Tally
 from core.service import Service
-from core.tally import Tally
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 

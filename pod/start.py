@@ -10,7 +10,7 @@ from collections.abc import Callable
 from gunicorn.arbiter import Arbiter
 
 from core.errors import StartError
-from core.garbage import kept_from_collector
+from core.process.garbage import kept_from_collector
 from core.service import Service
 from core.watchdog import FAULT_EXIT_STATUS, Watchdog, WatchdogLimits
 

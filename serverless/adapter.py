@@ -12,12 +12,12 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from core.contract import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT, new_request_id, request_id_of
 from core.deadline import Cancellation, parse_timeout_ms
 from core.errors import BatchTooLarge, InternalError, InvalidJson, ServiceError
-from core.responses import Body, error_body
 from core.service import Service, Status
-from core.wire import encode
+from core.wire.requests import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT, new_request_id, request_id_of
+from core.wire.responses import Body, error_body
+from core.wire.strict_json import encode
 
 logger = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """The signature rule of jobs: the common one, in a longer window, and on request the old clients' one."""
 
-from core.contract import EMBED_IMAGE
+from core.wire.requests import EMBED_IMAGE
 from serverless.settings import HandlerSettings
 from shared_auth import Authenticator, BadSignature
 

@@ -6,8 +6,8 @@ import sys
 
 from core.build import build_service
 from core.errors import StartError
-from core.garbage import kept_from_collector
-from core.logs import logging_config
+from core.process.garbage import kept_from_collector
+from core.process.logs import logging_config
 from core.service import Service
 from core.watchdog import FAULT_EXIT_STATUS, Watchdog, WatchdogLimits
 from serverless.adapter import JobHandler

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import torch
 
-from core import cpu
 from core.clip.artifact import ModelDirectory
 from core.clip.engine import Engine
 from core.clip.weights import Weights
 from core.errors import StartError
+from core.process import cpu
 from core.settings import ServiceSettings
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from core import cpu
+from core.process import cpu
 
 _HEX_DIGITS = 16
 

@@ -24,7 +24,7 @@ class FileEntry(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What `python -m core.bake` writes beside the files. `revision` is that of a hub model, else null."""
+    """What `python -m core.clip.bake` writes beside the files. `revision` is that of a hub model, else null."""
 
     model_config = ConfigDict(frozen=True, protected_namespaces=())
 

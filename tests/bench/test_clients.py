@@ -22,7 +22,7 @@ from bench.work import (
     text_of,
 )
 from core.api import OPERATIONS
-from core.contract import validate
+from core.wire.requests import validate
 from shared_auth import Authenticator
 from tests.support.loopback import QuietHandler, base_url, serving
 

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from core.contract import EMBED_TEXT
+from core.wire.requests import EMBED_TEXT
 from tests.chaos.engine import right_vector
 from tests.support.target import signed_text
 

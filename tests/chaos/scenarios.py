@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import psutil
 import requests
 
-from core.contract import EMBED_TEXT
+from core.wire.requests import EMBED_TEXT
 from tests.chaos.engine import FATAL, HANG, POISON
 from tests.chaos.load import Client, Tally, background_load, closed_loop, next_text, open_loop, percentile
 from tests.chaos.probe import Vitals, probed

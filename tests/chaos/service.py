@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 
 from core.api import Api, Model
-from core.batcher import Batcher
+from core.batching.batcher import Batcher
+from core.batching.items import Modality
 from core.byte_budget import ByteBudget
 from core.embedder import Embedder, ImageMemory, Pools
-from core.fetch import AllowList, Fetcher, FetchLimits
-from core.items import Modality
-from core.responses import ModelIdentity
+from core.images.fetch import AllowList, Fetcher, FetchLimits
 from core.service import Runtime, Service
 from core.settings import ServiceSettings
+from core.wire.responses import ModelIdentity
 from shared_auth import Authenticator
 from tests.chaos.engine import DIM, IMAGE_BYTES, ScriptedEngine, decode, pad, tokenize
 

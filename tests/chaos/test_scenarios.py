@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
-from core.contract import EMBED_TEXT
+from core.wire.requests import EMBED_TEXT
 from tests.chaos import scenarios
 from tests.chaos.engine import FATAL, HANG
 from tests.chaos.load import request

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import requests
 
-from core.contract import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT
+from core.wire.requests import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT
 from tests.chaos.engine import FATAL, HANG, NAN, POISON
 from tests.chaos.scenarios import chaos_pod
 from tests.support.image_server import ImageServer

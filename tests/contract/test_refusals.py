@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from core.contract import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT
+from core.wire.requests import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT
 from tests.contract.conftest import Drawing
 from tests.support.target import Target, signed_batch, signed_image, signed_text, without
 

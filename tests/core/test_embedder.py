@@ -10,13 +10,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from core.batcher import Batcher
+from core.batching.batcher import Batcher
+from core.batching.items import Modality
+from core.batching.turns import Turns
 from core.byte_budget import ByteBudget
 from core.deadline import Cancellation, Deadline
-from core.embedder import Embedder, Embedding, ImageMemory, Pools, Wanted
+from core.embedder import Embedder, ImageMemory, Pools, Wanted
+from core.embedding import Embedding
 from core.errors import DeadlineExceeded, DownloadError, InternalError, InvalidImage, Overloaded
-from core.items import Modality
-from core.turns import Turns
 
 DIM = 4
 SOON_S = 30.0

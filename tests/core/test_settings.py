@@ -35,7 +35,6 @@ def test_defaults_of_the_contract() -> None:
         pytest.param("LOG_LEVEL", "LOUD", id="unknown level"),
         pytest.param("CLIP_DTYPE", "int8", id="unknown dtype"),
         pytest.param("CLIP_ENGINE", "magic", id="unknown engine"),
-        pytest.param("DOWNLOAD_ALLOW_HOSTS", "10.0.0.0/99", id="not a network"),
         pytest.param("ALLOW_INSECURE_AUTH", "maybe", id="not a flag"),
     ],
 )

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from core.errors import ImageError
-from core.pixels import PixelDecoder
-from core.strict_decoding import refuse_what_decoders_warn_of
+from core.images.pixels import PixelDecoder
+from core.images.strict_decoding import refuse_what_decoders_warn_of
 from tests.fuzz.mutate import mutated
 from tests.fuzz.report import FuzzReport
 from tests.support.pictures import encoded, natural

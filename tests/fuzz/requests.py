@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from core.contract import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT
+from core.wire.requests import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT
 from tests.chaos.scenarios import chaos_pod
 from tests.fuzz.mutate import mutated
 from tests.fuzz.report import FuzzReport

@@ -3,7 +3,7 @@
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
-from core.contract import EMBED_IMAGE, EMBED_TEXT
+from core.wire.requests import EMBED_IMAGE, EMBED_TEXT
 from tests.support.image_server import ImageServer
 from tests.support.process import TINY_MODEL, PodProcess
 from tests.support.target import signed_image, signed_text

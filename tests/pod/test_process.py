@@ -13,7 +13,7 @@ import psutil
 import pytest
 import requests
 
-from core.contract import EMBED_IMAGE, EMBED_TEXT
+from core.wire.requests import EMBED_IMAGE, EMBED_TEXT
 from tests.support.image_server import ImageServer
 from tests.support.process import GUNICORN, TINY_MODEL, PodProcess, pod_process
 from tests.support.target import signed_image, signed_text

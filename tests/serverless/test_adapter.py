@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.api import Api, Call
-from core.contract import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT
 from core.deadline import Cancellation, Deadline
 from core.errors import DownloadError
 from core.service import Service, Status
+from core.wire.requests import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT
 from serverless.adapter import JobHandler
 
 SOON_S = 30.0

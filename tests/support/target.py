@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import requests
 
-from core.contract import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT
+from core.wire.requests import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT
 from shared_auth import Authenticator, image_payload_id, text_payload_id
 from tests.support.control_plane import ControlPlane
 from tests.support.process import SECRET

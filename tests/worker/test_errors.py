@@ -5,10 +5,10 @@ from collections.abc import Iterator
 import pytest
 
 from core import errors as service_errors
-from core.contract import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT
-from core.contract import MAX_REQUEST_ID_CHARACTERS as SERVICE_REQUEST_ID_CHARACTERS
-from core.contract import MAX_TEXT_CHARACTERS as SERVICE_TEXT_CHARACTERS
-from core.contract import MAX_URL_CHARACTERS as SERVICE_URL_CHARACTERS
+from core.wire.requests import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT
+from core.wire.requests import MAX_REQUEST_ID_CHARACTERS as SERVICE_REQUEST_ID_CHARACTERS
+from core.wire.requests import MAX_TEXT_CHARACTERS as SERVICE_TEXT_CHARACTERS
+from core.wire.requests import MAX_URL_CHARACTERS as SERVICE_URL_CHARACTERS
 from worker import errors, operations, values
 from worker.errors import ClipClientError, PermanentError, RetryableError, error_from_wire
 

@@ -130,7 +130,7 @@ def _check_everything(workshop: Workshop, report: Report) -> None:
 
 def _bake_a_broken_model(target: Path) -> str:
     """Bake the small model, spoil one byte of its weights, and return the fingerprint it had."""
-    command = [sys.executable, "-m", "core.bake", _MODEL, str(target)]
+    command = [sys.executable, "-m", "core.clip.bake", _MODEL, str(target)]
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)  # noqa: S603
     manifest = read_manifest(target)
     assert manifest is not None

@@ -11,7 +11,7 @@ from typing import Any
 
 import requests
 
-from core.contract import EMBED_IMAGE, EMBED_TEXT
+from core.wire.requests import EMBED_IMAGE, EMBED_TEXT
 from tests.support.control_plane import ControlPlane, control_plane
 from tests.support.image_server import image_server
 from tests.support.process import SECRET, TINY_MODEL

@@ -76,7 +76,7 @@ def _load(environ: Mapping[str, str]) -> "Service":
 
 
 def _run(service: "Service", path: str, body: Mapping[str, Any]) -> Body:
-    from core.contract import request_id_of
+    from core.wire.requests import request_id_of
 
     with service.admitted() as api:
         return api.prepare(path, body, request_id=request_id_of(body)).run()

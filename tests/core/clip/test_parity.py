@@ -15,14 +15,14 @@ import torch
 from PIL import Image
 from transformers import CLIPModel, CLIPProcessor
 
-from core import cpu
 from core.clip.artifact import ModelDirectory
 from core.clip.choice import load_engines
 from core.clip.engine import Engine
 from core.clip.reference import load_reference
 from core.clip.tokenizer import ClipTokenizer
 from core.clip.weights import read_weights
-from core.pixels import PixelDecoder
+from core.images.pixels import PixelDecoder
+from core.process import cpu
 from core.settings import load_settings
 from models.shapes import COLOURS, SHAPES, draw, single
 from tests.support.pictures import encoded, natural

@@ -1,0 +1,1 @@
+"""From what a stranger hosts to pixels, in processes of their own."""

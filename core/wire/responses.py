@@ -1,0 +1,85 @@
+"""The bodies of the wire contract, as plain dicts whose vectors are still float32 arrays (or base64)."""
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from core.embedding import Embedding, Vector
+from core.errors import ServiceError
+from core.wire.requests import EncodingFormat, ImageItem
+
+Body = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelIdentity:
+    """What every answer says about where its vectors come from."""
+
+    model_name: str
+    pretrained: str
+    device: str
+    dtype: str
+    engine: str
+    dim: int
+    fingerprint: str
+
+    def for_response(self) -> Body:
+        """The part that goes into each answer."""
+        return {
+            "model_name": self.model_name,
+            "pretrained": self.pretrained,
+            "device": self.device,
+            "fingerprint": self.fingerprint,
+        }
+
+
+def embedding_body(request_id: str, embedding: Embedding, *, normalized: bool, encoding: EncodingFormat | None) -> Body:
+    """One vector, as it stands alone and inside a batch."""
+    body: Body = {
+        "request_id": request_id,
+        "embedding": _encoded(embedding.vector, encoding),
+        "dim": embedding.vector.shape[0],
+        "normalized": normalized,
+        "timings": embedding.timings,
+    }
+    if embedding.truncated:
+        body["truncated"] = True
+    return body
+
+
+def item_body(item: ImageItem, result: Embedding | ServiceError, default: EncodingFormat | None) -> Body:
+    """One item of a batch: a success or an error in its place."""
+    if isinstance(result, ServiceError):
+        return {"request_id": item.request_id, **error_body(result, item.request_id)}
+    encoding = item.encoding_format or default
+    return embedding_body(item.request_id, result, normalized=item.normalize, encoding=encoding)
+
+
+def batch_timings(results: Sequence[Embedding | ServiceError], total_ms: float) -> dict[str, float]:
+    """Milliseconds of a whole batch. Its downloads run side by side and its images share forward passes, so each
+    total is the longest of the items', not the sum."""
+    timings = [result.timings for result in results if isinstance(result, Embedding)]
+    return {
+        "total_download_ms": max((timing["download_ms"] for timing in timings), default=0.0),
+        "total_inference_ms": max((timing["inference_ms"] for timing in timings), default=0.0),
+        "total_ms": round(total_ms, 3),
+    }
+
+
+def error_body(error: ServiceError, request_id: str) -> Body:
+    """The one shape of every error."""
+    return {
+        "error": {
+            "code": error.code,
+            "message": error.message,
+            "request_id": request_id,
+            "retryable": error.retryable,
+        }
+    }
+
+
+def _encoded(vector: Vector, encoding: EncodingFormat | None) -> Vector | str:
+    if encoding == "base64":
+        return base64.b64encode(vector.astype("<f4").tobytes()).decode()
+    return vector
