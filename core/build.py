@@ -26,7 +26,8 @@ def require_usable(settings: ServiceSettings) -> None:
 def build_service(settings: ServiceSettings, authenticator: Authenticator | None = None) -> Service:
     """Return a service that is still `loading`; its `load` reads and warms the model.
 
-    Raises `StartError`, see `require_usable`. Without an `authenticator` of the entry point's own, signatures are verified as the settings say.
+    Without an `authenticator` of the entry point's own, signatures are verified as the settings say.
+    Raises `StartError`, see `require_usable`.
     """
     require_usable(settings)
     verifier = authenticator or _authenticator(settings)
