@@ -7,11 +7,13 @@ The rules, in their order:
   the slowest part, so a decode beside it holds all of them up.
 - When images and texts both wait, they alternate, so a text never waits for two image passes. A turn of the texts is
   one pass; it has more for those that waited when it began, while texts have had less than a third of the time that
-  both wanted. Every turn of the texts is followed by one of the images, so these have their third too.
+  both wanted. Every turn of the texts is followed by one of the images, and a pass of the texts is at most twice as
+  long as that usually is, so these have their third too.
 - While texts come, an image turn (decoding and pass) is kept within `max_turn_s`, as predicted from the passes before.
 - An image pass begins when it is full or nothing more can be decoded for it.
 """
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -101,6 +103,7 @@ class State:
     text_came_s: float = float("-inf")
     image_turn_s: float | None = None
     text_turn_s: float | None = None
+    usual_image_turn_s: float = 0.0
     pace: Pace = field(default_factory=Pace)
     shares: Shares = field(default_factory=Shares)
 
@@ -122,7 +125,18 @@ class State:
 
     def max_tokens(self, most: int) -> int:
         """How many padded tokens the next text pass may hold, at most `most`."""
-        return min(most, self.pace.units_in(Modality.TEXT, self.max_turn_s)) if self.shared else most
+        longest_s = min(self.max_turn_s if self.shared else math.inf, self._text_pass_beside_images_s())
+        return most if longest_s == math.inf else min(most, self.pace.units_in(Modality.TEXT, longest_s))
+
+    def _text_pass_beside_images_s(self) -> float:
+        """Images have one turn for each pass of the texts: twice as long as that leaves them their third."""
+        known = self.images_wait and self.usual_image_turn_s > 0.0
+        return 2 * self.usual_image_turn_s if known else math.inf
+
+    def note_image_turn(self, seconds: float) -> None:
+        """One is over: decoding and pass."""
+        usual_s = self.usual_image_turn_s
+        self.usual_image_turn_s = seconds if usual_s == 0.0 else usual_s + _NEWEST * (seconds - usual_s)
 
 
 def choose(state: State, now_s: float) -> Choice:

@@ -66,9 +66,18 @@ class Scheduler:
     has been called with them, `decoders` at once; else whenever their decoder likes.
     """
 
-    def __init__(self, limits: Limits, *, shared: bool, decoders: int, grant: Callable[[Item], None]) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        *,
+        shared: bool,
+        decoders: int,
+        grant: Callable[[Item], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._limits = limits
         self._grant = grant
+        self._clock = clock
         self._changed = threading.Condition()
         self._state = State(shared, limits.max_turn_s, limits.max_batch, decoders)
         self._decoding: dict[Item, float] = {}
@@ -108,7 +117,7 @@ class Scheduler:
         with self._changed:
             if self._is_over(item):
                 return
-            item.ready_s = time.monotonic()
+            item.ready_s = self._clock()
             self._texts.append(item)
             self._state.text_came_s = item.ready_s
             grants = self._look()
@@ -129,7 +138,7 @@ class Scheduler:
             for item in items:
                 self._decoding.pop(item, None)
                 if not self._is_over(item):
-                    item.ready_s = time.monotonic()
+                    item.ready_s = self._clock()
                     heapq.heappush(self._ready, self._entry(item))
             grants = self._look()
         self._send(grants)
@@ -147,12 +156,9 @@ class Scheduler:
             with self._changed:
                 if self._closed:
                     return None
-                choice, now_s = self._choice()
-                if choice in (Choice.IMAGES, Choice.TEXTS):
-                    begun = self._begin(choice, device, now_s)
-                    if begun is not None:
-                        return begun
-                    continue
+                begun = self._begin_if_possible(device)
+                if begun is not None:
+                    return begun
                 grants = self._take_grants()
                 if not grants:
                     # A decode grows too old to be waited for without anything happening.
@@ -162,14 +168,16 @@ class Scheduler:
     def finished(self, done: Pass, seconds: float) -> None:
         """A pass is over, well or not, after `seconds`."""
         with self._changed:
-            state, now_s = self._refreshed(), time.monotonic()
+            state, now_s = self._refreshed(), self._clock()
             self._running.difference_update(done.items)
             state.passes -= 1
             state.pace.note(done.modality, done.units, seconds)
             if done.modality is Modality.IMAGE:
-                if state.texts:
-                    state.shares.note(Modality.IMAGE, now_s - (state.image_turn_s or now_s - seconds))
+                turn_s = seconds if state.image_turn_s is None else now_s - state.image_turn_s
                 state.image_turn_s = None
+                state.note_image_turn(turn_s)
+                if state.texts:
+                    state.shares.note(Modality.IMAGE, turn_s)
             elif state.images_wait:
                 state.shares.note(Modality.TEXT, seconds)
             grants = self._look()
@@ -184,6 +192,20 @@ class Scheduler:
             self._changed.notify_all()
         for item in over:
             item.settle(NotReady())
+
+    def pass_if_possible(self, device: Worker) -> Pass | None:
+        """As `next_pass`, for whoever cannot wait: None when it is no pass's turn."""
+        with self._changed:
+            return self._begin_if_possible(device)
+
+    def _begin_if_possible(self, device: Worker) -> Pass | None:
+        while True:
+            choice, now_s = self._choice()
+            if choice not in (Choice.IMAGES, Choice.TEXTS):
+                return None
+            begun = self._begin(choice, device, now_s)
+            if begun is not None:
+                return begun
 
     def _begin(self, choice: Choice, device: Worker, now_s: float) -> Pass | None:
         """Take the items of a pass; None if none of them is wanted any more."""
@@ -240,7 +262,7 @@ class Scheduler:
                 grants.append(item)
 
     def _choice(self) -> tuple[Choice, float]:
-        now_s = time.monotonic()
+        now_s = self._clock()
         return choose(self._refreshed(), now_s), now_s
 
     def _send(self, granted: Iterable[Item]) -> None:
