@@ -31,7 +31,7 @@ from core.images.fairness import Download, Running, next_download
 from core.images.fetch.allowlist import AllowList
 from core.images.fetch.fetcher import Fetcher, FetchLimits
 from core.images.messages import DECODE, ENDED, FETCHED, FORGET, READY, WORK, ChildSettings, Inbox, describe, frame
-from core.images.pixels import PixelDecoder
+from core.images.pixels import PixelDecoder, Pixels
 from core.images.strict_decoding import refuse_what_decoders_warn_of
 from core.process.logs import logging_config
 
@@ -47,6 +47,10 @@ _LENT_PLACES = 64
 
 # Decoded once before anything else: whatever the libraries set up on first use is there then, or known to be missing.
 _FIRST_PICTURE = (480, 640, 3)
+
+
+# Raises an `ImageError` for what is no image that is taken.
+Decode = Callable[[bytes], Pixels]
 
 
 @dataclass(slots=True, eq=False)
@@ -146,13 +150,13 @@ class Downloads:
 class Child:
     """Ties downloads, the one decoder and the socket together; each on threads of its own."""
 
-    def __init__(self, sock: socket.socket, arena: Arena, settings: ChildSettings) -> None:
+    def __init__(self, sock: socket.socket, arena: Arena, settings: ChildSettings, decode: Decode) -> None:
         limits = FetchLimits(max_bytes=settings.max_image_bytes, timeout_s=settings.download_timeout_s)
         self._sock = sock
         self._sending = threading.Lock()
         self._arena = arena
         self._in_turns = settings.in_turns
-        self._decoder = PixelDecoder(settings.size_px, settings.max_image_pixels)
+        self._decode_bytes = decode
         self._downloads = Downloads(
             Fetcher(limits, AllowList.parse(settings.allow_hosts)),
             ByteBudget(settings.max_downloaded_bytes),
@@ -169,7 +173,7 @@ class Child:
     def serve(self, inbox: Inbox) -> NoReturn:
         """Until the service closes the socket, or is gone."""
         threading.Thread(target=self._decode_all, name="decode", daemon=True).start()
-        self._decoder.decode(simplejpeg.encode_jpeg(np.zeros(_FIRST_PICTURE, dtype=np.uint8)))
+        self._decode_bytes(simplejpeg.encode_jpeg(np.zeros(_FIRST_PICTURE, dtype=np.uint8)))
         self._send([READY])
         with suppress(EOFError, OSError):
             while True:
@@ -242,7 +246,7 @@ class Child:
             return DeadlineExceeded()
         self._arena.note_decoding(task.job_id, time.process_time_ns())
         try:
-            self._arena.slots[task.slot] = self._decoder.decode(task.data)
+            self._arena.slots[task.slot] = self._decode_bytes(task.data)
         except ServiceError as error:
             return error
         except Exception:
@@ -293,7 +297,12 @@ def _limit_memory(max_bytes: int) -> None:
         file.write("1000")
 
 
-def main(arguments: Sequence[str]) -> None:
+def real_decode(settings: ChildSettings) -> Decode:
+    """What a service's image process decodes with."""
+    return PixelDecoder(settings.size_px, settings.max_image_pixels).decode
+
+
+def main(arguments: Sequence[str], make_decode: Callable[[ChildSettings], Decode] = real_decode) -> None:
     """Serve the socket that the service has handed over; its first message holds the settings.
 
     The arguments are the service's process number and the descriptors of the socket and of the arena.
@@ -313,4 +322,4 @@ def main(arguments: Sequence[str]) -> None:
     arena = Arena(arena_descriptor, size_px=settings.size_px, slots=settings.slots)
     os.close(arena_descriptor)
     _limit_memory(settings.max_memory_bytes)
-    Child(sock, arena, settings).serve(inbox)
+    Child(sock, arena, settings, make_decode(settings)).serve(inbox)

@@ -19,7 +19,7 @@ from core.errors import InvalidImage, Overloaded, ServiceError, StartError
 from core.images.arena import Decoding
 from core.images.job import ImageJob, Listener
 from core.images.messages import DECODE, ENDED, FETCHED, FORGET, READY, WORK, ChildSettings, Garbled, Report
-from core.images.process import ImageProcess, Ticket
+from core.images.process import PROGRAM, ImageProcess, Ticket
 
 logger = logging.getLogger(__name__)
 
@@ -56,13 +56,25 @@ class _News:
 
 
 class ImageProcesses:
-    """Thread-safe. `start` first; the `listener` is told what becomes of the jobs that `begin` takes."""
+    """Thread-safe. `start` first; the `listener` is told what becomes of the jobs that `begin` takes.
 
-    def __init__(self, settings: ChildSettings, listener: Listener, *, processes: int, budget_s: float) -> None:
+    `program` is the module that a process runs.
+    """
+
+    def __init__(
+        self,
+        settings: ChildSettings,
+        listener: Listener,
+        *,
+        processes: int,
+        budget_s: float,
+        program: str = PROGRAM,
+    ) -> None:
         self._settings = settings
         self._listener = listener
         self._wanted = processes
         self._budget_s = budget_s
+        self._program = program
         self._changed = threading.Condition()
         self._processes: list[ImageProcess] = []
         # None while it waits for a process.
@@ -186,7 +198,7 @@ class ImageProcesses:
         return all(process.ready for process in self._processes)
 
     def _add_process(self) -> None:
-        process = ImageProcess(self._settings, self)
+        process = ImageProcess(self._settings, self, self._program)
         self._processes.append(process)
         process.start(delay_s=0.0 if self._dead_starts == 0 else min(0.1 * 2.0**self._dead_starts, _MAX_DELAY_S))
 

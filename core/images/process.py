@@ -22,7 +22,8 @@ logger = logging.getLogger(__name__)
 _ROOT = Path(__file__).resolve().parents[2]
 
 # Isolated (-I): no PYTHON* variable and no user's packages; so the place of this code has to be told.
-_PROGRAM = "import sys; sys.path.insert(0, sys.argv.pop(1)); from core.images.child import main; main(sys.argv[1:])"
+_START = "import sys; sys.path.insert(0, sys.argv.pop(1)); from {program} import main; main(sys.argv[1:])"
+PROGRAM = "core.images.child"
 
 # All that an image process may know of the environment: where certificates and libraries are.
 _PASSED_ON = ("SSL_CERT_FILE", "SSL_CERT_DIR", "LD_LIBRARY_PATH", "OPENBLAS_CORETYPE", "TZ")
@@ -77,7 +78,7 @@ class Owner(Protocol):
 class ImageProcess:
     """Starts with `start`. `tickets`, `slots` and the flags belong to the owner's lock, the rest to its own thread."""
 
-    def __init__(self, settings: ChildSettings, owner: Owner) -> None:
+    def __init__(self, settings: ChildSettings, owner: Owner, program: str = PROGRAM) -> None:
         self.tickets: dict[int, Ticket] = {}
         self.slots = FreeSlots(settings.slots)
         self.ready = False
@@ -85,6 +86,7 @@ class ImageProcess:
         self.verdict: ServiceError | None = None
         """What becomes of the image for which it was ended."""
         self._settings = settings
+        self._program = program
         self._owner = owner
         self._descriptor = Arena.create(size_px=settings.size_px, slots=settings.slots)
         self.arena = Arena(self._descriptor, size_px=settings.size_px, slots=settings.slots)
@@ -165,7 +167,15 @@ class ImageProcess:
         descriptors = (self._other_end.fileno(), self._descriptor)
         environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ} | _OWN
         self._popen = subprocess.Popen(  # noqa: S603 - this program, with numbers
-            [sys.executable, "-I", "-c", _PROGRAM, str(_ROOT), str(os.getpid()), *map(str, descriptors)],
+            [
+                sys.executable,
+                "-I",
+                "-c",
+                _START.format(program=self._program),
+                str(_ROOT),
+                str(os.getpid()),
+                *map(str, descriptors),
+            ],
             pass_fds=descriptors,
             env=environment,
             stdin=subprocess.DEVNULL,

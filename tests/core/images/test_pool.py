@@ -1,0 +1,348 @@
+"""Image processes: real ones, over a real server, and with a decoder that hangs, crashes and dawdles."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from core.deadline import Cancellation, Deadline
+from core.errors import (
+    DeadlineExceeded,
+    DownloadError,
+    InternalError,
+    InvalidImage,
+    StartError,
+    UrlNotAllowed,
+)
+from core.images.job import ImageJob
+from core.images.pixels import PixelDecoder
+from core.images.pool import ImageProcesses
+from core.images.process import PROGRAM
+from core.images.settings import child_settings
+from core.settings import load_settings
+from models.shapes import draw, single
+from tests.core.images.scripted_child import BUG, CRASH, SLOW, SPIN
+from tests.support.image_server import ImageServer, image_server
+from tests.support.pictures import encoded
+
+SOON_S = 60.0
+SIZE_PX = 32
+SECRET = "secret-of-the-service"
+SCRIPTED = "tests.core.images.scripted_child"
+SETTINGS = {"EMBEDDING_HMAC_SECRET": SECRET, "DOWNLOAD_ALLOW_HOSTS": "127.0.0.1", "LOG_LEVEL": "ERROR"}
+
+
+class Collector:
+    """Grants every decode at once, and keeps what has ended."""
+
+    def __init__(self) -> None:
+        self.pool: ImageProcesses | None = None
+        self.delayed_jobs: list[ImageJob] = []
+        self.fetched_jobs: list[ImageJob] = []
+        self._ended: list[ImageJob] = []
+        self._changed = threading.Condition()
+
+    def fetched(self, jobs: Sequence[ImageJob]) -> None:
+        assert self.pool is not None
+        self.fetched_jobs += jobs
+        for job in jobs:
+            self.pool.decode(job)
+
+    def ended(self, jobs: Sequence[ImageJob]) -> None:
+        with self._changed:
+            self._ended += jobs
+            self._changed.notify_all()
+
+    def delayed(self, jobs: Sequence[ImageJob]) -> None:
+        self.delayed_jobs += jobs
+
+    def wait_for(self, jobs: Sequence[ImageJob]) -> None:
+        """Until each of them has ended, and once only."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: set(jobs) <= set(self._ended), SOON_S), self._ended
+        assert len(self._ended) == len(set(self._ended))
+
+
+@contextmanager
+def pool(
+    *, processes: int = 2, budget_s: float = 60.0, program: str = PROGRAM, in_turns: bool = False, **settings: str
+) -> Iterator[tuple[ImageProcesses, Collector]]:
+    collector = Collector()
+    read = load_settings({**SETTINGS, **settings})
+    target = ImageProcesses(
+        child_settings(read, SIZE_PX, processes=processes, in_turns=in_turns),
+        collector,
+        processes=processes,
+        budget_s=budget_s,
+        program=program,
+    )
+    collector.pool = target
+    target.start()
+    try:
+        target.wait_until_ready()
+        yield target, collector
+    finally:
+        target.close()
+
+
+@pytest.fixture
+def images() -> Iterator[ImageServer]:
+    with image_server() as server:
+        yield server
+
+
+def jobs_of(urls: Sequence[str], deadline: Deadline | None = None) -> list[ImageJob]:
+    return [ImageJob(url, deadline or Deadline.after(SOON_S)) for url in urls]
+
+
+def greys(jobs: Sequence[ImageJob]) -> list[int | type]:
+    """What became of each: its value, or the kind of its error."""
+    return [type(job.error) if job.pixels is None else int(job.pixels[0, 0, 0]) for job in jobs]
+
+
+@pytest.mark.parametrize("in_turns", [pytest.param(False, id="at once"), pytest.param(True, id="in turns")])
+def test_pixels_are_those_of_the_decoder(images: ImageServer, *, in_turns: bool) -> None:
+    """What comes back through the shared memory is what decoding here gives; each error stays at its image."""
+    pictures = [encoded(draw(single(colour, "circle"), 100), "PNG") for colour in ("red", "green", "blue")]
+    urls = [images.add(f"/{number}.png", data) for number, data in enumerate(pictures)]
+    others = [images.base_url + "/none", images.add("/broken", b"no image"), "http://10.0.0.1/x.png"]
+    with pool(in_turns=in_turns) as (target, collector):
+        jobs = jobs_of([*urls, *others])
+        target.begin(jobs, at_once=8)
+        collector.wait_for(jobs)
+        decoder = PixelDecoder(SIZE_PX, 1_000_000)
+        expected = [decoder.decode(data) for data in pictures]
+
+        for job, pixels in zip(jobs, expected, strict=False):
+            assert job.pixels is not None
+            np.testing.assert_array_equal(pixels, job.pixels)
+            assert job.download_ms > 0
+            assert job.decode_ms > 0
+        assert [DownloadError, InvalidImage, UrlNotAllowed] == [type(job.error) for job in jobs[3:]]
+        assert in_turns == bool(collector.fetched_jobs)
+        target.release(jobs)
+
+
+def test_slots_are_used_again(images: ImageServer) -> None:
+    """Far more images than an arena has slots, as long as each request gives its own back."""
+    url = images.add("/7", b"7")
+    with pool(processes=1, program=SCRIPTED, MAX_QUEUED_ITEMS="2") as (target, collector):
+        for _ in range(20):
+            jobs = jobs_of([url] * 4)
+            target.begin(jobs, at_once=4)
+            collector.wait_for(jobs)
+            target.release(jobs)
+
+            assert [7, 7, 7, 7] == greys(jobs)
+
+
+def test_killed_process_loses_no_image(images: ImageServer) -> None:
+    """Somebody kills one process after the other while they work: every image arrives, each in its place."""
+    urls = [images.add(f"/{number}", str(number).encode()) for number in range(100)]
+    with pool(processes=2, program=SCRIPTED) as (target, collector):
+        for number in range(6):
+            jobs = jobs_of(urls)
+            target.begin(jobs, at_once=8)
+            os.kill(target.pids[number % 2], signal.SIGKILL)
+            collector.wait_for(jobs)
+
+            assert list(range(100)) == greys(jobs)
+            target.release(jobs)
+            target.wait_until_ready()
+
+
+def test_decode_over_its_budget_costs_that_image_alone(images: ImageServer) -> None:
+    """It is told which budget; what else was in that process begins again elsewhere."""
+    good = [images.add(f"/{number}", str(number).encode()) for number in range(20)]
+    bad = images.add("/bad", SPIN)
+    with pool(processes=1, budget_s=1.0, program=SCRIPTED) as (target, collector):
+        before = target.pids
+        jobs = jobs_of([bad, *good])
+        target.begin(jobs, at_once=8)
+        collector.wait_for(jobs)
+
+        assert list(range(20)) == greys(jobs[1:])
+        assert isinstance(jobs[0].error, InvalidImage)
+        assert "decoding the image takes more than 1 seconds of processor time" == jobs[0].error.message
+        target.wait_until_ready()
+        assert not set(before) & set(target.pids)
+
+
+def test_slow_image_holds_nobody_up(images: ImageServer) -> None:
+    """Its process is left to it; the others are done elsewhere before it is, and it ends well all the same."""
+    good = [images.add(f"/{number}", str(number).encode()) for number in range(5)]
+    slow = images.add("/slow", SLOW + b"9")
+    with pool(processes=1, program=SCRIPTED) as (target, collector):
+        slow_jobs, quick_jobs = jobs_of([slow]), jobs_of(good)
+        target.begin(slow_jobs, at_once=1)
+        target.begin(quick_jobs, at_once=8)
+        collector.wait_for(quick_jobs)
+        collector.wait_for(slow_jobs)
+
+        assert slow_jobs[0] in collector.delayed_jobs
+        assert [9, *range(5)] == greys([*slow_jobs, *quick_jobs])
+
+
+def test_slow_images_are_bounded(images: ImageServer) -> None:
+    """At most as many as there are processes dawdle beside them; the first of too many is given up, and may be retried."""
+    slow = images.add("/spin", SPIN)
+    with pool(processes=1, budget_s=1000.0, program=SCRIPTED) as (target, collector):
+        first, second = jobs_of([slow]), jobs_of([slow])
+        target.begin(first, at_once=1)
+        _wait_until(lambda: first[0] in collector.delayed_jobs)
+        target.begin(second, at_once=1)
+        collector.wait_for(first)
+
+        assert first[0].error is not None
+        assert first[0].error.retryable
+        assert second[0].error is None
+        target.release(second)
+
+
+def test_crashing_image_is_blamed_after_the_second_time(images: ImageServer) -> None:
+    """A decoder that crashes costs the image that makes it crash; whatever else was there is done again."""
+    good = [images.add(f"/{number}", str(number).encode()) for number in range(10)]
+    bad = images.add("/bad", CRASH)
+    with pool(processes=2, program=SCRIPTED) as (target, collector):
+        jobs = jobs_of([*good[:5], bad, *good[5:]])
+        target.begin(jobs, at_once=8)
+        collector.wait_for(jobs)
+
+        assert [0, 1, 2, 3, 4, InvalidImage, 5, 6, 7, 8, 9] == greys(jobs)
+
+
+def test_bug_of_ours_costs_one_image(images: ImageServer) -> None:
+    """Nothing else of its request, and no process."""
+    with pool(processes=1, program=SCRIPTED) as (target, collector):
+        before = target.pids
+        jobs = jobs_of([images.add("/bug", BUG), images.add("/1", b"1")])
+        target.begin(jobs, at_once=2)
+        collector.wait_for(jobs)
+
+        assert [InternalError, 1] == greys(jobs)
+        assert before == target.pids
+
+
+def test_released_images_end_at_once(images: ImageServer) -> None:
+    """Nobody waits: the downloads end although their server never answers, and their slots are free again."""
+    url, gate = images.add_gated("/never", b"1")
+    cancellation = Cancellation()
+    with pool(processes=1, program=SCRIPTED, MAX_QUEUED_ITEMS="1") as (target, collector):
+        jobs = jobs_of([url], Deadline.after(SOON_S, cancellation))
+        target.begin(jobs, at_once=1)
+        gate.wait_for_request()
+        target.release(jobs)
+        _wait_until(lambda: not target._processes[0].tickets)
+        later = jobs_of([images.add("/2", b"2")] * 2)
+        target.begin(later, at_once=2)
+        collector.wait_for(later)
+
+        assert [2, 2] == greys(later)
+        assert jobs[0] not in collector._ended
+
+
+def test_deadline_ends_what_waits_for_a_server(images: ImageServer) -> None:
+    """The time that is left goes along, and is over there as it is here."""
+    url, gate = images.add_gated("/never", b"1")
+    with pool(processes=1, program=SCRIPTED) as (target, collector):
+        jobs = jobs_of([url], Deadline.after(0.2))
+        target.begin(jobs, at_once=1)
+        gate.wait_for_request()
+        collector.wait_for(jobs)
+
+        assert [DeadlineExceeded] == greys(jobs)
+
+
+def test_waiting_hosts_leave_room_for_others(images: ImageServer) -> None:
+    """Many requests whose server does not answer hold many places, and never those of the next request."""
+    never, gate = images.add_gated("/never", b"1")
+    quick = images.add("/2", b"2")
+    with pool(processes=1, program=SCRIPTED, MAX_CONCURRENT_REQUESTS="40") as (target, collector):
+        waiting = [jobs_of([never] * 16) for _ in range(39)]
+        for jobs in waiting:
+            target.begin(jobs, at_once=8)
+        for _ in range(39):
+            gate.wait_for_request()
+        later = jobs_of([quick])
+        target.begin(later, at_once=8)
+        collector.wait_for(later)
+
+        assert [2] == greys(later)
+        for jobs in waiting:
+            target.release(jobs)
+
+
+def test_image_process_knows_no_secret_and_no_model() -> None:
+    """Neither its environment nor its memory holds the service's secrets, and no torch is mapped into it."""
+    os.environ["RUNPOD_API_KEY"] = SECRET
+    try:
+        with pool(processes=1) as (target, _):
+            [pid] = target.pids
+            environment = Path(f"/proc/{pid}/environ").read_bytes()
+            maps = Path(f"/proc/{pid}/maps").read_text()
+            found = _memory_holds(pid, SECRET.encode())
+    finally:
+        del os.environ["RUNPOD_API_KEY"]
+
+    assert SECRET.encode() not in environment
+    assert b"RUNPOD" not in environment
+    assert not found
+    for library in ("torch", "openvino", "safetensors", "tokenizers"):
+        assert library not in maps
+
+
+def test_image_process_ends_with_its_parent() -> None:
+    """Also when that has no time for goodbyes."""
+    program = (
+        "import sys, time; from tests.core.images.test_pool import pool\n"
+        "with pool(processes=2) as (target, _): print(*target.pids, flush=True); time.sleep(1000)"
+    )
+    import subprocess
+    import sys
+
+    parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    with parent:
+        children = [psutil.Process(int(pid)) for pid in parent.stdout.readline().split()]
+        parent.kill()
+    _, alive = psutil.wait_procs(children, SOON_S)
+
+    assert 2 == len(children)
+    assert [] == alive
+
+
+def test_program_that_does_not_start_is_a_start_error() -> None:
+    """With one line, and not a service that waits for ever."""
+    with pytest.raises(StartError, match="image process"), pool(program="tests.core.images.no_such_program"):
+        pass
+
+
+def _wait_until(condition: object) -> None:
+    until_s = time.monotonic() + SOON_S
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < until_s
+        time.sleep(0.01)
+
+
+def _memory_holds(pid: int, text: bytes) -> bool:
+    """Look through all that is mapped and readable."""
+    with open(f"/proc/{pid}/maps") as maps, open(f"/proc/{pid}/mem", "rb") as memory:
+        for line in maps:
+            where, permissions, *_rest = line.split()
+            if not permissions.startswith("r") or "[v" in line:
+                continue
+            begin, end = (int(part, 16) for part in where.split("-"))
+            memory.seek(begin)
+            try:
+                if text in memory.read(end - begin):
+                    return True
+            except OSError:
+                continue
+    return False
