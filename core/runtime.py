@@ -24,7 +24,8 @@ from core.clip.weights import read_weights
 from core.deadline import Deadline
 from core.embedder import Embedder, ImageMemory, Pools
 from core.errors import ServiceError, StartError
-from core.images.fetch import AllowList, Fetcher, FetchLimits
+from core.images.fetch.allowlist import AllowList
+from core.images.fetch.fetcher import Fetcher, FetchLimits
 from core.images.pixels import PIXEL_RULES_VERSION, PixelDecoder
 from core.images.strict_decoding import refuse_what_decoders_warn_of
 from core.process import cpu

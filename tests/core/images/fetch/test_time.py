@@ -13,9 +13,8 @@ import pytest
 
 from core.deadline import Cancellation, Deadline
 from core.errors import DeadlineExceeded, DownloadTimeout, ServiceError
-from core.images.fetch import FetchLimits
 from core.images.fetch.addresses import IpAddress
-from core.images.fetch.sockets import TimedSocket
+from core.images.fetch.fetcher import FetchLimits
 from tests.core.images.fetch.fakes import Names, Wires, fetching, soon
 from tests.core.images.fetch.servers import JOIN_TIMEOUT_S, Script, Visitor, answer, redirect, says, serve
 
@@ -166,7 +165,7 @@ def test_silent_address_leaves_time_for_the_next() -> None:
     """The first address gets only its share of the time, so that the second can still answer."""
     shares_s = []
 
-    def connect(address: IpAddress, port: int, timeout_s: float) -> TimedSocket:
+    def connect(address: IpAddress, port: int, timeout_s: float) -> socket.socket:
         shares_s.append(timeout_s)
         if len(shares_s) == 1:
             raise TimeoutError

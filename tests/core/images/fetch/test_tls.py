@@ -3,7 +3,7 @@
 import pytest
 
 from core.errors import DownloadError, DownloadTimeout
-from core.images.fetch import FetchLimits
+from core.images.fetch.fetcher import FetchLimits
 from tests.core.images.fetch.certificates import Certificates, make_certificates
 from tests.core.images.fetch.fakes import PUBLIC, Names, Wires, fetching, soon
 from tests.core.images.fetch.servers import Visitor, answer, redirect, says, serve, serve_paths
