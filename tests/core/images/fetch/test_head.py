@@ -65,6 +65,7 @@ def test_keep_alive(lines: list[str], first: str, kept: bool) -> None:
         pytest.param(head(first="HTTP/0.9 200 OK"), id="http-0.9"),
         pytest.param(head(first="HTTP/1.1 99 Low"), id="status"),
         pytest.param(head(first="HTTP/1.1 101 Switching Protocols"), id="switching-protocols"),
+        pytest.param(head("Upgrade: x", "Connection: upgrade", first="HTTP/1.1 101 Switching Protocols"), id="upgrade"),
         pytest.param(head("A: b")[:-2], id="cut"),
         pytest.param(memoryview(b"\r\n\r\n"), id="only-the-end"),
     ],

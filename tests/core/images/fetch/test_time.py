@@ -80,6 +80,20 @@ def elapsed_and_error(url: str, *, limits: FetchLimits, deadline: Deadline) -> t
         return time.monotonic() - started_s, caught.value
 
 
+def test_slow_answer_is_waited_for() -> None:
+    """A server that is silent for longer than one look at the deadline, but not beyond it, is heard."""
+
+    def script(visitor: Visitor) -> None:
+        visitor.request()
+        visitor.stopping.wait(1.3)
+        visitor.send(answer(b"image"))
+
+    with serve(script) as server, fetching() as fetcher:
+        body = fetcher.fetch(server.url(), deadline=soon())
+
+    assert body == b"image"
+
+
 @pytest.mark.parametrize(
     "script",
     [
