@@ -1,19 +1,20 @@
-"""Loads the model and joins the parts around it: engines, batcher, downloads, pixels, operations."""
+"""Loads the model and joins the parts around it: engines, scheduler, image processes, operations. Owns what it made."""
 
 import logging
+import sys
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from importlib.metadata import version
 
 import numpy as np
-import simplejpeg  # type: ignore[import-untyped]
-import torch
 
 from core.api import Api, Model
-from core.batching.batcher import Batcher, Modality
-from core.batching.turns import Turns
+from core.batching.batcher import Batcher
+from core.batching.device import Device
+from core.batching.items import Group, Item, Modality, outcomes
+from core.batching.scheduler import Limits, Scheduler
+from core.batching.tally import Tally
 from core.byte_budget import ByteBudget
 from core.clip.artifact import ModelDirectory, open_model
 from core.clip.choice import load_engines
@@ -22,14 +23,13 @@ from core.clip.fingerprint import fingerprint
 from core.clip.tokenizer import ClipTokenizer
 from core.clip.weights import read_weights
 from core.deadline import Deadline
-from core.embedder import Embedder, ImageMemory, Pools
+from core.embedder import Arrivals, Embedder, ImageMemory, Tokens
 from core.errors import ServiceError, StartError
-from core.images.fetch.allowlist import AllowList
-from core.images.fetch.fetcher import Fetcher, FetchLimits
-from core.images.pixels import PIXEL_RULES_VERSION, PixelDecoder
-from core.images.strict_decoding import refuse_what_decoders_warn_of
+from core.images.job import ImageJob, PixelStack
+from core.images.pool import ImageProcesses
+from core.images.rules import PIXEL_RULES_VERSION
+from core.images.settings import child_settings
 from core.process import cpu
-from core.service import Runtime
 from core.settings import ServiceSettings
 from core.wire.responses import ModelIdentity
 from shared_auth import Authenticator
@@ -38,11 +38,13 @@ logger = logging.getLogger(__name__)
 
 _CHECK_TIMEOUT_S = 300.0
 
+# Of each image process: one decode that runs and one that is next, so that it need not wait for its turn in between.
+_DECODES_PER_PROCESS = 2
 
-def load_runtime(settings: ServiceSettings, authenticator: Authenticator | None) -> Runtime:
+
+def load_runtime(settings: ServiceSettings, authenticator: Authenticator | None) -> "Runtime":
     """Load, warm and return everything. Raises `StartError` with one line that names the cause."""
     started_s = time.monotonic()
-    refuse_what_decoders_warn_of()
     directory = open_model(settings.clip_model, revision=settings.clip_model_revision)
     weights = read_weights(directory)
     model_fingerprint = fingerprint(
@@ -50,29 +52,148 @@ def load_runtime(settings: ServiceSettings, authenticator: Authenticator | None)
     )
     _require_as_baked(directory, model_fingerprint)
     engines = load_engines(settings, directory, weights, model_fingerprint)
-    tokenizer = ClipTokenizer(directory.tokenizer_path, directory.context_length)
-    turns = Turns(shared=engines[0].device == "cpu")
-    batcher = Batcher(
-        engines,
-        {Modality.IMAGE: np.stack, Modality.TEXT: tokenizer.pad},
-        dim=directory.dim,
-        max_batch=settings.max_device_batch,
-        max_items=settings.max_queued_items,
-        turns=turns,
-        prepare_thread=lambda: torch.set_num_threads(cpu.available_cores()),
-        out_of_memory=(MemoryError, torch.OutOfMemoryError),
-    )
-    decoder = PixelDecoder(directory.size_px, settings.max_image_pixels)
-    check = partial(_check, decoder, tokenizer, batcher)
-    # Also the warm-up: the first request must not be the slow one.
-    check()
     identity = _identity(directory, engines[0], model_fingerprint)
-    runtime = _join(settings, authenticator, _Parts(decoder, tokenizer, batcher, turns, identity, check))
+    runtime = Runtime(settings, authenticator, directory, engines, identity)
     logger.info(
         "model ready",
         extra={**identity.for_response(), "dtype": identity.dtype, "load_s": round(time.monotonic() - started_s, 2)},
     )
     return runtime
+
+
+class Runtime:
+    """A warm model and all that serves it. `close` ends it in the reverse order of its making."""
+
+    def __init__(
+        self,
+        settings: ServiceSettings,
+        authenticator: Authenticator | None,
+        directory: ModelDirectory,
+        engines: Sequence[Engine],
+        identity: ModelIdentity,
+    ) -> None:
+        self.identity = identity
+        self.torch_version = version("torch")
+        self.cuda_version = _cuda_version()
+        with ExitStack() as made:
+            self._size_px = directory.size_px
+            self._tokenizer = ClipTokenizer(directory.tokenizer_path, directory.context_length)
+            shared = engines[0].device == "cpu"
+            processes = cpu.available_cores() if settings.image_processes == "auto" else settings.image_processes
+            self._scheduler = Scheduler(
+                _limits(settings, directory),
+                shared=shared,
+                decoders=processes * _DECODES_PER_PROCESS,
+                grant=lambda item: self._images.decode(item.payload),
+            )
+            self._images = ImageProcesses(
+                child_settings(settings, directory.size_px, processes=processes, in_turns=shared),
+                Arrivals(self._scheduler),
+                processes=processes,
+                budget_s=settings.max_decode_cpu_s,
+            )
+            _close_in_the_end(made, self._images.close)
+            self._images.start()
+            self._batcher = Batcher(self._scheduler, [self._device(settings, directory, engine) for engine in engines])
+            _close_in_the_end(made, self._batcher.close)
+            self.api = self._api(settings, authenticator)
+            # Also the warm-up: the first request must not be the slow one.
+            self.check()
+            self._images.wait_until_ready()
+            self._made = made.pop_all()
+
+    @property
+    def healthy(self) -> bool:
+        """Whether images and texts can still be embedded."""
+        return self._batcher.healthy and self._images.healthy
+
+    @property
+    def queued_items(self) -> int:
+        """Images and texts that wait for a decoder or a device."""
+        return self._scheduler.waiting_items
+
+    @property
+    def done(self) -> Mapping[Modality, Tally]:
+        """What the devices have done so far."""
+        return self._batcher.done
+
+    def pass_serials(self) -> tuple[int | None, ...]:
+        """See `Batcher.pass_serials`."""
+        return self._batcher.pass_serials()
+
+    def check(self) -> None:
+        """Run one image and one text through the model. Raises `StartError` when that fails."""
+        group = Group(Deadline.after(_CHECK_TIMEOUT_S))
+        grey = np.full((3, self._size_px, self._size_px), 128, dtype=np.uint8)
+        image = Item(Modality.IMAGE, group, ImageJob("", group.deadline, pixels=grey))
+        tokens = self._tokenize("a grey square")
+        text = Item(Modality.TEXT, group, tokens.ids, tokens.width)
+        try:
+            with self._scheduler.entered([image, text]):
+                self._scheduler.add_decoded([image])
+                self._scheduler.add_text(text)
+                failed = any(isinstance(row, ServiceError) for row in outcomes(group, [image, text]))
+        except ServiceError:
+            failed = True
+        if failed:
+            raise StartError("the model cannot embed one image and one text: see the log above")
+
+    def fail(self) -> None:
+        """Give the model up for good: whatever waits for it is answered with `NotReady`."""
+        self._batcher.fail()
+
+    def close(self) -> None:
+        """Stop every thread and process; each step is tried whatever became of the one before."""
+        self._made.close()
+
+    def _device(self, settings: ServiceSettings, directory: ModelDirectory, engine: Engine) -> Device:
+        return Device(
+            engine,
+            {Modality.IMAGE: PixelStack(directory.size_px), Modality.TEXT: self._tokenizer.pad},
+            dim=directory.dim,
+            max_batch=settings.max_device_batch,
+        )
+
+    def _tokenize(self, text: str) -> Tokens:
+        ids, truncated = self._tokenizer.encode(text)
+        return Tokens(ids, self._tokenizer.width(len(ids)), truncated)
+
+    def _api(self, settings: ServiceSettings, authenticator: Authenticator | None) -> Api:
+        pixel_bytes = 3 * self._size_px**2
+        embedder = Embedder(
+            images=self._images,
+            tokenize=self._tokenize,
+            scheduler=self._scheduler,
+            memory=ImageMemory(ByteBudget(settings.max_image_bytes_in_flight), pixel_bytes),
+            concurrency=settings.download_concurrency,
+        )
+        return Api(
+            Model(embedder, self.identity),
+            authenticator,
+            max_batch_size=settings.max_batch_size,
+            request_timeout_s=settings.request_timeout_s,
+        )
+
+
+def _close_in_the_end(made: ExitStack, close: Callable[[], None]) -> None:
+    """A step that fails is logged and does not keep the next ones from being tried."""
+
+    def closed() -> None:
+        try:
+            close()
+        except Exception:
+            logger.exception("a part could not be closed")
+
+    made.callback(closed)
+
+
+def _limits(settings: ServiceSettings, directory: ModelDirectory) -> Limits:
+    return Limits(
+        max_items=settings.max_queued_items,
+        max_batch=settings.max_device_batch,
+        max_tokens=settings.max_device_batch * directory.context_length,
+        max_turn_s=settings.max_image_pass_ms / 1000,
+    )
 
 
 def _require_as_baked(directory: ModelDirectory, model_fingerprint: str) -> None:
@@ -81,22 +202,6 @@ def _require_as_baked(directory: ModelDirectory, model_fingerprint: str) -> None
             f"CLIP_MODEL: the fingerprint of {directory.path} is {model_fingerprint} and its manifest says"
             f" {directory.baked_fingerprint}: the files or the pixel rules have changed, bake it again"
         )
-
-
-def _check(decoder: PixelDecoder, tokenizer: ClipTokenizer, batcher: Batcher) -> None:
-    deadline = Deadline.after(_CHECK_TIMEOUT_S)
-    grey = np.full((2 * decoder.size_px, 3 * decoder.size_px, 3), 128, dtype=np.uint8)
-    pixels = decoder.decode(simplejpeg.encode_jpeg(grey))
-    token_ids, _ = tokenizer.encode("a grey rectangle")
-    futures = [
-        *batcher.submit(Modality.IMAGE, [pixels], deadline),
-        *batcher.submit(Modality.TEXT, [token_ids], deadline),
-    ]
-    try:
-        for future in futures:
-            future.result(timeout=deadline.remaining_s())
-    except (ServiceError, TimeoutError) as error:
-        raise StartError("the model cannot embed one image and one text: see the log above") from error
 
 
 def _identity(directory: ModelDirectory, engine: Engine, model_fingerprint: str) -> ModelIdentity:
@@ -111,60 +216,7 @@ def _identity(directory: ModelDirectory, engine: Engine, model_fingerprint: str)
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Parts:
-    decoder: PixelDecoder
-    tokenizer: ClipTokenizer
-    batcher: Batcher
-    turns: Turns
-    identity: ModelIdentity
-    check: Callable[[], None]
-
-
-def _join(settings: ServiceSettings, authenticator: Authenticator | None, parts: _Parts) -> Runtime:
-    limits = FetchLimits(max_bytes=settings.max_image_size_bytes, timeout_s=settings.image_download_timeout_s)
-    fetcher = Fetcher(limits, AllowList.parse(settings.download_allow_hosts))
-    pools = _pools(settings)
-    embedder = Embedder(
-        fetch=fetcher.fetch,
-        decode=parts.decoder.decode,
-        tokenize=parts.tokenizer.encode,
-        batcher=parts.batcher,
-        pools=pools,
-        memory=ImageMemory(ByteBudget(settings.max_image_bytes_in_flight), pixel_bytes=3 * parts.decoder.size_px**2),
-        concurrency=settings.download_concurrency,
-        turns=parts.turns,
-    )
-    api = Api(
-        Model(embedder, parts.identity),
-        authenticator,
-        max_batch_size=settings.max_batch_size,
-        request_timeout_s=settings.request_timeout_s,
-    )
-    return Runtime(
-        api=api,
-        identity=parts.identity,
-        torch_version=torch.__version__,
-        cuda_version=torch.version.cuda,
-        check=parts.check,
-        healthy=lambda: parts.batcher.healthy,
-        queued_items=lambda: parts.batcher.queued_items,
-        done=lambda: parts.batcher.done,
-        forward_s=parts.batcher.forward_s,
-        fail=parts.batcher.fail,
-        close=lambda: _close([pools.close, parts.batcher.close, fetcher.close]),
-    )
-
-
-def _pools(settings: ServiceSettings) -> Pools:
-    cores = cpu.available_cores()
-    return Pools(
-        downloads=ThreadPoolExecutor(settings.max_concurrent_requests, thread_name_prefix="download"),
-        # One thread of torch each: resizes run side by side, and the engine has its own count.
-        decodes=ThreadPoolExecutor(cores, "decode", initializer=torch.set_num_threads, initargs=(1,)),
-    )
-
-
-def _close(steps: Sequence[Callable[[], None]]) -> None:
-    for step in steps:
-        step()
+def _cuda_version() -> str | None:
+    """Of torch, where it is loaded: a start on OpenVINO does without."""
+    torch = sys.modules.get("torch")
+    return torch.version.cuda if torch is not None else None

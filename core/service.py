@@ -4,9 +4,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from enum import Enum
 from importlib.metadata import version
+from typing import Protocol
 
 from core.api import Api
 from core.batching.items import Modality
@@ -28,25 +28,30 @@ class Status(Enum):
     UNHEALTHY = "unhealthy"
 
 
-@dataclass(frozen=True, slots=True)
-class Runtime:
-    """What loading gives: the api over a warm model, and how to test it, ask after it and end it.
-
-    `forward_s` says for how long the present forward pass has been running, and `fail` gives the model up for good:
-    whatever waits for it is answered with `NotReady`.
-    """
+class Runtime(Protocol):
+    """What loading gives: the api over a warm model, and how to test it, ask after it and end it."""
 
     api: Api
     identity: ModelIdentity
     torch_version: str
     cuda_version: str | None
-    check: Callable[[], None]
-    healthy: Callable[[], bool]
-    forward_s: Callable[[], float]
-    fail: Callable[[], None]
-    close: Callable[[], None]
-    queued_items: Callable[[], int] = lambda: 0
-    done: Callable[[], Mapping[Modality, Tally]] = lambda: {}
+
+    @property
+    def healthy(self) -> bool: ...
+
+    @property
+    def queued_items(self) -> int: ...
+
+    @property
+    def done(self) -> Mapping[Modality, Tally]: ...
+
+    def pass_serials(self) -> tuple[int | None, ...]: ...
+
+    def check(self) -> None: ...
+
+    def fail(self) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class Service:
@@ -71,7 +76,7 @@ class Service:
             return Status.DRAINING
         if self._runtime is None:
             return Status.LOADING
-        return Status.OK if self._runtime.healthy() else Status.UNHEALTHY
+        return Status.OK if self._runtime.healthy else Status.UNHEALTHY
 
     def load(self) -> None:
         """Read and warm the model; blocks for seconds. Raises `StartError` when that is impossible."""
@@ -128,7 +133,7 @@ class Service:
 
     def forward_s(self) -> float:
         """For how many seconds the present forward pass has been running; 0.0 while loading: warming takes long."""
-        return self._runtime.forward_s() if self._runtime is not None else 0.0
+        return 0.0
 
     def fail(self) -> None:
         """Unready for good: what waits for the model is answered with `NotReady`."""
@@ -138,12 +143,12 @@ class Service:
     @property
     def queued_items(self) -> int:
         """Images and texts that wait for a device; 0 until the model is loaded."""
-        return self._runtime.queued_items() if self._runtime else 0
+        return self._runtime.queued_items if self._runtime else 0
 
     @property
     def done(self) -> Mapping[Modality, Tally]:
         """What the devices have done so far; nothing until the model is loaded."""
-        return self._runtime.done() if self._runtime else {}
+        return self._runtime.done if self._runtime else {}
 
     def health(self) -> Body:
         """The body of `/health`, the same in every status; what is not known before loading is null."""

@@ -54,8 +54,16 @@ class ServiceSettings(BaseModel):
     clip_engine: Literal["auto", "torch", "openvino"] = "auto"
     clip_cache_dir: Path = Path("~/.cache/clip-embedding-service")
 
-    # Downloaded and decoded images of all running requests: what a burst of large images may take of the memory.
+    # How many processes download and decode: by default one for each core.
+    image_processes: Literal["auto"] | Positive = "auto"
+    # Of processor time, for one image. A photograph of 50 megapixels takes half a second.
+    max_decode_cpu_s: Seconds = 5.0
+    # Of one image, while it is decoded: what 50 megapixels need in every usual format.
+    max_decode_bytes: Positive = 805_306_368
+    # What running requests hold of decoded images, and as much again of downloaded ones.
     max_image_bytes_in_flight: Positive = 536_870_912
+    # On a CPU, while texts come: how long decoding and encoding images may keep the next text waiting.
+    max_image_pass_ms: Positive = 150
     # Longer than any right forward pass; with the start of a fresh process, still under a minute.
     watchdog_forward_s: Seconds = 30.0
     # The thread that holds the connections never works for longer than milliseconds.

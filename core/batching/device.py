@@ -6,9 +6,12 @@ tried again: if that fails too, the device is lost, whatever its errors say.
 """
 
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +24,7 @@ from core.errors import InferenceFailed
 
 logger = logging.getLogger(__name__)
 
-Stack = Callable[[Sequence[Payload]], Payload]
+Stack = Callable[[Sequence[Payload]], npt.NDArray[Any]]
 
 # Poisoned items are rare. So many failures with no success between them are more likely the device's own.
 SUSPICIOUS_FAILURES = 8
@@ -48,12 +51,15 @@ class Device:
         *,
         dim: int,
         max_batch: int,
-        out_of_memory: tuple[type[Exception], ...],
+        prepare_thread: Callable[[], None] = lambda: None,
+        out_of_memory: tuple[type[Exception], ...] = (MemoryError,),
     ) -> None:
         self.name = engine.device
-        self.running: Sequence[Item] = ()
+        self.prepare_thread = prepare_thread
+        self.pass_serial: int | None = None
+        self._serials = count(1)
         self.done = {modality: Tally() for modality in Modality}
-        self._encoders: dict[Modality, Callable[[Payload], Vectors]] = {
+        self._encoders: dict[Modality, Callable[[npt.NDArray[Any]], Vectors]] = {
             Modality.IMAGE: engine.encode_images,
             Modality.TEXT: engine.encode_texts,
         }
@@ -61,51 +67,49 @@ class Device:
         self._dim = dim
         self._out_of_memory = out_of_memory
         self._limits = {modality: BatchLimit(max_batch) for modality in Modality}
-        self._started_s: float | None = None
         self._failures_in_a_row = 0
-        self._known_good: dict[Modality, Payload] = {}
+        # One row of input that was right once, as the engine takes it: a copy, the payload's memory is used again.
+        self._known_good: dict[Modality, npt.NDArray[Any]] = {}
 
     def limit(self, modality: Modality) -> int:
         """How many items to hand to `run` at most."""
         return self._limits[modality].now
 
-    def forward_s(self) -> float:
-        """For how many seconds the present forward pass has been running; 0.0 when there is none. From any thread."""
-        started_s = self._started_s
-        return 0.0 if started_s is None else time.monotonic() - started_s
-
     def run(self, modality: Modality, items: Sequence[Item]) -> None:
         """Settle every item. Raises `EngineBroken` when the device is lost; then some are not settled."""
-        queued_until_s = time.monotonic()
+        began_s = time.monotonic()
         outcome = self._forward(modality, [item.payload for item in items])
         if isinstance(outcome, _Failure):
             self._recover(modality, items, outcome)
             return
         self._limits[modality].went_well(len(items))
-        inference_ms = (time.monotonic() - queued_until_s) * 1000
-        waited_s = sum(queued_until_s - item.queued_at_s for item in items)
+        inference_ms = (time.monotonic() - began_s) * 1000
+        waited_s = sum(began_s - item.ready_s for item in items)
         self.done[modality] += Tally(1, len(items), inference_ms / 1000, waited_s)
         logger.debug("batch", extra={"batch_size": len(items), "inference_ms": round(inference_ms, 2)})
-        for item, vector in zip(items, outcome, strict=True):
-            if _is_usable(vector):
-                item.succeed(Encoded(vector, (queued_until_s - item.queued_at_s) * 1000, inference_ms))
-                self._note_success(modality, item)
+        for item, vector, norm in zip(items, outcome, _norms(outcome), strict=True):
+            if _is_usable(norm):
+                self._failures_in_a_row = 0
+                item.settle(Encoded(vector, norm, began_s, inference_ms))
             else:
                 self._fail(modality, item, "a row that is not finite or is zero")
 
     def _forward(self, modality: Modality, payloads: Sequence[Payload]) -> Vectors | _Failure:
-        self._started_s = time.monotonic()
+        self.pass_serial = next(self._serials)
         try:
-            vectors = self._encoders[modality](self._stack[modality](payloads))
+            batch = self._stack[modality](payloads)
+            vectors = self._encoders[modality](batch)
         except EngineBroken:
             raise
         except Exception as error:
             cause = f"{type(error).__name__}: {error}"[:_MAX_CAUSE_CHARACTERS]
             return _Failure(cause, isinstance(error, self._out_of_memory))
         finally:
-            self._started_s = None
+            self.pass_serial = None
         if vectors.shape != (len(payloads), self._dim):
             return _Failure(f"rows of {vectors.shape}, not {(len(payloads), self._dim)}", out_of_memory=False)
+        if modality not in self._known_good and _is_usable(_norms(vectors[:1])[0]):
+            self._known_good[modality] = batch[:1].copy()
         return vectors
 
     def _recover(self, modality: Modality, items: Sequence[Item], failure: _Failure) -> None:
@@ -122,24 +126,35 @@ class Device:
 
     def _fail(self, modality: Modality, item: Item, cause: str) -> None:
         logger.error("the model failed on an item", extra={"modality": modality.value, "cause": cause})
-        item.fail(InferenceFailed())
+        item.settle(InferenceFailed())
         self._failures_in_a_row += 1
         if self._failures_in_a_row >= SUSPICIOUS_FAILURES:
             self._require_working(modality)
 
-    def _note_success(self, modality: Modality, item: Item) -> None:
-        self._failures_in_a_row = 0
-        self._known_good[modality] = item.payload
-
     def _require_working(self, modality: Modality) -> None:
-        """Raises `EngineBroken` unless an item that was right before still is."""
+        """Raises `EngineBroken` unless a row of input that was right before still is."""
         self._failures_in_a_row = 0
-        payload = self._known_good.get(modality)
-        outcome = self._forward(modality, [payload]) if payload is not None else None
-        if outcome is None or isinstance(outcome, _Failure) or not _is_usable(outcome[0]):
+        known_good = self._known_good.get(modality)
+        if known_good is None or not self._is_right(modality, known_good):
             raise EngineBroken(f"{SUSPICIOUS_FAILURES} items failed in a row, and so does one that was right before")
 
+    def _is_right(self, modality: Modality, batch: npt.NDArray[Any]) -> bool:
+        self.pass_serial = next(self._serials)
+        try:
+            vectors = self._encoders[modality](batch)
+        except EngineBroken:
+            raise
+        except Exception:
+            return False
+        finally:
+            self.pass_serial = None
+        return vectors.shape == (1, self._dim) and _is_usable(_norms(vectors)[0])
 
-def _is_usable(vector: npt.NDArray[np.float32]) -> bool:
-    norm = float(np.linalg.norm(vector))
-    return bool(np.isfinite(norm)) and norm > 0.0
+
+def _norms(vectors: Vectors) -> list[float]:
+    norms: list[float] = np.linalg.norm(vectors, axis=1).tolist()
+    return norms
+
+
+def _is_usable(norm: float) -> bool:
+    return math.isfinite(norm) and norm > 0.0

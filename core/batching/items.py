@@ -1,9 +1,9 @@
-"""What waits for the device: one payload, who waits for its row, and until when."""
+"""What waits for the device: the items of a request, who waits for them, and until when."""
 
+import threading
 import time
-from concurrent.futures import Future, InvalidStateError
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
@@ -13,11 +13,12 @@ import numpy.typing as npt
 from core.deadline import Deadline
 from core.errors import DeadlineExceeded, ServiceError
 
-Payload = npt.NDArray[Any]
+Payload = Any
+"""What an engine's stack takes: the token ids of a text, or an image on its way to pixels."""
 
 
 class Modality(Enum):
-    """Which tower an item goes through. Each has its own queue: a batch is all images or all texts."""
+    """Which tower an item goes through: a forward pass is all images or all texts."""
 
     IMAGE = "image"
     TEXT = "text"
@@ -25,37 +26,77 @@ class Modality(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """One row of a forward pass: float32 (dim,), not normalised, with its waiting and computing time in ms."""
+    """One row of a forward pass: float32 (dim,), not normalised, and its L2 norm; when its pass began, and its time."""
 
     vector: npt.NDArray[np.float32]
-    queue_ms: float
+    norm: float
+    began_s: float
     inference_ms: float
 
 
-@dataclass(slots=True)
+class Group:
+    """The items of one request: settled one by one, from any thread, and waited for together."""
+
+    def __init__(self, deadline: Deadline) -> None:
+        self.deadline = deadline
+        self.arrived_s = time.monotonic()
+        self.lock = threading.Lock()
+        self._left = 0
+        self._all_settled = threading.Event()
+        if deadline.cancellation is not None:
+            deadline.cancellation.then(self._all_settled.set)
+
+    def join(self) -> None:
+        """One more item belongs to it; before any of them is settled."""
+        self._left += 1
+
+    def leave(self) -> None:
+        """One item has been settled; called with `lock` held."""
+        self._left -= 1
+        if self._left == 0:
+            self._all_settled.set()
+
+    def wait(self) -> bool:
+        """Wait until all items are settled; False when the deadline comes first, or nobody wants them any more."""
+        self._all_settled.wait(self.deadline.remaining_s())
+        return self._left == 0
+
+
+@dataclass(slots=True, eq=False)
 class Item:
-    """Settled exactly once: whoever comes second (a device that wakes up after the watchdog) is ignored."""
+    """Settled exactly once: whoever comes second (a device that wakes up after the watchdog) is ignored.
 
+    `width` is what it takes of a pass: the padded tokens of a text, 1 for an image.
+    """
+
+    modality: Modality
+    group: Group
     payload: Payload
-    deadline: Deadline
-    queued_at_s: float = field(default_factory=time.monotonic)
-    future: "Future[Encoded]" = field(default_factory=Future)
+    width: int = 1
+    ready_s: float = 0.0
+    outcome: Encoded | ServiceError | None = None
 
-    def succeed(self, encoded: Encoded) -> None:
-        """Answer with a row."""
-        with suppress(InvalidStateError):
-            self.future.set_result(encoded)
+    def __post_init__(self) -> None:
+        self.group.join()
 
-    def fail(self, error: ServiceError) -> None:
-        """Answer with an error."""
-        with suppress(InvalidStateError):
-            self.future.set_exception(error)
+    def settle(self, outcome: Encoded | ServiceError) -> None:
+        """Answer with a row or an error."""
+        with self.group.lock:
+            if self.outcome is not None:
+                return
+            self.outcome = outcome
+            self.group.leave()
 
     def still_wanted(self) -> bool:
-        """Called once, when the device takes the item: False if its caller has gone or its time is over."""
-        if not self.future.set_running_or_notify_cancel():
-            return False
-        if self.deadline.expired:
-            self.fail(DeadlineExceeded())
-            return False
-        return True
+        """Whether it is worth a forward pass: not if it has been settled, its caller has gone or its time is over."""
+        if self.outcome is None and self.group.deadline.expired:
+            self.settle(DeadlineExceeded())
+        return self.outcome is None
+
+
+def outcomes(group: Group, items: Sequence[Item]) -> list[Encoded | ServiceError]:
+    """Wait for all `items` of `group` and return what became of each, in order; late ones become errors."""
+    if not group.wait():
+        for item in items:
+            item.settle(DeadlineExceeded())
+    return [item.outcome or DeadlineExceeded() for item in items]

@@ -31,11 +31,14 @@ class ClipTokenizer:
         encoding = self._tokenizer.encode(text)
         return np.asarray(encoding.ids, dtype=np.int64), bool(encoding.overflowing)
 
+    def width(self, tokens: int) -> int:
+        """To how many tokens a text of `tokens` is padded when it is alone."""
+        return min(next((size for size in _LENGTH_BUCKETS if size >= tokens), tokens), self._context_length)
+
     def pad(self, texts: Sequence[TokenIds]) -> TokenIds:
         """Stack ids of different lengths to (n, bucket), filled up with the end token."""
-        longest = max(len(ids) for ids in texts)
-        width = next((size for size in _LENGTH_BUCKETS if size >= longest), longest)
-        padded = np.full((len(texts), min(width, self._context_length)), self._end_id, dtype=np.int64)
+        width = max(self.width(len(ids)) for ids in texts)
+        padded = np.full((len(texts), width), self._end_id, dtype=np.int64)
         for row, ids in zip(padded, texts, strict=True):
             row[: len(ids)] = ids
         return padded

@@ -1,0 +1,316 @@
+"""The program of an image process: downloads many images at once and decodes one at a time.
+
+It is started afresh, with nothing of the service but what its first message says: no secret, no model, no torch. It
+ends with the service, whatever becomes of that. Whatever strangers host is handled here and nowhere else.
+"""
+
+import ctypes
+import logging
+import logging.config
+import os
+import queue
+import resource
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import numpy as np
+import simplejpeg  # type: ignore[import-untyped]
+
+from core.byte_budget import ByteBudget
+from core.deadline import Cancellation, Deadline
+from core.errors import DeadlineExceeded, InternalError, ServiceError
+from core.images.arena import Arena
+from core.images.fairness import Download, Running, next_download
+from core.images.fetch.allowlist import AllowList
+from core.images.fetch.fetcher import Fetcher, FetchLimits
+from core.images.messages import DECODE, ENDED, FETCHED, FORGET, READY, WORK, ChildSettings, Inbox, describe, frame
+from core.images.pixels import PixelDecoder
+from core.images.strict_decoding import refuse_what_decoders_warn_of
+from core.process.logs import logging_config
+
+logger = logging.getLogger(__name__)
+
+_PR_SET_PDEATHSIG = 1
+
+# Many of them wait for a server and none calls deeply; the usual eight mebibytes each would count as memory.
+_STACK_BYTES = 512 * 1024
+
+# Beside one download per request, so that one request alone can use its share: see fairness.
+_LENT_PLACES = 64
+
+# Decoded once before anything else: whatever the libraries set up on first use is there then, or known to be missing.
+_FIRST_PICTURE = (480, 640, 3)
+
+
+@dataclass(slots=True, eq=False)
+class Part:
+    """What one request has given to this process. Reported together, or image by image where they take turns."""
+
+    number: int
+    deadline: Deadline
+    cancellation: Cancellation
+    at_once: int
+    left: int
+    reports: list[list[Any]] = field(default_factory=list)
+
+
+@dataclass(slots=True, eq=False)
+class Task:
+    """One image; `held` gives the bytes of its download back."""
+
+    job_id: int
+    url: str
+    slot: int
+    part: Part
+    download: Download
+    data: bytes = b""
+    download_ms: float = 0.0
+    held: ExitStack = field(default_factory=ExitStack)
+
+
+class Downloads:
+    """Runs as many as `fairness` allows, each on a thread of its own; `fetched` and `failed` are told of the end."""
+
+    def __init__(
+        self,
+        fetcher: Fetcher,
+        budget: ByteBudget,
+        *,
+        threads: int,
+        fetched: Callable[[Task], None],
+        failed: Callable[[Task, ServiceError], None],
+    ) -> None:
+        self._fetcher = fetcher
+        self._budget = budget
+        self._fetched = fetched
+        self._failed = failed
+        self._lock = threading.Lock()
+        self._waiting: list[Task] = []
+        self._running = Running(_LENT_PLACES)
+        self._threads = ThreadPoolExecutor(threads)
+
+    def add(self, tasks: list[Task]) -> None:
+        """These wait for their downloads."""
+        with self._lock:
+            self._waiting += tasks
+        self._begin()
+
+    def _begin(self) -> None:
+        while (task := self._next()) is not None:
+            self._threads.submit(self._run, task)
+
+    def _next(self) -> Task | None:
+        with self._lock:
+            position = next_download([task.download for task in self._waiting], self._running)
+            if position is None:
+                return None
+            task = self._waiting.pop(position)
+            self._running.begin(task.download)
+            return task
+
+    def _run(self, task: Task) -> None:
+        error = self._download(task)
+        with self._lock:
+            self._running.end(task.download)
+        if error is None:
+            self._fetched(task)
+        else:
+            self._failed(task, error)
+        self._begin()
+
+    def _download(self, task: Task) -> ServiceError | None:
+        began_s = time.monotonic()
+        deadline = task.part.deadline
+        if deadline.expired:
+            return DeadlineExceeded()
+        try:
+            lease = task.held.enter_context(self._budget.lease())
+            task.data = self._fetcher.fetch(task.url, deadline=deadline, reserve=lease.add)
+        except ServiceError as error:
+            return error
+        except Exception:
+            # Ours to mend, and no reason to lose the other images.
+            logger.exception("an image could not be downloaded")
+            return InternalError()
+        task.download_ms = (time.monotonic() - began_s) * 1000
+        return None
+
+
+class Child:
+    """Ties downloads, the one decoder and the socket together; each on threads of its own."""
+
+    def __init__(self, sock: socket.socket, arena: Arena, settings: ChildSettings) -> None:
+        limits = FetchLimits(max_bytes=settings.max_image_bytes, timeout_s=settings.download_timeout_s)
+        self._sock = sock
+        self._sending = threading.Lock()
+        self._arena = arena
+        self._in_turns = settings.in_turns
+        self._decoder = PixelDecoder(settings.size_px, settings.max_image_pixels)
+        self._downloads = Downloads(
+            Fetcher(limits, AllowList.parse(settings.allow_hosts)),
+            ByteBudget(settings.max_downloaded_bytes),
+            threads=settings.max_requests + _LENT_PLACES,
+            fetched=self._fetched,
+            failed=self._failed,
+        )
+        self._lock = threading.Lock()
+        self._parts: dict[int, Part] = {}
+        self._waiting_for_turn: dict[int, Task] = {}
+        # The oldest request first: its parts have the smaller numbers.
+        self._to_decode: queue.PriorityQueue[tuple[int, int, Task]] = queue.PriorityQueue()
+
+    def serve(self, inbox: Inbox) -> NoReturn:
+        """Until the service closes the socket, or is gone."""
+        threading.Thread(target=self._decode_all, name="decode", daemon=True).start()
+        self._decoder.decode(simplejpeg.encode_jpeg(np.zeros(_FIRST_PICTURE, dtype=np.uint8)))
+        self._send([READY])
+        with suppress(EOFError, OSError):
+            while True:
+                for kind, *content in inbox.receive():
+                    self._handle(kind, content)
+        os._exit(0)
+
+    def _handle(self, kind: str, content: list[Any]) -> None:
+        if kind == WORK:
+            self._begin(*content)
+        elif kind == DECODE:
+            self._decode_now(*content)
+        elif kind == FORGET:
+            self._forget(*content)
+
+    def _begin(self, number: int, at_once: int, timeout_ms: float, images: list[tuple[int, int, str]]) -> None:
+        cancellation = Cancellation()
+        part = Part(number, Deadline.after(timeout_ms / 1000, cancellation), cancellation, at_once, len(images))
+        self._parts[number] = part
+        self._downloads.add(
+            [Task(job_id, url, slot, part, Download(number, _host(url), at_once)) for job_id, slot, url in images]
+        )
+
+    def _decode_now(self, job_id: int) -> None:
+        with self._lock:
+            task = self._waiting_for_turn.pop(job_id, None)
+        if task is not None:
+            self._queue(task)
+
+    def _forget(self, number: int) -> None:
+        """Nobody waits for this part any more: what has not begun ends at once, downloads within a second."""
+        part = self._parts.get(number)
+        if part is None:
+            return
+        part.cancellation.cancel()
+        with self._lock:
+            over = [task for task in self._waiting_for_turn.values() if task.part is part]
+            for task in over:
+                del self._waiting_for_turn[task.job_id]
+        for task in over:
+            self._failed(task, DeadlineExceeded())
+
+    def _fetched(self, task: Task) -> None:
+        if not self._in_turns:
+            self._queue(task)
+            return
+        with self._lock:
+            self._waiting_for_turn[task.job_id] = task
+        self._send([FETCHED, task.job_id])
+
+    def _queue(self, task: Task) -> None:
+        self._to_decode.put((task.part.number, task.job_id, task))
+
+    def _failed(self, task: Task, error: ServiceError) -> None:
+        self._report(task, [task.job_id, *describe(error)])
+
+    def _decode_all(self) -> None:
+        while True:
+            *_, task = self._to_decode.get()
+            began_s = time.monotonic()
+            error = self._decode(task)
+            if error is not None:
+                self._failed(task, error)
+                continue
+            decode_ms = (time.monotonic() - began_s) * 1000
+            self._report(task, [task.job_id, round(task.download_ms, 3), round(decode_ms, 3)])
+
+    def _decode(self, task: Task) -> ServiceError | None:
+        if task.part.deadline.expired:
+            return DeadlineExceeded()
+        self._arena.note_decoding(task.job_id, time.process_time_ns())
+        try:
+            self._arena.slots[task.slot] = self._decoder.decode(task.data)
+        except ServiceError as error:
+            return error
+        except Exception:
+            logger.exception("an image could not be decoded")
+            return InternalError()
+        finally:
+            self._arena.note_idle()
+        return None
+
+    def _report(self, task: Task, report: list[Any]) -> None:
+        task.held.close()
+        task.data = b""
+        part = task.part
+        with self._lock:
+            part.reports.append(report)
+            part.left -= 1
+            if part.left == 0:
+                del self._parts[part.number]
+            elif not self._in_turns:
+                return
+            reports, part.reports = part.reports, []
+        self._send([ENDED, *reports])
+
+    def _send(self, message: list[Any]) -> None:
+        data = frame(message)
+        with self._sending, suppress(OSError):
+            # The reader sees the end of the socket, and ends the process.
+            self._sock.sendall(data)
+
+
+def _host(url: str) -> str:
+    """Good enough to be fair by; whether it may be connected to is decided where it is."""
+    return url.partition("://")[2].partition("/")[0].lower()
+
+
+def _end_with(parent_pid: int) -> None:
+    """Have the kernel end this process with the thread that has started it, also in the middle of a decode."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent_pid:
+        os._exit(0)
+
+
+def _limit_memory(max_bytes: int) -> None:
+    """More than that is a MemoryError of the decoder; and should the machine run out, the kernel takes this process."""
+    resource.setrlimit(resource.RLIMIT_DATA, (max_bytes, max_bytes))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write("1000")
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Serve the socket that the service has handed over; its first message holds the settings.
+
+    The arguments are the service's process number and the descriptors of the socket and of the arena.
+    """
+    parent_pid, socket_descriptor, arena_descriptor = map(int, arguments)
+    _end_with(parent_pid)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sock = socket.socket(fileno=socket_descriptor)
+    inbox = Inbox(sock)
+    [[fields]] = inbox.receive()
+    settings = ChildSettings(**fields)
+    logging.config.dictConfig(logging_config(settings.log_level))
+    refuse_what_decoders_warn_of()
+    # At DEBUG it names every chunk of every file.
+    logging.getLogger("PIL").setLevel(logging.INFO)
+    threading.stack_size(_STACK_BYTES)
+    arena = Arena(arena_descriptor, size_px=settings.size_px, slots=settings.slots)
+    os.close(arena_descriptor)
+    _limit_memory(settings.max_memory_bytes)
+    Child(sock, arena, settings).serve(inbox)

@@ -1,0 +1,136 @@
+"""What the service and an image process say to each other: JSON in frames, over a pair of sockets.
+
+JSON and no pickle: an image process handles strangers' bytes, and what it says must not be able to run anything here.
+"""
+
+import socket
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from core import errors
+
+_LENGTH = struct.Struct("<I")
+
+# Far more than any message has; a process that says otherwise has lost its mind.
+_MAX_BYTES = 16 * 1024 * 1024
+
+_MAX_MESSAGE_CHARACTERS = 200
+
+WORK, DECODE, FORGET = "work", "decode", "forget"
+READY, FETCHED, ENDED = "ready", "fetched", "ended"
+
+_ERRORS: dict[str, type[errors.ServiceError]] = {
+    kind.code: kind
+    for kind in (
+        errors.UrlNotAllowed,
+        errors.DownloadError,
+        errors.DownloadTimeout,
+        errors.ImageTooLarge,
+        errors.InvalidImage,
+        errors.Overloaded,
+        errors.DeadlineExceeded,
+        errors.InternalError,
+    )
+}
+
+
+class Garbled(Exception):
+    """What came is no message of this protocol."""
+
+
+def frame(message: list[Any]) -> bytes:
+    """A message as it goes over the socket."""
+    payload = orjson.dumps(message)
+    return _LENGTH.pack(len(payload)) + payload
+
+
+@dataclass(frozen=True, slots=True)
+class ChildSettings:
+    """The first message to an image process; bytes, pixels and seconds, each a limit of one process."""
+
+    size_px: int
+    slots: int
+    in_turns: bool
+    max_requests: int
+    max_image_bytes: int
+    max_image_pixels: int
+    max_downloaded_bytes: int
+    max_decoder_bytes: int
+    max_memory_bytes: int
+    download_timeout_s: float
+    allow_hosts: str
+    log_level: str
+
+
+class Inbox:
+    """The messages that come over a socket; knows where each one ends."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._unread = bytearray()
+
+    def receive(self) -> Iterator[list[Any]]:
+        """Read once and yield what is complete. Raises `EOFError`, `Garbled` and what the socket raises."""
+        piece = self._sock.recv(262_144)
+        if not piece:
+            raise EOFError
+        self._unread += piece
+        while (message := self._next()) is not None:
+            yield message
+
+    def _next(self) -> list[Any] | None:
+        if len(self._unread) < _LENGTH.size:
+            return None
+        [length] = _LENGTH.unpack_from(self._unread)
+        if length > _MAX_BYTES:
+            raise Garbled
+        if len(self._unread) < _LENGTH.size + length:
+            return None
+        payload = bytes(self._unread[_LENGTH.size : _LENGTH.size + length])
+        del self._unread[: _LENGTH.size + length]
+        try:
+            message = orjson.loads(payload)
+        except orjson.JSONDecodeError as error:
+            raise Garbled from error
+        if not isinstance(message, list) or not message:
+            raise Garbled
+        return message
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What became of one image in an image process; times in milliseconds."""
+
+    job_id: int
+    download_ms: float = 0.0
+    decode_ms: float = 0.0
+    error: errors.ServiceError | None = None
+
+    @classmethod
+    def parse(cls, report: object) -> "Report":
+        """Raises `Garbled`."""
+        match report:
+            case [int(job_id), float(download_ms), float(decode_ms)]:
+                return cls(job_id, download_ms, decode_ms)
+            case [int(job_id), str(code), str(message), bool(retryable)]:
+                return cls(job_id, error=_error_of(code, message, retryable=retryable))
+        raise Garbled
+
+
+def describe(error: errors.ServiceError) -> list[Any]:
+    """An error of one image, as the image process reports it."""
+    return [error.code, error.message, error.retryable]
+
+
+def _error_of(code: str, message: str, *, retryable: bool) -> errors.ServiceError:
+    kind = _ERRORS.get(code)
+    if kind is None or not message.isprintable():
+        raise Garbled
+    text = message[:_MAX_MESSAGE_CHARACTERS]
+    if kind is errors.DownloadError:
+        return errors.DownloadError(text, retryable=retryable)
+    return kind(text)

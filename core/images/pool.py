@@ -1,0 +1,316 @@
+"""The image processes together: who gets which image, and what becomes of it when its process ends.
+
+- An image whose decode takes longer than `budget_s` of processor time ends with its process, and is `InvalidImage`.
+- An image whose process dies while it is decoded is tried once more; the second time it is `InvalidImage`.
+- One that decodes for longer than `SLOW_S` gets no other work, and only what time nobody else wants; what else it had
+  begins again elsewhere, and a fresh process takes its place. So a slow image costs itself and no other.
+- Whatever else was in a process that ended begins again elsewhere.
+"""
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+
+from core.errors import InvalidImage, Overloaded, ServiceError, StartError
+from core.images.arena import Decoding
+from core.images.job import ImageJob, Listener
+from core.images.messages import DECODE, ENDED, FETCHED, FORGET, READY, WORK, ChildSettings, Garbled, Report
+from core.images.process import ImageProcess, Ticket
+
+logger = logging.getLogger(__name__)
+
+# A photograph of 50 megapixels takes less.
+SLOW_S = 0.5
+
+# A request's images go to one process in portions of at least this many: a message costs more than an image.
+_LEAST_PART = 4
+
+# One that dies before it is ready will not do better at once; so many in a row, and the service itself is broken.
+_MAX_DEAD_STARTS = 8
+_MAX_DELAY_S = 5.0
+_START_TIMEOUT_S = 60.0
+
+# A process may be killed by somebody else while it decodes; twice in a row with the same image is that image's fault.
+_MAX_CRASHES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """Where an image is at present."""
+
+    process: ImageProcess
+    ticket: Ticket
+
+
+@dataclass(frozen=True, slots=True)
+class _News:
+    """What is to be said once the lock is free: to processes, and to the listener."""
+
+    messages: list[tuple[ImageProcess, list[Any]]] = field(default_factory=list)
+    delayed: list[ImageJob] = field(default_factory=list)
+    ended: list[ImageJob] = field(default_factory=list)
+
+
+class ImageProcesses:
+    """Thread-safe. `start` first; the `listener` is told what becomes of the jobs that `begin` takes."""
+
+    def __init__(self, settings: ChildSettings, listener: Listener, *, processes: int, budget_s: float) -> None:
+        self._settings = settings
+        self._listener = listener
+        self._wanted = processes
+        self._budget_s = budget_s
+        self._changed = threading.Condition()
+        self._processes: list[ImageProcess] = []
+        # None while it waits for a process.
+        self._attempts: dict[ImageJob, _Attempt | None] = {}
+        self._crashes: Counter[ImageJob] = Counter()
+        self._unassigned: list[tuple[list[ImageJob], int]] = []
+        self._numbers = count(1)
+        self._dead_starts = 0
+        self._closing = False
+
+    @property
+    def healthy(self) -> bool:
+        """Whether they can still be started."""
+        return self._dead_starts < _MAX_DEAD_STARTS
+
+    @property
+    def pids(self) -> list[int]:
+        """Of those that run."""
+        return [process.pid for process in list(self._processes) if process.pid is not None]
+
+    def start(self) -> None:
+        """Start them; they become ready on their own."""
+        with self._changed:
+            for _ in range(self._wanted):
+                self._add_process()
+
+    def wait_until_ready(self) -> None:
+        """Raises `StartError` when one of them does not come up."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._dead_starts or self._all_ready(), _START_TIMEOUT_S)
+            if self._dead_starts or not self._all_ready():
+                raise StartError("an image process does not start: see the log above")
+
+    def begin(self, jobs: Sequence[ImageJob], *, at_once: int) -> None:
+        """Download and decode; `at_once` is how many of these downloads may be under way."""
+        news = _News()
+        with self._changed:
+            self._attempts.update(dict.fromkeys(jobs))
+            self._assign(list(jobs), at_once, news)
+        self._tell(news)
+
+    def decode(self, job: ImageJob) -> None:
+        """It is this one's turn: see `Listener.fetched`."""
+        with self._changed:
+            attempt = self._attempts.get(job)
+        if attempt is not None:
+            attempt.process.send([DECODE, attempt.ticket.job_id])
+
+    def release(self, jobs: Iterable[ImageJob]) -> None:
+        """Nobody wants these any more: their pixels may be overwritten, and what is under way need not be."""
+        with self._changed:
+            parts = {part for job in jobs if (part := self._drop(job)) is not None}
+        self._tell(_News([(process, [FORGET, number]) for process, number in parts]))
+
+    def close(self) -> None:
+        """End them all; nobody is told anything any more."""
+        with self._changed:
+            self._closing = True
+            processes = list(self._processes)
+        for process in processes:
+            process.close()
+        for process in processes:
+            process.join()
+
+    # From here on the threads of the processes call.
+
+    def heard(self, process: ImageProcess, message: list[Any]) -> None:
+        """See `Owner`."""
+        kind, *content = message
+        news = _News()
+        with self._changed:
+            if kind == ENDED:
+                news.ended.extend(job for report in content if (job := self._settle(process, report)) is not None)
+            elif kind == FETCHED:
+                tickets = [_ticket_of(process, job_id) for job_id in content]
+            elif kind == READY:
+                self._note_ready(process, news)
+            else:
+                raise Garbled
+        if kind == FETCHED:
+            self._listener.fetched([ticket.job for ticket in tickets if not ticket.void])
+        self._tell(news)
+        if process.detached and not process.tickets:
+            process.close()
+
+    def looked(self, process: ImageProcess, decoding: Decoding, used_s: float) -> None:
+        """See `Owner`."""
+        if used_s < SLOW_S:
+            return
+        news = _News()
+        with self._changed:
+            ticket = process.tickets.get(decoding.job_id)
+            if ticket is None:
+                return
+            if ticket.void:
+                # It is not worth another second: nobody waits for it.
+                process.kill()
+            elif used_s > self._budget_s:
+                text = f"decoding the image takes more than {self._budget_s:g} seconds of processor time"
+                process.end(InvalidImage(text))
+            elif not process.detached:
+                self._detach(process, ticket, news)
+        self._tell(news)
+
+    def died(self, process: ImageProcess) -> None:
+        """See `Owner`."""
+        news = _News()
+        with self._changed:
+            self._processes.remove(process)
+            self._changed.notify_all()
+            if self._closing:
+                return
+            self._dead_starts = 0 if process.ready else self._dead_starts + 1
+            if not process.detached and self.healthy:
+                self._add_process()
+            self._begin_again(process, news)
+        logger.warning("an image process has ended", extra={"images_begun_again": len(news.delayed)})
+        self._tell(news)
+
+    def _all_ready(self) -> bool:
+        return all(process.ready for process in self._processes)
+
+    def _add_process(self) -> None:
+        process = ImageProcess(self._settings, self)
+        self._processes.append(process)
+        process.start(delay_s=0.0 if self._dead_starts == 0 else min(0.1 * 2.0**self._dead_starts, _MAX_DELAY_S))
+
+    def _note_ready(self, process: ImageProcess, news: _News) -> None:
+        process.ready = True
+        self._dead_starts = 0
+        unassigned, self._unassigned = self._unassigned, []
+        for jobs, at_once in unassigned:
+            self._assign([job for job in jobs if job in self._attempts], at_once, news)
+        self._changed.notify_all()
+
+    def _assign(self, jobs: list[ImageJob], at_once: int, news: _News) -> None:
+        """Share jobs of one request out among the least busy processes."""
+        free = sorted(
+            (process for process in self._processes if process.ready and not process.detached),
+            key=lambda process: len(process.tickets),
+        )
+        if not free:
+            self._unassigned.append((jobs, at_once))
+            return
+        parts = min(len(free), -(-len(jobs) // _LEAST_PART))
+        for index, process in enumerate(free[:parts]):
+            self._hand_over(process, jobs[index::parts], -(-at_once // parts), news)
+
+    def _hand_over(self, process: ImageProcess, jobs: list[ImageJob], at_once: int, news: _News) -> None:
+        part = next(self._numbers)
+        images: list[tuple[int, int, str]] = []
+        for job in jobs:
+            slot = process.slots.take()
+            if slot is None:
+                # Only after very many requests that were given up a moment ago.
+                job.error = Overloaded()
+                del self._attempts[job]
+                news.ended.append(job)
+                continue
+            ticket = Ticket(next(self._numbers), part, slot, job)
+            process.tickets[ticket.job_id] = ticket
+            self._attempts[job] = _Attempt(process, ticket)
+            images.append((ticket.job_id, slot, job.url))
+        timeout_ms = min(job.deadline.remaining_s() for job in jobs) * 1000
+        news.messages.append((process, [WORK, part, at_once, timeout_ms, images]))
+
+    def _settle(self, process: ImageProcess, content: object) -> ImageJob | None:
+        """Take one report; None if nobody waits for it."""
+        report = Report.parse(content)
+        ticket = _ticket_of(process, report.job_id)
+        del process.tickets[report.job_id]
+        ticket.reported = True
+        if ticket.void:
+            process.slots.give_back(ticket.slot)
+            return None
+        job = ticket.job
+        job.error, job.download_ms, job.decode_ms = report.error, report.download_ms, report.decode_ms
+        if report.error is None:
+            job.pixels = process.arena.slots[ticket.slot]
+        return job
+
+    def _drop(self, job: ImageJob) -> tuple[ImageProcess, int] | None:
+        """Free what the job holds; the part to forget, if a process is still busy with it."""
+        self._crashes.pop(job, None)
+        attempt = self._attempts.pop(job, None)
+        if attempt is None:
+            return None
+        process, ticket = attempt.process, attempt.ticket
+        ticket.void = True
+        if ticket.reported:
+            process.slots.give_back(ticket.slot)
+            return None
+        return process, ticket.part
+
+    def _detach(self, process: ImageProcess, slow: Ticket, news: _News) -> None:
+        """Leave it alone with its slow image; the rest begins again elsewhere, a fresh process included."""
+        logger.warning("an image takes long to decode", extra={"pid": process.pid})
+        process.detached = True
+        process.give_way()
+        parts = {ticket.part for ticket in process.tickets.values()}
+        news.messages.extend((process, [FORGET, part]) for part in parts)
+        news.delayed.append(slow.job)
+        self._add_process()
+        self._move(process, [ticket for ticket in process.tickets.values() if ticket is not slow], news)
+        detached = [other for other in self._processes if other.detached]
+        if len(detached) > self._wanted:
+            detached[0].end(Overloaded("too many images take long to decode at the same time"))
+
+    def _begin_again(self, process: ImageProcess, news: _News) -> None:
+        """After its end: judge the image that was being decoded, and begin the others elsewhere."""
+        decoding = process.arena.decoding
+        guilty = process.tickets.pop(decoding.job_id, None) if decoding else None
+        if guilty is not None and not guilty.void:
+            guilty.job.error = self._judge(process, guilty.job)
+            if guilty.job.error is None:
+                self._move(process, [guilty], news)
+            else:
+                del self._attempts[guilty.job]
+                news.ended.append(guilty.job)
+        self._move(process, list(process.tickets.values()), news)
+
+    def _judge(self, process: ImageProcess, job: ImageJob) -> ServiceError | None:
+        """What becomes of the image that was decoded when its process ended; None gives it another try."""
+        if process.verdict is not None:
+            return process.verdict
+        self._crashes[job] += 1
+        return InvalidImage("the image makes its decoder crash") if self._crashes[job] >= _MAX_CRASHES else None
+
+    def _move(self, process: ImageProcess, tickets: list[Ticket], news: _News) -> None:
+        jobs = [ticket.job for ticket in tickets if not ticket.void]
+        for ticket in tickets:
+            ticket.void = True
+        if jobs:
+            news.delayed.extend(jobs)
+            self._assign(jobs, len(jobs), news)
+
+    def _tell(self, news: _News) -> None:
+        """Without the lock: the listener has one of its own, and a socket may be full."""
+        if news.delayed:
+            self._listener.delayed(news.delayed)
+        if news.ended:
+            self._listener.ended(news.ended)
+        for process, message in news.messages:
+            process.send(message)
+
+
+def _ticket_of(process: ImageProcess, job_id: object) -> Ticket:
+    ticket = process.tickets.get(job_id) if isinstance(job_id, int) else None
+    if ticket is None:
+        raise Garbled
+    return ticket

@@ -1,0 +1,210 @@
+"""One image process as the service sees it: its start, its socket, its memory, what it has been given, its end."""
+
+import logging
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from core.errors import ServiceError
+from core.images.arena import Arena, Decoding, FreeSlots
+from core.images.job import ImageJob
+from core.images.messages import ChildSettings, Garbled, Inbox, frame
+
+logger = logging.getLogger(__name__)
+
+_ROOT = Path(__file__).resolve().parents[2]
+
+# Isolated (-I): no PYTHON* variable and no user's packages; so the place of this code has to be told.
+_PROGRAM = "import sys; sys.path.insert(0, sys.argv.pop(1)); from core.images.child import main; main(sys.argv[1:])"
+
+# All that an image process may know of the environment: where certificates and libraries are.
+_PASSED_ON = ("SSL_CERT_FILE", "SSL_CERT_DIR", "LD_LIBRARY_PATH", "OPENBLAS_CORETYPE", "TZ")
+_OWN = {
+    "PATH": os.defpath,
+    "LANG": "C.UTF-8",
+    "PYTHONDONTWRITEBYTECODE": "1",
+    # Each thread's own arena of memory would count against the limit, and there are many threads.
+    "MALLOC_ARENA_MAX": "2",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+}
+
+# How often the processor time of a decode is looked at.
+_LOOK_S = 0.1
+
+# A process that does not read for that long has stopped; its work begins again elsewhere.
+_SEND_TIMEOUT_S = 5.0
+
+_CLOSE_TIMEOUT_S = 2.0
+
+_LOWEST_PRIORITY = 19
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """One attempt at an image in one process. `void`: what becomes of it matters to nobody, but its slot is in use
+    until the process has `reported`.
+    """
+
+    job_id: int
+    part: int
+    slot: int
+    job: ImageJob
+    void: bool = False
+    reported: bool = False
+
+
+class Owner(Protocol):
+    """Who is told, on the process's own thread, what it says and how it ends."""
+
+    def heard(self, process: "ImageProcess", message: list[Any]) -> None:
+        """Raises `Garbled` for what no image process would say."""
+
+    def looked(self, process: "ImageProcess", decoding: Decoding, used_s: float) -> None:
+        """It is decoding that, and has used so much processor time for it."""
+
+    def died(self, process: "ImageProcess") -> None:
+        """It is gone, and takes nothing any more."""
+
+
+class ImageProcess:
+    """Starts with `start`. `tickets`, `slots` and the flags belong to the owner's lock, the rest to its own thread."""
+
+    def __init__(self, settings: ChildSettings, owner: Owner) -> None:
+        self.tickets: dict[int, Ticket] = {}
+        self.slots = FreeSlots(settings.slots)
+        self.ready = False
+        self.detached = False
+        self.verdict: ServiceError | None = None
+        """What becomes of the image for which it was ended."""
+        self._settings = settings
+        self._owner = owner
+        self._descriptor = Arena.create(size_px=settings.size_px, slots=settings.slots)
+        self.arena = Arena(self._descriptor, size_px=settings.size_px, slots=settings.slots)
+        self._sock, self._other_end = socket.socketpair()
+        self._sock.settimeout(_LOOK_S)
+        # A socket object of its own: a send has another patience than the loop that reads.
+        self._writer = self._sock.dup()
+        self._writer.settimeout(_SEND_TIMEOUT_S)
+        self._sending = threading.Lock()
+        self._popen: subprocess.Popen[bytes] | None = None
+        # One thread from its start to its end: the kernel ends an image process with the thread that started it.
+        self._delay_s = 0.0
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._live, name="image-process", daemon=True)
+
+    @property
+    def pid(self) -> int | None:
+        return self._popen.pid if self._popen else None
+
+    def start(self, delay_s: float = 0.0) -> None:
+        """Start it on a thread of its own, after `delay_s`."""
+        self._delay_s = delay_s
+        self._thread.start()
+
+    def send(self, message: list[Any]) -> None:
+        """From any thread. One that cannot take it is ended, and `died` says the rest."""
+        data = frame(message)
+        try:
+            with self._sending:
+                self._writer.sendall(data)
+        except OSError:
+            self.kill()
+
+    def kill(self) -> None:
+        """End it now. From any thread, also when it is gone already."""
+        if self._popen is not None:
+            self._popen.kill()
+
+    def end(self, verdict: ServiceError) -> None:
+        """Kill it because of the image that it is decoding, whose error is the `verdict`."""
+        self.verdict = verdict
+        self.kill()
+
+    def give_way(self) -> None:
+        """Have it run only when nothing else wants the processor: for a decode that takes long."""
+        with suppress(OSError):
+            for thread in os.listdir(f"/proc/{self.pid}/task"):
+                os.setpriority(os.PRIO_PROCESS, int(thread), _LOWEST_PRIORITY)
+
+    def close(self) -> None:
+        """Let it end by itself."""
+        self._closing.set()
+        with suppress(OSError):
+            self._writer.shutdown(socket.SHUT_WR)
+
+    def join(self) -> None:
+        """Wait for its end, which is forced when it takes too long."""
+        self._thread.join(_CLOSE_TIMEOUT_S)
+        if self._thread.is_alive():
+            self.kill()
+            self._thread.join()
+
+    def _live(self) -> None:
+        try:
+            if not self._closing.wait(self._delay_s):
+                self._spawn()
+                self._listen()
+        except (OSError, EOFError):
+            # It has ended, or never begun: the owner decides what that means.
+            pass
+        except Garbled:
+            logger.exception("an image process has said what none would say")
+        finally:
+            self._end()
+            self._owner.died(self)
+
+    def _spawn(self) -> None:
+        descriptors = (self._other_end.fileno(), self._descriptor)
+        environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ} | _OWN
+        self._popen = subprocess.Popen(  # noqa: S603 - this program, with numbers
+            [sys.executable, "-I", "-c", _PROGRAM, str(_ROOT), str(os.getpid()), *map(str, descriptors)],
+            pass_fds=descriptors,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            # A session of its own: Ctrl-C in a terminal is for the service, which drains.
+            start_new_session=True,
+        )
+        self._other_end.close()
+        os.close(self._descriptor)
+        self.send([asdict(self._settings)])
+
+    def _listen(self) -> None:
+        inbox = Inbox(self._sock)
+        looked_s = time.monotonic()
+        while True:
+            try:
+                for message in inbox.receive():
+                    self._owner.heard(self, message)
+            except TimeoutError:
+                pass
+            if time.monotonic() - looked_s >= _LOOK_S:
+                looked_s = time.monotonic()
+                self._look()
+
+    def _look(self) -> None:
+        decoding = self.arena.decoding
+        if decoding is None or self.pid is None:
+            return
+        self._owner.looked(self, decoding, (_cpu_ns(self.pid) - decoding.began_cpu_ns) / 1e9)
+
+    def _end(self) -> None:
+        if self._popen is not None:
+            self._popen.kill()
+            self._popen.wait()
+        for sock in (self._sock, self._writer, self._other_end):
+            sock.close()
+
+
+def _cpu_ns(pid: int) -> int:
+    """The processor time that a child of this process has used: its clock, by the number that clock_getcpuclockid
+    would give it. Raises `OSError` when it is gone.
+    """
+    return time.clock_gettime_ns(((~pid) << 3) | 2)
