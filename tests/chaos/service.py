@@ -11,7 +11,8 @@ from core.batching.batcher import Batcher
 from core.batching.items import Modality
 from core.byte_budget import ByteBudget
 from core.embedder import Embedder, ImageMemory, Pools
-from core.images.fetch import AllowList, Fetcher, FetchLimits
+from core.images.fetch.allowlist import AllowList
+from core.images.fetch.fetcher import Fetcher, FetchLimits
 from core.service import Runtime, Service
 from core.settings import ServiceSettings
 from core.wire.responses import ModelIdentity

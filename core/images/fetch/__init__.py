@@ -1,7 +1,4 @@
-"""Downloading of images that strangers name by URL, from public addresses only."""
+"""Downloading of images that strangers name by URL, from public addresses only.
 
-from core.images.fetch.allowlist import AllowList
-from core.images.fetch.fetcher import Fetcher, FetchLimits
-from core.images.fetch.resolver import Resolver
-
-__all__ = ["AllowList", "FetchLimits", "Fetcher", "Resolver"]
+Callers import the modules: settings are read with `allowlist` alone, where neither TLS nor a parser is wanted.
+"""

@@ -1,19 +1,18 @@
 """Downloads images that strangers name by URL. Blocking, thread-safe; knows nothing of images or requests."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from http.client import HTTPException, HTTPResponse
 
 from core.deadline import Deadline
 from core.errors import DownloadError
 from core.images.fetch.allowlist import AllowList
+from core.images.fetch.body import Reserve
 from core.images.fetch.budget import TimeBudget
 from core.images.fetch.connection import CheckedConnection, Connector
 from core.images.fetch.failures import failure_of
+from core.images.fetch.head import Head
 from core.images.fetch.idle import IdleConnections
 from core.images.fetch.resolver import Lookups, Resolver, resolve_with_system
-from core.images.fetch.response import Reserve, location_of, read_image
+from core.images.fetch.response import location_of, require_plain_200
 from core.images.fetch.sockets import Connect, connect_to, make_tls_context
 from core.images.fetch.urls import Url, parse_url, resolve_location
 
@@ -33,7 +32,7 @@ class FetchLimits:
 
 @dataclass(frozen=True)
 class _Redirect:
-    location: str
+    location: bytes
 
 
 class Fetcher:
@@ -83,41 +82,33 @@ class Fetcher:
             raise budget.error()
         try:
             return self._exchange(url, budget.ends, reserve)
-        except (OSError, HTTPException, ValueError) as error:
+        except OSError as error:
             raise failure_of(error, budget) from error
 
     def _exchange(self, url: Url, ends: Deadline, reserve: Reserve) -> bytes | _Redirect:
-        with self._answer(url, ends) as response:
-            location = location_of(response)
-            if location is not None:
-                return _Redirect(location)
-            return read_image(response, max_bytes=self._limits.max_bytes, reserve=reserve)
-
-    @contextmanager
-    def _answer(self, url: Url, ends: Deadline) -> Iterator[HTTPResponse]:
-        """Keep the connection only if its answer was read to the end: a rest would be the next answer."""
-        connection, response = self._ask(url, ends)
-        read_to_end = False
+        connection, head = self._ask(url, ends)
         try:
-            yield response
-            read_to_end = not response.will_close and (response.length == 0 or response.isclosed())
+            location = location_of(head)
+            if location is not None:
+                connection.skip_body(head)
+                return _Redirect(location)
+            require_plain_200(head)
+            return connection.read_body(head, max_bytes=self._limits.max_bytes, reserve=reserve)
         finally:
-            response.close()
-            if read_to_end:
+            if connection.reusable:
                 self._idle.put(connection)
             else:
                 connection.close()
 
-    def _ask(self, url: Url, ends: Deadline) -> tuple[CheckedConnection, HTTPResponse]:
+    def _ask(self, url: Url, ends: Deadline) -> tuple[CheckedConnection, Head]:
         kept = self._idle.take(url.origin)
         if kept is not None:
-            sock = kept.sock
             try:
                 return kept, kept.get(url, ends)
-            except (OSError, HTTPException):
+            except OSError:
                 # A server may close an idle connection while the request is on its way. Nothing came back,
                 # so the image is asked for once more; anything else is the server's answer.
-                if sock.heard or ends.expired:
+                if kept.heard or ends.expired:
                     raise
         fresh = self._connector.open(url, ends)
         return fresh, fresh.get(url, ends)

@@ -1,6 +1,5 @@
 """Connections that wait for another image from the same server."""
 
-import select
 import threading
 import time
 
@@ -24,7 +23,7 @@ class IdleConnections:
             arrived_s, connection = self._pop(origin)
             if connection is None:
                 return None
-            if time.monotonic() - arrived_s < MAX_IDLE_S and not _is_readable(connection):
+            if time.monotonic() - arrived_s < MAX_IDLE_S and not connection.has_something():
                 return connection
             connection.close()
 
@@ -50,10 +49,3 @@ class IdleConnections:
                 if self._waiting[index][1].origin == origin:
                     return self._waiting.pop(index)
         return 0.0, None
-
-
-def _is_readable(connection: CheckedConnection) -> bool:
-    """Whether something came unasked: the end of the stream, or bytes that would pass for an answer."""
-    poll = select.poll()
-    poll.register(connection.sock, select.POLLIN)
-    return bool(poll.poll(0))

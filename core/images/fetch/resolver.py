@@ -45,6 +45,8 @@ class Lookups:
         except socket.gaierror as error:
             message = "the name of the image's host cannot be resolved"
             raise DownloadError(message, retryable=error.errno in _TEMPORARY) from error
+        except ValueError as error:  # of ip_address, or of the system's own codec for names
+            raise DownloadError("the name of the image's host cannot be resolved") from error
         if not addresses:
             raise DownloadError("the name of the image's host has no address")
         return addresses

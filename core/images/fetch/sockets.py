@@ -1,55 +1,70 @@
 """Sockets whose every wait ends at one deadline, connected to one given address."""
 
+import select
 import socket
 import ssl
 from collections.abc import Callable
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, cast
+from typing import TypeVar
 
 from core.deadline import Deadline
 from core.images.fetch.addresses import IpAddress
 
-if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
+Data = TypeVar("Data")
 
 # How soon a download that nobody waits for any more is given up: its request holds a place as long.
 _LOOK_UP_S = 1.0
 
+# Takes a checked address, a port and the seconds it may take; raises OSError.
+Connect = Callable[[IpAddress, int, float], socket.socket]
 
-class TimedSocket(socket.socket):
-    """Gives every receive only the time that is left until `ends`.
 
-    A plain socket timeout starts anew with each receive, and http.client receives as often as a header or a
-    body takes: one byte a second would go on for ever. All its reading comes through `recv_into`, which makes
-    this the one place that bounds status line, headers, chunk sizes and body.
+class TimedSocket:
+    """Gives every send and receive, plain or TLS, only the time that is left until one deadline.
+
+    A plain socket timeout starts anew with each receive, and there are as many as a head or a body takes: one
+    byte a second would go on for ever. All sending and receiving comes through here.
     """
 
-    ends = Deadline(0.0)
-    heard = False  # whether anything was received since `ends` was last set
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._timeout_s: float | None = None
+        self._ends = Deadline(0.0)
+        self._readable = select.poll()
+        self._readable.register(sock, select.POLLIN)
 
     def start_clock(self, ends: Deadline) -> None:
-        self.ends = ends
-        self.heard = False
-        self.settimeout(time_left_s(ends))
+        self._ends = ends
 
-    def recv_into(self, buffer: "WriteableBuffer", nbytes: int | None = None, flags: int = 0) -> int:
+    def send(self, data: bytes) -> None:
+        """All of it; raises `OSError`, `TimeoutError` among them."""
+        while data:
+            data = data[self._in_time(self._sock.send, data) :]
+
+    def receive_into(self, view: memoryview) -> int:
+        """What there is, at least a byte; 0 at the end of the stream. Raises as `send`."""
+        return self._in_time(self._sock.recv_into, view)
+
+    def has_something(self) -> bool:
+        """Whether bytes, or the end of the stream, came already."""
+        waiting_in_tls = isinstance(self._sock, ssl.SSLSocket) and self._sock.pending() > 0
+        return waiting_in_tls or bool(self._readable.poll(0))
+
+    def close(self) -> None:
+        self._sock.close()
+
+    def _in_time(self, call: Callable[[Data], int], data: Data) -> int:
         while True:
-            left_s = time_left_s(self.ends)
-            self.settimeout(min(left_s, _LOOK_UP_S))
+            self._set_timeout(min(time_left_s(self._ends), _LOOK_UP_S))
             try:
-                received = super().recv_into(buffer, nbytes or memoryview(buffer).nbytes, flags)
+                return call(data)
             except TimeoutError:
                 continue
-            self.heard = self.heard or received > 0
-            return received
 
-
-class TimedTlsSocket(TimedSocket, ssl.SSLSocket):
-    """The same over TLS; made by `SSLContext.wrap_socket` only."""
-
-
-# Takes a checked address, a port and the seconds it may take; raises OSError.
-Connect = Callable[[IpAddress, int, float], TimedSocket]
+    def _set_timeout(self, timeout_s: float) -> None:
+        if timeout_s != self._timeout_s:  # a system call, and mostly it is the same
+            self._sock.settimeout(timeout_s)
+            self._timeout_s = timeout_s
 
 
 def time_left_s(ends: Deadline) -> float:
@@ -60,13 +75,14 @@ def time_left_s(ends: Deadline) -> float:
     return left_s
 
 
-def connect_to(address: IpAddress, port: int, timeout_s: float) -> TimedSocket:
+def connect_to(address: IpAddress, port: int, timeout_s: float) -> socket.socket:
     """Connect to exactly this address."""
-    sock = TimedSocket(socket.AF_INET if address.version == 4 else socket.AF_INET6, socket.SOCK_STREAM)
+    sock = socket.socket(socket.AF_INET if address.version == 4 else socket.AF_INET6, socket.SOCK_STREAM)
     try:
         sock.settimeout(timeout_s)
         sock.connect((str(address), port))
         _require_peer(sock, address)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     except BaseException:
         sock.close()
         raise
@@ -85,7 +101,6 @@ def make_tls_context(ca_file: str | None) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
-    context.sslsocket_class = TimedTlsSocket
     if ca_file is None:
         context.load_default_certs(ssl.Purpose.SERVER_AUTH)
     else:
@@ -93,12 +108,12 @@ def make_tls_context(ca_file: str | None) -> ssl.SSLContext:
     return context
 
 
-def start_tls(sock: TimedSocket, context: ssl.SSLContext, host: str, ends: Deadline) -> TimedTlsSocket:
+def start_tls(sock: socket.socket, context: ssl.SSLContext, host: str, ends: Deadline) -> ssl.SSLSocket:
     """Shake hands and verify that the peer is `host`, a name or an address; closes the socket on failure."""
     try:
-        sock.start_clock(ends)
+        sock.settimeout(time_left_s(ends))
         # The handshake counts its timeout once from its start, so the socket's timeout bounds all of it.
-        return cast("TimedTlsSocket", context.wrap_socket(sock, server_hostname=host))
+        return context.wrap_socket(sock, server_hostname=host)
     except BaseException:
         sock.close()
         raise

@@ -77,13 +77,10 @@ def parse_url(text: str) -> Url:
     return url
 
 
-def resolve_location(base: Url, location: str) -> Url:
-    """The URL that a redirect from `base` names; raises `UrlNotAllowed`.
-
-    `location` is as `http.client` gives it: the header's bytes read as Latin-1.
-    """
+def resolve_location(base: Url, location: bytes) -> Url:
+    """The URL that a redirect from `base` names; raises `UrlNotAllowed`. `location` is the header's value."""
     try:
-        text = location.encode("latin-1").decode("utf-8").strip(" ")
+        text = location.decode("utf-8").strip(" ")
     except UnicodeError as error:
         raise UrlNotAllowed("the redirect's URL is not UTF-8") from error
     # Before the join: urljoin drops tabs and newlines without a word.

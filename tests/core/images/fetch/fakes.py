@@ -6,10 +6,11 @@ from contextlib import contextmanager
 from ipaddress import IPv4Address, ip_address
 
 from core.deadline import Deadline
-from core.images.fetch import AllowList, Fetcher, FetchLimits
 from core.images.fetch.addresses import IpAddress
+from core.images.fetch.allowlist import AllowList
+from core.images.fetch.fetcher import Fetcher, FetchLimits
 from core.images.fetch.resolver import Resolver
-from core.images.fetch.sockets import Connect, TimedSocket, connect_to
+from core.images.fetch.sockets import Connect, connect_to
 
 PUBLIC = "93.184.216.34"
 OTHER_PUBLIC = "2606:4700::1111"
@@ -41,7 +42,7 @@ class Wires:
         self._dead = {ip_address(address) for address in dead}
         self.addresses: list[str] = []
 
-    def __call__(self, address: IpAddress, port: int, timeout_s: float) -> TimedSocket:
+    def __call__(self, address: IpAddress, port: int, timeout_s: float) -> socket.socket:
         self.addresses.append(str(address))
         if address in self._dead:
             raise ConnectionRefusedError(port)
@@ -52,7 +53,7 @@ def no_names(host: str, port: int) -> list[IpAddress]:
     raise AssertionError("no name may be looked up here")
 
 
-def no_wires(address: IpAddress, port: int, timeout_s: float) -> TimedSocket:
+def no_wires(address: IpAddress, port: int, timeout_s: float) -> socket.socket:
     raise AssertionError("no connection may be made here")
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.images.fetch import AllowList
+from core.images.fetch.allowlist import AllowList
 
 
 @pytest.mark.parametrize(

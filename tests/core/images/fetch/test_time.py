@@ -13,9 +13,8 @@ import pytest
 
 from core.deadline import Cancellation, Deadline
 from core.errors import DeadlineExceeded, DownloadTimeout, ServiceError
-from core.images.fetch import FetchLimits
 from core.images.fetch.addresses import IpAddress
-from core.images.fetch.sockets import TimedSocket
+from core.images.fetch.fetcher import FetchLimits
 from tests.core.images.fetch.fakes import Names, Wires, fetching, soon
 from tests.core.images.fetch.servers import JOIN_TIMEOUT_S, Script, Visitor, answer, redirect, says, serve
 
@@ -79,6 +78,20 @@ def elapsed_and_error(url: str, *, limits: FetchLimits, deadline: Deadline) -> t
         with pytest.raises(ServiceError) as caught:
             fetcher.fetch(url, deadline=deadline)
         return time.monotonic() - started_s, caught.value
+
+
+def test_slow_answer_is_waited_for() -> None:
+    """A server that is silent for longer than one look at the deadline, but not beyond it, is heard."""
+
+    def script(visitor: Visitor) -> None:
+        visitor.request()
+        visitor.stopping.wait(1.3)
+        visitor.send(answer(b"image"))
+
+    with serve(script) as server, fetching() as fetcher:
+        body = fetcher.fetch(server.url(), deadline=soon())
+
+    assert body == b"image"
 
 
 @pytest.mark.parametrize(
@@ -166,7 +179,7 @@ def test_silent_address_leaves_time_for_the_next() -> None:
     """The first address gets only its share of the time, so that the second can still answer."""
     shares_s = []
 
-    def connect(address: IpAddress, port: int, timeout_s: float) -> TimedSocket:
+    def connect(address: IpAddress, port: int, timeout_s: float) -> socket.socket:
         shares_s.append(timeout_s)
         if len(shares_s) == 1:
             raise TimeoutError

@@ -3,7 +3,7 @@
 import pytest
 
 from core.errors import DownloadError, DownloadTimeout
-from core.images.fetch import FetchLimits
+from core.images.fetch.fetcher import FetchLimits
 from tests.core.images.fetch.certificates import Certificates, make_certificates
 from tests.core.images.fetch.fakes import PUBLIC, Names, Wires, fetching, soon
 from tests.core.images.fetch.servers import Visitor, answer, redirect, says, serve, serve_paths
@@ -30,6 +30,17 @@ def test_name_is_verified_at_the_checked_address(certificates: Certificates) -> 
             bodies = [fetcher.fetch(f"https://{NAME}/", deadline=soon()) for _ in range(3)]
 
     assert (bodies, wires.addresses, seen, server.connections) == ([IMAGE] * 3, [PUBLIC], [NAME], 1)
+
+
+def test_bytes_that_wait_inside_tls(certificates: Certificates) -> None:
+    """What follows an answer within its last TLS record, which no poll shows, keeps the connection from reuse."""
+    with (
+        serve_paths({"/a.png": answer(IMAGE) + answer(b"smuggled")}, tls=certificates.server) as server,
+        fetching(ca_file=certificates.authority_file) as fetcher,
+    ):
+        bodies = [fetcher.fetch(server.url(scheme="https"), deadline=soon()) for _ in range(2)]
+
+    assert (bodies, server.connections) == ([IMAGE] * 2, 2)
 
 
 def test_address_in_the_certificate(certificates: Certificates) -> None:
