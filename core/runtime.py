@@ -149,7 +149,7 @@ def _join(settings: ServiceSettings, authenticator: Authenticator | None, parts:
         healthy=lambda: parts.batcher.healthy,
         queued_items=lambda: parts.batcher.queued_items,
         done=lambda: parts.batcher.done,
-        forward_s=parts.batcher.forward_s,
+        pass_serials=parts.batcher.pass_serials,
         fail=parts.batcher.fail,
         close=lambda: _close([pools.close, parts.batcher.close, fetcher.close]),
     )

@@ -65,9 +65,9 @@ class Batcher:
         """Whether every device thread still serves."""
         return not self._broken and all(thread.is_alive() for thread in self._threads)
 
-    def forward_s(self) -> float:
-        """For how many seconds the longest of the present forward passes has been running."""
-        return max(device.forward_s() for device in self._devices)
+    def pass_serials(self) -> tuple[int | None, ...]:
+        """For each device the number of the forward pass that runs there, or None."""
+        return tuple(device.pass_serial for device in self._devices)
 
     @property
     def queued_items(self) -> int:

@@ -39,7 +39,11 @@ class _Failure:
 
 
 class Device:
-    """`out_of_memory` are the exceptions with which the engine says that a batch is too large for it."""
+    """`out_of_memory` are the exceptions with which the engine says that a batch is too large for it.
+
+    `pass_serial` is the number of the forward pass that runs now, or None: two looks that see the same one see a pass
+    that has not ended in between.
+    """
 
     def __init__(
         self,
@@ -52,6 +56,7 @@ class Device:
     ) -> None:
         self.name = engine.device
         self.running: Sequence[Item] = ()
+        self.pass_serial: int | None = None
         self.done = {modality: Tally() for modality in Modality}
         self._encoders: dict[Modality, Callable[[Payload], Vectors]] = {
             Modality.IMAGE: engine.encode_images,
@@ -61,18 +66,13 @@ class Device:
         self._dim = dim
         self._out_of_memory = out_of_memory
         self._limits = {modality: BatchLimit(max_batch) for modality in Modality}
-        self._started_s: float | None = None
+        self._passes = 0
         self._failures_in_a_row = 0
         self._known_good: dict[Modality, Payload] = {}
 
     def limit(self, modality: Modality) -> int:
         """How many items to hand to `run` at most."""
         return self._limits[modality].now
-
-    def forward_s(self) -> float:
-        """For how many seconds the present forward pass has been running; 0.0 when there is none. From any thread."""
-        started_s = self._started_s
-        return 0.0 if started_s is None else time.monotonic() - started_s
 
     def run(self, modality: Modality, items: Sequence[Item]) -> None:
         """Settle every item. Raises `EngineBroken` when the device is lost; then some are not settled."""
@@ -94,7 +94,8 @@ class Device:
                 self._fail(modality, item, "a row that is not finite or is zero")
 
     def _forward(self, modality: Modality, payloads: Sequence[Payload]) -> Vectors | _Failure:
-        self._started_s = time.monotonic()
+        self._passes += 1
+        self.pass_serial = self._passes
         try:
             vectors = self._encoders[modality](self._stack[modality](payloads))
         except EngineBroken:
@@ -103,7 +104,7 @@ class Device:
             cause = f"{type(error).__name__}: {error}"[:_MAX_CAUSE_CHARACTERS]
             return _Failure(cause, isinstance(error, self._out_of_memory))
         finally:
-            self._started_s = None
+            self.pass_serial = None
         if vectors.shape != (len(payloads), self._dim):
             return _Failure(f"rows of {vectors.shape}, not {(len(payloads), self._dim)}", out_of_memory=False)
         return vectors

@@ -313,17 +313,48 @@ def test_given_up_device_leaves_nobody_waiting() -> None:
         engine.gate.clear()
         futures = [*submit(target, [1]), *submit(target, [2])]
         assert engine.entered.acquire(timeout=SOON_S)
-        stuck_s = target.forward_s()
         target.fail()
         errors = [future.exception(SOON_S) for future in futures]
         engine.gate.set()
         for thread in target._threads:
             thread.join(SOON_S)
 
-        assert stuck_s > 0
         assert [NotReady, NotReady] == [type(error) for error in errors]
         assert not target.healthy
         assert [NotReady, NotReady] == [type(future.exception(0)) for future in futures]
+
+
+def test_each_pass_of_a_device_has_a_number_of_its_own() -> None:
+    """So a pass that does not end is seen, although another device goes from pass to pass."""
+    stuck, free = ScriptedEngine(), ScriptedEngine()
+    for engine in (stuck, free):
+        engine.gate.clear()
+    target = Batcher([stuck, free], {Modality.IMAGE: np.stack}, dim=DIM, max_batch=1, max_items=100)
+    idle = target.pass_serials()
+    submit(target, [1])
+    submit(target, [2])
+    both = enter(target, stuck, free)
+    free.gate.set()
+    submit(target, [3])
+    free_again = enter(target, free)
+    free.gate.clear()
+    submit(target, [4])
+    later = enter(target, free)
+    for engine in (stuck, free):
+        engine.gate.set()
+    target.close()
+
+    assert (None, None) == idle
+    assert None not in both
+    assert {both[0]} == {free_again[0], later[0]}
+    assert both[1] != later[1]
+    assert (None, None) == target.pass_serials()
+
+
+def enter(target: Batcher, *engines: ScriptedEngine) -> tuple[int | None, ...]:
+    """Wait until each has begun a pass, and return what runs then."""
+    assert all(engine.entered.acquire(timeout=SOON_S) for engine in engines)
+    return target.pass_serials()
 
 
 def test_limit_grows_back_after_many_full_batches() -> None:
