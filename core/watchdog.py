@@ -77,6 +77,7 @@ class Watchdog:
         """Watch on a daemon thread for as long as the process lives, and have a sentinel watch over that thread."""
         end_on_abort()
         self._sentinel = Sentinel()
+        self._show_life()
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     def look(self) -> str | None:

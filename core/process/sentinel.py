@@ -27,7 +27,7 @@ _REPLACED_AFTER_S = 60.0
 
 
 class Sentinel:
-    """For one thread. Begins with the first `alive`; ends with this process, or with `close`."""
+    """For one thread at a time. Begins with the first `alive`; ends with this process, or with `close`."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
