@@ -17,10 +17,10 @@ SIGN_BYTES = 4
 
 _SIGNS = 0  # standard input
 
-_TICK_S = 0.5
+TICK_S = 0.5
 
 # A tick that took so long means that this process was paused too, or that the machine has no time for anybody.
-_PAUSED_TICK_S = 3 * _TICK_S
+_PAUSED_TICK_S = 3 * TICK_S
 
 # For writing the stacks of all threads. Then SIGKILL, which needs nothing of whoever is stuck.
 _LAST_WORDS_S = 5.0
@@ -49,14 +49,19 @@ def is_stuck(parent: int) -> bool:
     within_s, silent_s = math.inf, 0.0
     while silent_s <= within_s and os.getppid() == parent:
         began_s = time.monotonic()
-        if select.select([_SIGNS], [], [], _TICK_S)[0]:
+        if select.select([_SIGNS], [], [], TICK_S)[0]:
             signs = os.read(_SIGNS, _MANY_SIGNS * SIGN_BYTES)
             if not signs:
                 return False
             within_s, silent_s = int.from_bytes(signs[-SIGN_BYTES:]), 0.0
-        elif time.monotonic() - began_s < _PAUSED_TICK_S and not is_stopped(parent):
-            silent_s += _TICK_S
+        elif is_silence(time.monotonic() - began_s, stopped=is_stopped(parent)):
+            silent_s += TICK_S
     return silent_s > within_s
+
+
+def is_silence(tick_s: float, *, stopped: bool) -> bool:
+    """Whether a tick without a sign, which took so long, says anything about the parent: not when either was paused."""
+    return tick_s < _PAUSED_TICK_S and not stopped
 
 
 def end(parent: int) -> None:
