@@ -108,9 +108,10 @@ def seize(pod: PodProcess) -> None:
 
     def answers() -> bool:
         try:
-            return requests.get(pod.base_url + "/livez", timeout=2.0).ok
-        except requests.ReadTimeout:
+            requests.get(pod.base_url + "/livez", timeout=2.0)
+        except requests.RequestException:
             return False
+        return True
 
     threading.Thread(target=_ask_in_vain, args=(pod.base_url + EMBED_TEXT,), daemon=True).start()
     until_s = time.monotonic() + SOON_S
