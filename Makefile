@@ -64,7 +64,7 @@ docker-build: ## build both images with Docker: TORCH=cuda|cpu MODEL=hub-id IMAG
 image-check: $(VENV)/installed-dev ## build both images without Docker and try them (root, buildah, debootstrap; minutes)
 	@$(BIN)/python -m tools.image_check
 
-chaos: $(VENV)/installed-dev ## what a pod and a handler survive: overload, hangs, kills, poison (about five minutes)
+chaos: $(VENV)/installed-dev ## what a pod and a handler survive: overload, hangs, kills, pauses, poison (about twelve minutes)
 	$(BIN)/python -m tools.chaos
 
 fuzz: $(VENV)/installed-dev ## 10,000 mutated images and 10,000 mutated requests

@@ -29,7 +29,11 @@ class Status(Enum):
 
 
 class Runtime(Protocol):
-    """What loading gives: the api over a warm model, and how to test it, ask after it and end it."""
+    """What loading gives: the api over a warm model, and how to test it, ask after it and end it.
+
+    `pass_serials` has, for each device, the number of the forward pass that runs there, or None; `fail` gives the model
+    up for good: whatever waits for it is answered with `NotReady`.
+    """
 
     api: Api
     identity: ModelIdentity
@@ -68,7 +72,8 @@ class Service:
         self._started_s = clock()
         self._lock = threading.Lock()
         self._running = 0
-        self._beat_s: float | None = None
+        self._beats = 0
+        self._resting = True
 
     @property
     def status(self) -> Status:
@@ -120,20 +125,24 @@ class Service:
 
     def beat(self) -> None:
         """Called again and again by the thread that holds the connections, as a sign that it is not stuck."""
-        self._beat_s = self._clock()
+        self._beats += 1
+        self._resting = False
 
     def rest(self) -> None:
         """The thread that beats has nothing to do for a while, and will not beat."""
-        self._beat_s = None
+        self._resting = True
 
-    def silence_s(self) -> float:
-        """Seconds since the last beat; 0.0 while none is expected."""
-        beat_s = self._beat_s
-        return 0.0 if beat_s is None else self._clock() - beat_s
+    @property
+    def beats(self) -> int | None:
+        """How many there have been; None while none is expected. Nobody is stuck while it changes."""
+        return None if self._resting else self._beats
 
-    def forward_s(self) -> float:
-        """For how many seconds the present forward pass has been running; 0.0 while loading: warming takes long."""
-        return 0.0
+    @property
+    def pass_serials(self) -> tuple[int | None, ...]:
+        """For each device the number of the forward pass that runs there, or None; empty while loading: warming takes
+        long.
+        """
+        return self._runtime.pass_serials() if self._runtime is not None else ()
 
     def fail(self) -> None:
         """Unready for good: what waits for the model is answered with `NotReady`."""

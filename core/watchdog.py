@@ -2,16 +2,23 @@
 
 A fresh process is the only cure that always works: a lost CUDA context cannot be made anew in this one, and a thread
 that hangs in a driver cannot be stopped. Who starts the fresh one (gunicorn's master, the platform) is not known here.
+
+Nobody else ends a process that is stuck. What is stuck is counted in rounds and not on the clock, so that no pause,
+however long, looks like a hang; a sentinel process does the same for the watchdog.
 """
 
 import faulthandler
 import logging
+import math
 import sys
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from core.process.sentinel import Sentinel, end_on_abort
+from core.process.stillness import Stillness
 from core.service import Service, Status
 
 logger = logging.getLogger(__name__)
@@ -21,11 +28,15 @@ FAULT_EXIT_STATUS = 70
 
 _PERIOD_S = 0.5
 
-_LOST = "the device is lost"
+# A round that comes later than this was late because everybody was: a paused process, or a machine without time.
+_MOST_S = 2 * _PERIOD_S
 
-# A round that comes this late means that the whole process stood still (a paused machine, SIGSTOP): silence proves
-# nothing then.
-_PAUSED_S = 3.0
+_LOOK_S = 0.05
+
+# Loading a library from a slow disk may hold the interpreter lock for a minute; a driver that hangs holds it for good.
+_LOADING_S = 300.0
+
+_LOST = "the device is lost"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,50 +69,65 @@ class Watchdog:
         self._end = end
         self._clock = clock
         self._last_look_s = clock()
+        self._hub = Stillness(_MOST_S)
+        self._devices: defaultdict[int, Stillness] = defaultdict(lambda: Stillness(_MOST_S))
+        self._sentinel: Sentinel | None = None
 
     def start(self) -> None:
-        """Watch on a daemon thread for as long as the process lives."""
+        """Watch on a daemon thread for as long as the process lives, and have a sentinel watch over that thread."""
+        end_on_abort()
+        self._sentinel = Sentinel()
+        self._show_life()
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     def look(self) -> str | None:
         """One round: what is wrong, or None."""
         now_s = self._clock()
-        paused, self._last_look_s = now_s - self._last_look_s > _PAUSED_S, now_s
+        elapsed_s, self._last_look_s = now_s - self._last_look_s, now_s
+        hub_s = self._hub.look(self._service.beats, elapsed_s)
+        for device, serial in enumerate(self._service.pass_serials):
+            self._devices[device].look(serial, elapsed_s)
         if self._service.status is Status.UNHEALTHY:
             return _LOST
-        if self._service.forward_s() > self._limits.forward_s:
+        if self._forward_s() > self._limits.forward_s:
             return "a forward pass is stuck"
-        if self._service.silence_s() > self._limits.hub_s and not paused:
+        if hub_s > self._limits.hub_s:
             return "the thread that holds the connections is stuck"
         return None
 
     def give_up(self, fault: str) -> None:
         """Log every thread's stack, answer whoever waits for the model, and end the process."""
-        connected = self._service.silence_s() < self._limits.hub_s
-        logger.critical("ending this process", extra={"fault": fault, "forward_s": round(self._service.forward_s(), 1)})
+        logger.critical("ending this process", extra={"fault": fault, "forward_s": round(self._forward_s(), 1)})
         if fault != _LOST:
             # Files, lines and functions, no values: nothing of a request can be in it.
             faulthandler.dump_traceback(sys.__stderr__ or 2, all_threads=True)
         self._service.fail()
-        if connected:
-            self._wait_until_told()
+        if self._hub.still_s <= self._limits.hub_s:
+            self._wait(self._limits.grace_s, until=lambda: self._service.idle)
+            self._part()
+            self._wait(self._limits.parting_s)
         self._end()
 
-    def _wait_until_told(self) -> None:
-        until_s = self._clock() + self._limits.grace_s
-        while not self._service.idle and self._clock() < until_s:
-            time.sleep(0.05)
-        self._part()
-        time.sleep(self._limits.parting_s)
-
     def _watch(self) -> None:
-        limits = self._limits
-        # The second net, in C: it needs no interpreter lock, which whatever is stuck may be holding.
-        second_net_s = limits.hub_s + limits.grace_s + limits.parting_s + _PERIOD_S
-        while True:
-            faulthandler.dump_traceback_later(second_net_s, exit=True)
-            fault = self.look()
-            if fault is not None:
-                self.give_up(fault)
-                return
+        while (fault := self.look()) is None:
+            self._show_life()
             time.sleep(_PERIOD_S)
+        self.give_up(fault)
+
+    def _forward_s(self) -> float:
+        """For how long the longest of the present forward passes has been running, pauses not counted."""
+        return max((device.still_s for device in self._devices.values()), default=0.0)
+
+    def _wait(self, most_s: float, *, until: Callable[[], bool] = lambda: False) -> None:
+        """Also in rounds: nobody can be answered in a pause."""
+        for _ in range(math.ceil(most_s / _LOOK_S)):
+            if until():
+                return
+            self._show_life()
+            time.sleep(_LOOK_S)
+
+    def _show_life(self) -> None:
+        if self._sentinel is not None:
+            loading = self._service.status is Status.LOADING
+            # Longer than the limit, so that a watchdog that can still run is the first to see that the hub is stuck.
+            self._sentinel.alive(_LOADING_S if loading else self._limits.hub_s + 2 * _PERIOD_S)

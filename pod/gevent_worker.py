@@ -58,7 +58,9 @@ class UnpatchedGeventWorker(GeventWorker):
         ]
 
     def notify(self) -> None:
-        """Called by the hub every second: tells the master, and the service's watchdog, that it is not stuck."""
+        """Called by the hub every second: ends a worker whose master has gone, and tells the watchdog that the hub is
+        not stuck.
+        """
         super().notify()
         self._service().beat()
 

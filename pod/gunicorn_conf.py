@@ -38,8 +38,9 @@ worker_class = "pod.gevent_worker.UnpatchedGeventWorker"
 worker_connections = _settings.max_concurrent_requests * 16
 # The model loads in the worker, after the fork: CUDA does not survive one.
 preload_app = False
-# Only notices a hub that has stopped; operations run on threads and take as long as they may.
-timeout = 60
+# Off: it goes by the clock, and a platform that freezes an idle pod for a minute would find its worker killed. Who is
+# stuck is the watchdog's to say (docs/decisions/0023-watchdog.md); graceful_timeout ends those that do not stop.
+timeout = 0
 graceful_timeout = _settings.drain_timeout_s
 # Below graceful_timeout: an idle connection must not hold up the drain.
 keepalive = max(1, min(15, _settings.drain_timeout_s // 2))

@@ -16,7 +16,7 @@ _HEADER = ("scenario", "requests", "accepted", "answered", "lost", "wrong", "ref
 def main(arguments: list[str] | None = None) -> int:
     """Run the scenarios and print the table. Returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tools.chaos", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=60.0, help="of overload (default 60)")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of overload, and of two pauses (default 60)")
     parser.add_argument("--only", choices=sorted(_scenarios(0)), help="one scenario")
     options = parser.parse_args(arguments)
     chosen = _scenarios(options.seconds)
@@ -40,6 +40,7 @@ def _scenarios(seconds: float) -> Mapping[str, Callable[[], list[Report]]]:
         "kill": lambda: scenarios.kill_9(short_s),
         "fatal": lambda: scenarios.fatal(short_s),
         "hang": lambda: scenarios.hang(short_s),
+        "pauses": lambda: scenarios.pauses(seconds / 2),
         "handler": scenarios.handler_sigterm,
     }
 

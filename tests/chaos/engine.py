@@ -4,6 +4,7 @@ What happens is in the payload: a token or a pixel value names it. A text is its
 `tokenize`), an image is one grey value (see `decode`), and the right vector of both is known to whoever sent it.
 """
 
+import ctypes
 import threading
 import time
 from pathlib import Path
@@ -20,9 +21,9 @@ MAX_TOKENS = 32
 IMAGE_BYTES = 16
 
 # First character of a text: what becomes of it.
-POISON, NAN, HANG, FATAL = "!", "~", "#", "$"
+POISON, NAN, HANG, FATAL, SEIZE = "!", "~", "#", "$", "%"
 
-_MODES = {ord(mode): mode for mode in (POISON, NAN, HANG, FATAL)}
+_MODES = {ord(mode): mode for mode in (POISON, NAN, HANG, FATAL, SEIZE)}
 
 
 def right_vector(text: str) -> npt.NDArray[np.float32]:
@@ -56,6 +57,8 @@ class ScriptedEngine:
         modes = {_MODES.get(int(row[0])) for row in batch}
         if FATAL in modes:
             raise EngineBroken("the scripted device is gone")
+        if SEIZE in modes:
+            seize_interpreter()
         if HANG in modes:
             self._hang()
         if POISON in modes:
@@ -68,6 +71,11 @@ class ScriptedEngine:
     def _hang(self) -> None:
         while self._release is None or not self._release.exists():
             threading.Event().wait(0.05)
+
+
+def seize_interpreter() -> None:
+    """Hang as a driver does that does not give the interpreter lock back: no other thread runs Python any more."""
+    ctypes.PyDLL(None).sleep(3600)
 
 
 def tokenize(text: str) -> tuple[TokenIds, bool]:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import psutil
 import requests
@@ -149,7 +150,7 @@ def kill_9(seconds: float) -> list[Report]:
     async def kill(pod: PodProcess) -> None:
         async with background_load(pod.base_url, report.tally, clients=16):
             await asyncio.sleep(seconds)
-            before = _workers(pod)
+            before = workers(pod)
             for worker in before:
                 os.kill(worker, signal.SIGKILL)
             replaced_s = await _replaced(pod, before)
@@ -172,7 +173,7 @@ def _fault(name: str, text: str, seconds: float, settings: Mapping[str, str]) ->
         guilty = Client(pod.base_url, Tally())
         async with background_load(pod.base_url, report.tally, clients=16):
             await asyncio.sleep(seconds)
-            before = _workers(pod)
+            before = workers(pod)
             asking = asyncio.create_task(guilty.ask(text))
             replaced_s = await _replaced(pod, before)
             await asking
@@ -198,18 +199,67 @@ def fatal(seconds: float) -> list[Report]:
     return [_fault("fatal", FATAL, seconds, {})]
 
 
+def pauses(pause_s: float, times: int = 10) -> list[Report]:
+    """SIGSTOP, and SIGCONT after a while, of the worker alone and of the whole pod in turn: nobody is ended for it."""
+    report = Report("pauses")
+
+    async def pause(pod: PodProcess) -> None:
+        before = workers(pod)
+        async with background_load(pod.base_url, report.tally, clients=16):
+            for number in range(times // 2):
+                await _pause(pod, pause_s, whole=number % 2 == 0)
+        for number in range(times // 2):
+            await _pause(pod, pause_s, whole=number % 2 == 0)
+        # Longer than the minute after which gunicorn's own clock would end a worker, if it were on.
+        await _pause(pod, 2.2 * pause_s, whole=False)
+        answered = report.tally.accepted
+        await closed_loop(pod.base_url, report.tally, clients=16, until=for_seconds(2.0))
+        report.require("answers after the last pause", report.tally.accepted > answered)
+        report.require("the same worker", workers(pod) == before)
+
+    with chaos_pod() as pod:
+        run(pause(pod))
+    report.notes = [f"{times} pauses of {pause_s:.0f} s and one of {2.2 * pause_s:.0f} s"]
+    report.require_all_answered()
+    report.require("no request failed", not report.tally.codes)
+    return [report]
+
+
+async def _pause(pod: PodProcess, seconds: float, *, whole: bool) -> None:
+    with stopped(pod, whole=whole):
+        await asyncio.sleep(seconds)
+    # Whoever takes a pause for a hang says so within a second.
+    await asyncio.sleep(2.0)
+
+
+@contextmanager
+def stopped(pod: PodProcess, *, whole: bool) -> Iterator[None]:
+    """The pod with all its processes, or its worker alone, stands still until the block ends."""
+    halt = partial(os.killpg, pod.process.pid) if whole else partial(_kill_each, workers(pod))
+    halt(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        halt(signal.SIGCONT)
+
+
+def _kill_each(processes: set[int], number: int) -> None:
+    for process in processes:
+        os.kill(process, number)
+
+
 async def _replaced(pod: PodProcess, before: set[int]) -> float:
     """Wait until other workers than those of `before` are ready; the seconds that took."""
     started_s = time.monotonic()
     while time.monotonic() < started_s + 2 * REPLACED_WITHIN_S:
-        now = _workers(pod)
+        now = workers(pod)
         if now and not now & before and await asyncio.to_thread(_is_ready, pod.base_url):
             break
         await asyncio.sleep(0.1)
     return time.monotonic() - started_s
 
 
-def _workers(pod: PodProcess) -> set[int]:
+def workers(pod: PodProcess) -> set[int]:
     return {child.pid for child in psutil.Process(pod.process.pid).children()}
 
 

@@ -72,7 +72,7 @@ def _runtime(settings: ServiceSettings, engine: ScriptedEngine) -> Runtime:
         cuda_version=None,
         check=lambda: None,
         healthy=lambda: batcher.healthy,
-        forward_s=batcher.forward_s,
+        pass_serials=batcher.pass_serials,
         fail=batcher.fail,
         close=close,
     )

@@ -28,6 +28,7 @@ SOON_S = 30.0
         pytest.param(lambda: scenarios.kill_9(0.5), id="kill -9 under load"),
         pytest.param(lambda: scenarios.fatal(0.5), id="lost device"),
         pytest.param(lambda: scenarios.hang(0.5, {"WATCHDOG_FORWARD_S": "2"}), id="stuck forward pass"),
+        pytest.param(lambda: scenarios.pauses(1.0, times=4), id="pauses"),
     ],
 )
 def test_scenario(run: Callable[[], list[Report]]) -> None:

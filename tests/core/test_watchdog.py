@@ -10,6 +10,7 @@ from core.settings import load_settings
 from core.watchdog import Watchdog, WatchdogLimits
 
 LIMITS = WatchdogLimits(forward_s=10.0, hub_s=5.0, grace_s=0.2, parting_s=0.0)
+ROUND_S = 0.5
 
 
 class ScriptedRuntime:
@@ -17,7 +18,7 @@ class ScriptedRuntime:
 
     def __init__(self) -> None:
         self.is_healthy = True
-        self.stuck_s = 0.0
+        self.serials: tuple[int | None, ...] = (None,)
 
     def runtime(self) -> Runtime:
         nothing: Any = None
@@ -28,7 +29,7 @@ class ScriptedRuntime:
             cuda_version=None,
             check=lambda: None,
             healthy=lambda: self.is_healthy,
-            forward_s=lambda: self.stuck_s,
+            pass_serials=lambda: self.serials,
             fail=self.fail,
             close=lambda: None,
         )
@@ -63,16 +64,50 @@ def test_nothing_wrong() -> None:
     assert [None, None] == found
 
 
-@pytest.mark.parametrize(
-    ("stuck_s", "expected"), [pytest.param(10.0, None, id="at it"), pytest.param(10.1, "a forward", id="over it")]
-)
-def test_stuck_forward(stuck_s: float, expected: str | None) -> None:
-    """A pass may take as long as the limit says, and no longer."""
-    scripted = ScriptedRuntime()
-    scripted.stuck_s = stuck_s
-    _, watchdog, _ = make(scripted, ScriptedClock())
+def look_for(watchdog: Watchdog, clock: ScriptedClock, seconds: float) -> str | None:
+    """What the last of the rounds finds that are held in so many seconds."""
+    found = None
+    for _ in range(int(seconds / ROUND_S)):
+        clock.now_s += ROUND_S
+        found = watchdog.look()
+    return found
 
-    assert (expected or "None") in str(watchdog.look())
+
+def test_stuck_forward() -> None:
+    """A pass may take as long as the limit says, and no longer."""
+    scripted, clock = ScriptedRuntime(), ScriptedClock()
+    _, watchdog, _ = make(scripted, clock)
+    scripted.serials = (1,)
+    first_seen = watchdog.look()
+    at_it = look_for(watchdog, clock, LIMITS.forward_s)
+    over_it = look_for(watchdog, clock, ROUND_S)
+
+    assert [None, None] == [first_seen, at_it]
+    assert "a forward pass is stuck" == over_it
+
+
+def test_pass_after_pass_is_not_stuck() -> None:
+    """A device that is always busy, each time with another pass, does what it should."""
+    scripted, clock = ScriptedRuntime(), ScriptedClock()
+    _, watchdog, _ = make(scripted, clock)
+    found = []
+    for serial in range(100):
+        scripted.serials = (serial,)
+        found.append(look_for(watchdog, clock, LIMITS.forward_s - 1))
+
+    assert {None} == set(found)
+
+
+def test_one_of_several_devices_is_stuck() -> None:
+    """That the others go on, or have nothing to do, does not hide it."""
+    scripted, clock = ScriptedRuntime(), ScriptedClock()
+    _, watchdog, _ = make(scripted, clock)
+    found = None
+    for serial in range(int(LIMITS.forward_s) + 2):
+        scripted.serials = (serial, 7, None)
+        found = look_for(watchdog, clock, 1.0)
+
+    assert "a forward pass is stuck" == found
 
 
 def test_lost_device() -> None:
@@ -88,49 +123,51 @@ def test_stuck_hub() -> None:
     """A hub that has beaten and then falls silent is stuck; one that never began, or rests, is not."""
     clock = ScriptedClock()
     service, watchdog, _ = make(ScriptedRuntime(), clock)
-
-    def look_for(seconds: float) -> str | None:
-        found = None
-        for _ in range(int(seconds)):
-            clock.now_s += 1.0
-            found = watchdog.look()
-        return found
-
-    never_beaten = look_for(6)
+    never_beaten = look_for(watchdog, clock, 2 * LIMITS.hub_s)
     service.beat()
-    just_in_time = look_for(5)
-    too_late = look_for(1)
+    watchdog.look()
+    just_in_time = look_for(watchdog, clock, LIMITS.hub_s)
+    too_late = look_for(watchdog, clock, ROUND_S)
     service.rest()
 
     assert [None, None] == [never_beaten, just_in_time]
-    assert "stuck" in str(too_late)
-    assert None is look_for(6)
+    assert "the thread that holds the connections is stuck" == too_late
+    assert None is look_for(watchdog, clock, 2 * LIMITS.hub_s)
 
 
-def test_paused_machine_is_no_stuck_hub() -> None:
-    """After a pause of the whole process everybody is late, the watchdog too."""
+@pytest.mark.parametrize("pause_s", [pytest.param(10.0, id="seconds"), pytest.param(86_400.0, id="a day")])
+def test_pauses_are_no_hang(pause_s: float) -> None:
+    """However long the whole process stands still, and however often: hub and pass lose a round by it, no more."""
+    scripted, clock = ScriptedRuntime(), ScriptedClock()
+    service, watchdog, _ = make(scripted, clock)
+    found = []
+    for number in range(20):
+        service.beat()
+        scripted.serials = (number // 5,)
+        watchdog.look()
+        clock.now_s += pause_s
+        found.append(watchdog.look())
+
+    assert {None} == set(found)
+
+
+def test_what_is_stuck_is_found_between_pauses() -> None:
+    """A process that is frozen again and again is not safe from the watchdog for that."""
     clock = ScriptedClock()
     service, watchdog, _ = make(ScriptedRuntime(), clock)
     service.beat()
-    clock.now_s += 3600.0
-    after_pause = watchdog.look()
-    clock.now_s += 0.5
-    still_silent = watchdog.look()
+    found = None
+    for _ in range(20):
+        clock.now_s += 3600.0
+        found = watchdog.look()
 
-    assert None is after_pause
-    assert "stuck" in str(still_silent)
+    assert "stuck" in str(found)
 
 
 def test_giving_up_tells_those_who_wait_and_then_ends() -> None:
     """The service is unready before the process ends, and a request that holds on to its place delays it no longer
     than the grace."""
-
-    class PassingClock(ScriptedClock):
-        def __call__(self) -> float:
-            self.now_s += 0.01
-            return self.now_s
-
-    service, watchdog, ended = make(ScriptedRuntime(), PassingClock())
+    service, watchdog, ended = make(ScriptedRuntime(), ScriptedClock())
     service.beat()
     with service.admitted():
         watchdog.give_up("test")

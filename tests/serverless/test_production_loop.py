@@ -3,6 +3,8 @@
 import hashlib
 import hmac
 import json
+import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -183,3 +185,19 @@ def test_model_that_cannot_be_loaded_ends_the_process(tmp_path: Path) -> None:
     assert 0 != status
     assert log.startswith("cannot start: CLIP_MODEL: ")
     assert 1 == log.count("\n")
+
+
+def test_handler_that_holds_its_interpreter_is_ended(tmp_path: Path) -> None:
+    """The platform sees a container that has ended, and not one that is silent for good."""
+    seize = tmp_path / "seize"
+    command = [sys.executable, "-m", "tests.support.seized_handler"]
+    with control_plane() as plane:
+        settings = {**plane.worker_environment(), "WATCHDOG_HUB_S": "5", "SEIZE_AT": str(seize)}
+        with handler_process(settings, command=command) as process:
+            answered = plane.run(text_job())["status"]
+            seize.touch()
+            status = process.wait_for_exit()
+            log = process.log()
+
+    assert ("COMPLETED", signal.SIGABRT) == (answered, status)
+    assert "in seize_interpreter" in log

@@ -16,6 +16,8 @@ _MODULES = ("threading", "socket", "ssl", "time", "queue", "select")
 
 class _NothingToDrain:
     status = Status.OK
+    beats = None
+    pass_serials = ()
 
     def load(self) -> None:
         """The configuration loads the service; there is none here."""
@@ -25,14 +27,6 @@ class _NothingToDrain:
 
     def beat(self) -> None:
         """And tells it that the hub is alive."""
-
-    def silence_s(self) -> float:
-        """What the watchdog asks."""
-        return 0.0
-
-    def forward_s(self) -> float:
-        """And this."""
-        return 0.0
 
     def close(self) -> None:
         """And closes it at the end."""

@@ -125,9 +125,11 @@ def pod_process(
 
 
 @contextmanager
-def handler_process(settings: Mapping[str, str], arguments: Sequence[str] = ()) -> Iterator[ServiceProcess]:
+def handler_process(
+    settings: Mapping[str, str], arguments: Sequence[str] = (), *, command: Sequence[str] = HANDLER
+) -> Iterator[ServiceProcess]:
     """Run the serverless handler until the block ends; it takes jobs as soon as its model is loaded."""
-    with _process([*HANDLER, *arguments], settings) as (process, output):
+    with _process([*command, *arguments], settings) as (process, output):
         yield ServiceProcess(process, output)
 
 
