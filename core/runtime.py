@@ -1,15 +1,16 @@
 """Loads the model and joins the parts around it: engines, batcher, downloads, pixels, operations."""
 
 import logging
+import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 
 import numpy as np
 import simplejpeg  # type: ignore[import-untyped]
-import torch
 
 from core.api import Api, Model
 from core.batching.batcher import Batcher, Modality
@@ -58,8 +59,8 @@ def load_runtime(settings: ServiceSettings, authenticator: Authenticator | None)
         max_batch=settings.max_device_batch,
         max_items=settings.max_queued_items,
         turns=turns,
-        prepare_thread=lambda: torch.set_num_threads(cpu.available_cores()),
-        out_of_memory=(MemoryError, torch.OutOfMemoryError),
+        prepare_thread=engines[0].prepare_thread,
+        out_of_memory=engines[0].out_of_memory,
     )
     decoder = PixelDecoder(directory.size_px, settings.max_image_pixels)
     check = partial(_check, decoder, tokenizer, batcher)
@@ -143,8 +144,8 @@ def _join(settings: ServiceSettings, authenticator: Authenticator | None, parts:
     return Runtime(
         api=api,
         identity=parts.identity,
-        torch_version=torch.__version__,
-        cuda_version=torch.version.cuda,
+        torch_version=version("torch"),
+        cuda_version=_cuda_version(),
         check=parts.check,
         healthy=lambda: parts.batcher.healthy,
         queued_items=lambda: parts.batcher.queued_items,
@@ -159,9 +160,20 @@ def _pools(settings: ServiceSettings) -> Pools:
     cores = cpu.available_cores()
     return Pools(
         downloads=ThreadPoolExecutor(settings.max_concurrent_requests, thread_name_prefix="download"),
-        # One thread of torch each: resizes run side by side, and the engine has its own count.
-        decodes=ThreadPoolExecutor(cores, "decode", initializer=torch.set_num_threads, initargs=(1,)),
+        decodes=ThreadPoolExecutor(cores, "decode", initializer=_keep_to_one_thread),
     )
+
+
+def _keep_to_one_thread() -> None:
+    """Of torch, where it resizes: resizes run side by side, and the engine has its own count."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+
+
+def _cuda_version() -> str | None:
+    """That of torch, if an engine has loaded it."""
+    torch = sys.modules.get("torch")
+    return torch.version.cuda if torch is not None else None
 
 
 def _close(steps: Sequence[Callable[[], None]]) -> None:

@@ -21,6 +21,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from transformers import CLIPProcessor
 
+from core.clip import pickled
 from core.clip.artifact import ModelDirectory, open_model
 from core.clip.engine import Engine
 from core.clip.fingerprint import fingerprint
@@ -29,7 +30,7 @@ from core.clip.reference import load_reference
 from core.clip.tokenizer import ClipTokenizer
 from core.clip.torch_engine import TorchEngine
 from core.clip.towers import Towers
-from core.clip.weights import read_weights
+from core.clip.weights import is_weight, read_weights
 from core.errors import StartError
 from core.images.pixels import PIXEL_RULES_VERSION, PixelDecoder
 from core.process import cpu
@@ -108,8 +109,9 @@ def _write_weights(original: ModelDirectory, path: Path) -> None:
         shutil.copyfile(original.weights_path, path)
         return
     # Copies: a checkpoint's tensors may share memory, which safetensors refuses.
-    tensors = {name: tensor.clone().contiguous() for name, tensor in read_weights(original).items()}
-    save_file(tensors, path, metadata={"format": "pt"})
+    tensors = pickled.read(original.weights_path)
+    kept = {name: tensor.clone().contiguous() for name, tensor in tensors.items() if is_weight(name)}
+    save_file(kept, path, metadata={"format": "pt"})
 
 
 def _export(directory: ModelDirectory) -> list[str]:

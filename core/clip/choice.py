@@ -2,11 +2,10 @@
 
 import importlib.util
 import logging
-from collections.abc import Sequence
-
-import torch
+from collections.abc import Callable, Sequence
 
 from core.clip.artifact import ModelDirectory
+from core.clip.cuda import usable_devices
 from core.clip.engine import Engine
 from core.clip.weights import Weights
 from core.errors import StartError
@@ -43,10 +42,12 @@ def choose_engine(setting: str, devices: list[str]) -> str:
     return setting
 
 
-def choose_devices(setting: str) -> list[str]:
+def choose_devices(setting: str, count_cuda: Callable[[], int] = usable_devices) -> list[str]:
     """Turn CLIP_DEVICE into device names: `auto` is every CUDA device, else the CPU. Raises `StartError`."""
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if setting == "cpu" or (setting == "auto" and count == 0):
+    if setting == "cpu":
+        return ["cpu"]
+    count = count_cuda()
+    if setting == "auto" and count == 0:
         return ["cpu"]
     every = [f"cuda:{index}" for index in range(count)]
     if setting in ("auto", "cuda") and every:

@@ -82,6 +82,7 @@ class OpenVinoEngine:
 
     name = "openvino"
     device = "cpu"
+    out_of_memory: tuple[type[Exception], ...] = (MemoryError,)
 
     def __init__(self, files: ModelFiles, *, dtype: str, threads: int) -> None:
         self.dtype = dtype
@@ -95,6 +96,9 @@ class OpenVinoEngine:
         }
         self._images = core.compile_model(files.graphs / _IMAGES, "CPU", options).create_infer_request()
         self._texts = core.compile_model(files.graphs / _TEXTS, "CPU", options).create_infer_request()
+
+    def prepare_thread(self) -> None:
+        """Nothing: its threads are its own."""
 
     def encode_images(self, pixels: Pixels) -> Vectors:
         """See `Engine.encode_images`."""

@@ -29,6 +29,7 @@ class ScriptedEngine:
     """Answers each payload with a row of its value; special values fail in their own way. Records batches."""
 
     name, device, dtype = "scripted", "cpu", "float32"
+    out_of_memory: tuple[type[Exception], ...] = (MemoryError,)
 
     def __init__(self) -> None:
         self.batches: list[tuple[str, list[int]]] = []
@@ -38,6 +39,9 @@ class ScriptedEngine:
         self.entered = threading.Semaphore(0)
         self.room = 1000
         self.sick = False
+
+    def prepare_thread(self) -> None:
+        pass
 
     def encode_images(self, pixels: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         return self._encode("image", pixels)
