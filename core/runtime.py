@@ -16,12 +16,10 @@ from core.api import Api, Model
 from core.batching.batcher import Batcher, Modality
 from core.batching.turns import Turns
 from core.byte_budget import ByteBudget
-from core.clip.artifact import ModelDirectory, open_model
-from core.clip.choice import load_engines
+from core.clip.artifact import ModelDirectory
 from core.clip.engine import Engine
-from core.clip.fingerprint import fingerprint
+from core.clip.loading import load_model
 from core.clip.tokenizer import ClipTokenizer
-from core.clip.weights import read_weights
 from core.deadline import Deadline
 from core.embedder import Embedder, ImageMemory, Pools
 from core.errors import ServiceError, StartError
@@ -43,14 +41,8 @@ def load_runtime(settings: ServiceSettings, authenticator: Authenticator | None)
     """Load, warm and return everything. Raises `StartError` with one line that names the cause."""
     started_s = time.monotonic()
     refuse_what_decoders_warn_of()
-    directory = open_model(settings.clip_model, revision=settings.clip_model_revision)
-    weights = read_weights(directory)
-    model_fingerprint = fingerprint(
-        weights, directory.tokenizer_path, pixel_rules=PIXEL_RULES_VERSION, dim=directory.dim
-    )
-    _require_as_baked(directory, model_fingerprint)
-    engines = load_engines(settings, directory, weights, model_fingerprint)
-    tokenizer = ClipTokenizer(directory.tokenizer_path, directory.context_length)
+    model = load_model(settings, pixel_rules=PIXEL_RULES_VERSION)
+    directory, engines, tokenizer = model.directory, model.engines, model.tokenizer
     turns = Turns(shared=engines[0].device == "cpu")
     batcher = Batcher(
         engines,
@@ -66,21 +58,13 @@ def load_runtime(settings: ServiceSettings, authenticator: Authenticator | None)
     check = partial(_check, decoder, tokenizer, batcher)
     # Also the warm-up: the first request must not be the slow one.
     check()
-    identity = _identity(directory, engines[0], model_fingerprint)
+    identity = _identity(directory, engines[0], model.fingerprint)
     runtime = _join(settings, authenticator, _Parts(decoder, tokenizer, batcher, turns, identity, check))
     logger.info(
         "model ready",
         extra={**identity.for_response(), "dtype": identity.dtype, "load_s": round(time.monotonic() - started_s, 2)},
     )
     return runtime
-
-
-def _require_as_baked(directory: ModelDirectory, model_fingerprint: str) -> None:
-    if directory.baked_fingerprint not in (None, model_fingerprint):
-        raise StartError(
-            f"CLIP_MODEL: the fingerprint of {directory.path} is {model_fingerprint} and its manifest says"
-            f" {directory.baked_fingerprint}: the files or the pixel rules have changed, bake it again"
-        )
 
 
 def _check(decoder: PixelDecoder, tokenizer: ClipTokenizer, batcher: Batcher) -> None:

@@ -25,6 +25,7 @@ from core.clip import pickled
 from core.clip.artifact import ModelDirectory, open_model
 from core.clip.engine import Engine
 from core.clip.fingerprint import fingerprint
+from core.clip.graph_files import GraphFiles
 from core.clip.manifest import MANIFEST, Manifest, describe, read_manifest, verify_files
 from core.clip.reference import load_reference
 from core.clip.tokenizer import ClipTokenizer
@@ -116,11 +117,12 @@ def _write_weights(original: ModelDirectory, path: Path) -> None:
 
 def _export(directory: ModelDirectory) -> list[str]:
     """Add the graphs of OpenVINO, compared as well; return their names in the directory."""
-    from core.clip.openvino_engine import ModelFiles, OpenVinoEngine
+    from core.clip.openvino_engine import OpenVinoEngine
+    from core.clip.openvino_export import export
 
     with tempfile.TemporaryDirectory() as compiled:
-        files = ModelFiles.baked(directory.path, Path(compiled))
-        files.export(Towers.of(directory, read_weights(directory)), directory.size_px)
+        files = GraphFiles.baked(directory.path, Path(compiled))
+        export(Towers.of(directory, read_weights(directory)), files.graphs, size_px=directory.size_px)
         compare_with_transformers(directory, OpenVinoEngine(files, dtype="float32", threads=cpu.available_cores()))
     return sorted(str(path.relative_to(directory.path)) for path in files.graphs.iterdir())
 

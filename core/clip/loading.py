@@ -1,0 +1,71 @@
+"""From settings to a model that can embed: found, identified, on its device. The one way there for every entry point.
+
+Imports torch only for an engine, or for weights, that need it.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from core.clip.artifact import ModelDirectory, open_model
+from core.clip.choice import Choice, load_engines
+from core.clip.engine import Engine
+from core.clip.fingerprint import fingerprint_of_hashes, hash_weights
+from core.clip.graph_files import GraphFiles
+from core.clip.hash_record import HashRecord
+from core.clip.tokenizer import ClipTokenizer
+from core.clip.weights import read_weights
+from core.errors import StartError
+from core.settings import ServiceSettings
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """The engines are cold: the first pass of each takes longer than later ones."""
+
+    directory: ModelDirectory
+    fingerprint: str
+    engines: Sequence[Engine]
+    tokenizer: ClipTokenizer
+
+
+def load_model(settings: ServiceSettings, *, pixel_rules: int) -> LoadedModel:
+    """Load what CLIP_MODEL names. Raises `StartError` with one line that names the cause."""
+    directory = open_model(settings.clip_model, revision=settings.clip_model_revision)
+    choice = Choice.of(settings)
+    # Hashing leaves the interpreter to others: an engine's library is imported meanwhile.
+    with ThreadPoolExecutor(2, "load") as threads:
+        identified = threads.submit(_identify, directory, choice, settings.clip_cache_dir.expanduser(), pixel_rules)
+        tokenizer = threads.submit(ClipTokenizer, directory.tokenizer_path, directory.context_length)
+        engines = load_engines(
+            settings, directory, choice=choice, read=partial(read_weights, directory), identify=identified.result
+        )
+        return LoadedModel(directory, identified.result(), engines, tokenizer.result())
+
+
+def _identify(directory: ModelDirectory, choice: Choice, cache: Path, pixel_rules: int) -> str:
+    """Return the fingerprint. Raises `StartError` for unreadable weights, and when it is not as baked."""
+
+    def named(hashes: bytes) -> str:
+        name = fingerprint_of_hashes(hashes, directory.tokenizer_path, pixel_rules=pixel_rules, dim=directory.dim)
+        _require_as_baked(directory, name)
+        return name
+
+    record = HashRecord.of(directory.weights_path, cache)
+    recalled = record.recall() if choice.engine == "openvino" else None
+    # Only where nobody reads the weights: vectors then come from graphs that bear the very fingerprint.
+    if recalled is not None and GraphFiles.of(directory.path, cache, named(recalled)).exported:
+        return named(recalled)
+    hashes = hash_weights(read_weights(directory))
+    record.remember(hashes)
+    return named(hashes)
+
+
+def _require_as_baked(directory: ModelDirectory, model_fingerprint: str) -> None:
+    if directory.baked_fingerprint not in (None, model_fingerprint):
+        raise StartError(
+            f"CLIP_MODEL: the fingerprint of {directory.path} is {model_fingerprint} and its manifest says"
+            f" {directory.baked_fingerprint}: the files or the pixel rules have changed, bake it again"
+        )
