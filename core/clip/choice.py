@@ -1,5 +1,6 @@
 """Which engine, on which devices, in which numeric type: settings and the machine decide."""
 
+import importlib
 import importlib.util
 import logging
 from collections.abc import Callable, Sequence
@@ -32,6 +33,11 @@ class Choice:
         """Raises `StartError` for settings that this machine cannot meet."""
         devices = choose_devices(settings.clip_device)
         return cls(choose_engine(settings.clip_engine, devices), devices)
+
+
+def import_engine(choice: Choice) -> None:
+    """Import the engine's library, the longest import of a start, ahead of `load_engines`."""
+    importlib.import_module(f"core.clip.{choice.engine}_engine")
 
 
 def load_engines(
@@ -118,7 +124,6 @@ def _torch(
 def _openvino(
     settings: ServiceSettings, directory: ModelDirectory, read: Callable[[], Weights], identify: Callable[[], str]
 ) -> Engine:
-    # Imported before the fingerprint is waited for: the two take equally long.
     from core.clip.openvino_engine import OpenVinoEngine
 
     files = GraphFiles.of(directory.path, settings.clip_cache_dir.expanduser(), identify())

@@ -8,6 +8,7 @@ import logging
 import os
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,20 +29,21 @@ class HashRecord:
     """Of the file that `weights` was when this was made. Nothing here raises: without a record a start takes longer."""
 
     weights: Path
-    identity: str | None
-    """None for a file that is not there, or that is too young."""
     path: Path
+    identity: str
+    settled: bool
 
     @classmethod
-    def of(cls, weights: Path, cache: Path) -> "HashRecord":
-        """The record under `cache`, there already or not."""
+    def of(cls, weights: Path, cache: Path, clock_ns: Callable[[], int] = time.time_ns) -> "HashRecord":
+        """The record under `cache`, there already or not. Make it before the weights are read."""
         name = hashlib.sha256(os.fsencode(weights)).hexdigest()[:16]
-        return cls(weights, _identity(weights), cache / f"weights-{name}")
+        status = _status(weights)
+        changed_ns = max(status.st_mtime_ns, status.st_ctime_ns) if status else 0
+        settled = clock_ns() - changed_ns >= _SETTLED_NS
+        return cls(weights, cache / f"weights-{name}", _identity(weights, status), settled)
 
     def recall(self) -> bytes | None:
         """Return what was remembered of this very file."""
-        if self.identity is None:
-            return None
         try:
             data = self.path.read_bytes()
         except OSError:
@@ -50,29 +52,33 @@ class HashRecord:
         return hashes if check == self._check(hashes) else None
 
     def remember(self, hashes: bytes) -> None:
-        """Keep what was computed from the file since this was made, unless it has changed meanwhile."""
-        if self.identity is None or self.identity != _identity(self.weights):
+        """Keep what was computed from the file since this was made, unless it may have changed meanwhile."""
+        if not self.settled or self.identity != _identity(self.weights, _status(self.weights)):
             return
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self.path.parent, delete=False) as file:
-                file.write(hashes + self._check(hashes))
-            os.replace(file.name, self.path)
+            with tempfile.TemporaryDirectory(dir=self.path.parent) as scratch:
+                finished = Path(scratch) / self.path.name
+                finished.write_bytes(hashes + self._check(hashes))
+                finished.replace(self.path)
         except OSError as error:
             logger.info("the hash of the weights was not kept", extra={"cause": error.strerror})
 
     def _check(self, hashes: bytes) -> bytes:
         """Covers the file's identity and, against half a write or a bad disk, the hashes themselves."""
-        return hashlib.sha256(f"{self.identity}\n".encode() + hashes).digest()
+        return hashlib.sha256(f"{self.identity}\n".encode(errors="surrogateescape") + hashes).digest()
 
 
-def _identity(path: Path) -> str | None:
+def _identity(path: Path, status: os.stat_result | None) -> str:
     """Another one after any write or replacement: the change time is the kernel's, and `cp -p` cannot set it."""
+    if status is None:
+        return f"{_FORMAT} {path} is not there"
+    numbers = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return f"{_FORMAT} {path} {numbers}"
+
+
+def _status(path: Path) -> os.stat_result | None:
     try:
-        status = path.stat()
+        return path.stat()
     except OSError:
         return None
-    times_ns = (status.st_mtime_ns, status.st_ctime_ns)
-    if time.time_ns() - max(times_ns) < _SETTLED_NS:
-        return None
-    return f"{_FORMAT} {path} {status.st_dev} {status.st_ino} {status.st_size} {times_ns}"

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from core.clip.artifact import ModelDirectory, open_model
-from core.clip.choice import Choice, load_engines
+from core.clip.choice import Choice, import_engine, load_engines
 from core.clip.engine import Engine
 from core.clip.fingerprint import fingerprint_of_hashes, hash_weights
 from core.clip.graph_files import GraphFiles
@@ -35,14 +35,20 @@ def load_model(settings: ServiceSettings, *, pixel_rules: int) -> LoadedModel:
     """Load what CLIP_MODEL names. Raises `StartError` with one line that names the cause."""
     directory = open_model(settings.clip_model, revision=settings.clip_model_revision)
     choice = Choice.of(settings)
-    # Hashing leaves the interpreter to others: an engine's library is imported meanwhile.
     with ThreadPoolExecutor(2, "load") as threads:
+        # Hashing and compiling leave the interpreter to the two that need it all the time, import and tokenizer.
         identified = threads.submit(_identify, directory, choice, settings.clip_cache_dir.expanduser(), pixel_rules)
-        tokenizer = threads.submit(ClipTokenizer, directory.tokenizer_path, directory.context_length)
-        engines = load_engines(
-            settings, directory, choice=choice, read=partial(read_weights, directory), identify=identified.result
+        import_engine(choice)
+        engines = threads.submit(
+            load_engines,
+            settings,
+            directory,
+            choice=choice,
+            read=partial(read_weights, directory),
+            identify=identified.result,
         )
-        return LoadedModel(directory, identified.result(), engines, tokenizer.result())
+        tokenizer = ClipTokenizer(directory.tokenizer_path, directory.context_length)
+        return LoadedModel(directory, identified.result(), engines.result(), tokenizer)
 
 
 def _identify(directory: ModelDirectory, choice: Choice, cache: Path, pixel_rules: int) -> str:
