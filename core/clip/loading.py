@@ -3,7 +3,7 @@
 Imports torch only for an engine, or for weights, that need it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -54,24 +54,29 @@ def load_model(settings: ServiceSettings, *, pixel_rules: int) -> LoadedModel:
 def _identify(directory: ModelDirectory, choice: Choice, cache: Path, pixel_rules: int) -> str:
     """Return the fingerprint. Raises `StartError` for unreadable weights, and when it is not as baked."""
 
-    def named(hashes: bytes) -> str:
-        name = fingerprint_of_hashes(hashes, directory.tokenizer_path, pixel_rules=pixel_rules, dim=directory.dim)
-        _require_as_baked(directory, name)
-        return name
+    def name(hashes: bytes) -> str:
+        return fingerprint_of_hashes(hashes, directory.tokenizer_path, pixel_rules=pixel_rules, dim=directory.dim)
 
+    if choice.engine == "openvino":
+        return _as_baked(directory, _recall_or_hash(directory, cache, name))
+    return _as_baked(directory, name(hash_weights(read_weights(directory))))
+
+
+def _recall_or_hash(directory: ModelDirectory, cache: Path, name: Callable[[bytes], str]) -> str:
+    """A record counts only where nobody reads the weights: the vectors then come from graphs of that very name."""
     record = HashRecord.of(directory.weights_path, cache)
-    recalled = record.recall() if choice.engine == "openvino" else None
-    # Only where nobody reads the weights: vectors then come from graphs that bear the very fingerprint.
-    if recalled is not None and GraphFiles.of(directory.path, cache, named(recalled)).exported:
-        return named(recalled)
+    recalled = record.recall()
+    if recalled is not None and GraphFiles.of(directory.path, cache, name(recalled)).exported:
+        return name(recalled)
     hashes = hash_weights(read_weights(directory))
     record.remember(hashes)
-    return named(hashes)
+    return name(hashes)
 
 
-def _require_as_baked(directory: ModelDirectory, model_fingerprint: str) -> None:
+def _as_baked(directory: ModelDirectory, model_fingerprint: str) -> str:
     if directory.baked_fingerprint not in (None, model_fingerprint):
         raise StartError(
             f"CLIP_MODEL: the fingerprint of {directory.path} is {model_fingerprint} and its manifest says"
             f" {directory.baked_fingerprint}: the files or the pixel rules have changed, bake it again"
         )
+    return model_fingerprint
