@@ -10,10 +10,8 @@ from bench.compare import DECODE, ENGINE, IMAGES, TEXTS
 from bench.figures import Row
 from bench.timing import calls_per_s
 from core.clip.artifact import ModelDirectory, open_model
-from core.clip.choice import load_engines
 from core.clip.engine import Engine
-from core.clip.fingerprint import fingerprint
-from core.clip.weights import read_weights
+from core.clip.loading import load_model
 from core.images.pixels import PIXEL_RULES_VERSION, PixelDecoder
 from core.process import cpu
 from core.settings import ServiceSettings
@@ -26,10 +24,8 @@ _DECODES_PER_CALL = 16
 
 def load(settings: ServiceSettings) -> tuple[ModelDirectory, list[Engine]]:
     """The model and its engines."""
-    directory = open_model(settings.clip_model)
-    weights = read_weights(directory)
-    of_model = fingerprint(weights, directory.tokenizer_path, pixel_rules=PIXEL_RULES_VERSION, dim=directory.dim)
-    return directory, load_engines(settings, directory, weights, of_model)
+    model = load_model(settings, pixel_rules=PIXEL_RULES_VERSION)
+    return model.directory, list(model.engines)
 
 
 def measure_engine(settings: ServiceSettings, seconds: float) -> list[Row]:

@@ -1,12 +1,19 @@
-"""From process start to the first vector, and which part of it takes how long."""
+"""From process start to the first vector, beside what merely importing the libraries takes, and its parts.
 
+`python -m bench.startup` prints it, second starts and imports in turn; `--pairs` says how many of them.
+"""
+
+import argparse
 import re
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import requests
@@ -14,10 +21,21 @@ import requests
 from bench.compare import START
 from bench.figures import Row
 from bench.goals import SECOND_START
+from bench.machine import machine
 from bench.pod import FULL_SIZE, wait_until_ready
+from bench.table import table
 from bench.work import Texts
 from bench.workload import full_size_model
 from tests.support.process import MODEL_CACHE, SECRET, PodProcess, pod_process
+
+# What a start on OpenVINO cannot do without. No start can be faster than importing it.
+_LIBRARIES = (
+    "openvino", "numpy", "pydantic", "tokenizers", "safetensors", "flask", "gunicorn", "gevent", "PIL", "simplejpeg",
+    "orjson", "prometheus_client",
+)  # fmt: skip
+IMPORTS = "a process that imports the libraries"
+TIMES_IMPORTS = "second start, in times of that"
+_PAIRS = 3
 
 # What of an import is worth a line.
 _LEAST_IMPORT_S = 0.05
@@ -29,18 +47,21 @@ _PACKAGES = (
 )  # fmt: skip
 
 
-def measure(*, first: bool) -> Iterator[Row]:
-    """Rows of a first start with an empty cache, if wanted, and of a second one, with its parts."""
+def measure(*, first: bool, pairs: int = _PAIRS) -> Iterator[Row]:
+    """Rows of a first start with an empty cache, if wanted, and of the median second one, with its parts."""
     with _cache(empty=first) as cache:
         first_s, _ = _start(cache)
         if first:
             yield Row(START, "first start, empty cache: to first vector", first_s, "s")
-        second_s, pod_log = _start(cache)
+        imports, starts = zip(*((_import_s(), _start(cache)) for _ in range(pairs)), strict=True)
+        second_s, pod_log = sorted(starts, key=lambda start: start[0])[pairs // 2]
         yield Row(START, SECOND_START, second_s, "s")
+        yield Row(START, IMPORTS, median(imports), "s")
+        yield Row(START, TIMES_IMPORTS, second_s / median(imports), "times")
         yield from (Row(START, f"  of it: {part}", value_s, "s") for part, value_s in parts(pod_log))
         _, traced_log = _start(cache, {"PYTHONPROFILEIMPORTTIME": "1"})
-        imports = imports_s(traced_log.raw)
-        yield from (Row(START, f"  import {name} (traced)", value_s, "s") for name, value_s in imports.items())
+        traced = imports_s(traced_log.raw)
+        yield from (Row(START, f"  import {name} (traced)", value_s, "s") for name, value_s in traced.items())
 
 
 class _Log:
@@ -61,6 +82,13 @@ def _cache(*, empty: bool) -> Iterator[Path]:
     MODEL_CACHE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=MODEL_CACHE.parent, prefix="bench-") as folder:
         yield Path(folder)
+
+
+def _import_s() -> float:
+    """Seconds until a process that only imports has ended."""
+    started_s = time.monotonic()
+    subprocess.run([sys.executable, "-c", f"import {', '.join(_LIBRARIES)}"], check=True)  # noqa: S603 - constants
+    return time.monotonic() - started_s
 
 
 def _start(cache: Path, more: Mapping[str, str] | None = None) -> tuple[float, _Log]:
@@ -105,3 +133,16 @@ def _time_s(line: Mapping[str, Any]) -> float:
 
 def _is_duration(name: str, value: object) -> bool:
     return name.endswith("_s") and isinstance(value, int | float)
+
+
+def main() -> None:
+    """Print the table. What else the machine does shows in the times and, less, in their ratio."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--pairs", type=int, default=9, help="starts and imports to take the medians of")
+    options = parser.parse_args()
+    print(table(list(measure(first=False, pairs=options.pairs))))
+    print(f"\n{machine(Path('/proc/cpuinfo').read_text())}")
+
+
+if __name__ == "__main__":
+    main()

@@ -3,7 +3,7 @@
 import logging
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from importlib.metadata import version
 
@@ -16,12 +16,9 @@ from core.batching.items import Group, Item, Modality, outcomes
 from core.batching.scheduler import Limits, Scheduler
 from core.batching.tally import Tally
 from core.byte_budget import ByteBudget
-from core.clip.artifact import ModelDirectory, open_model
-from core.clip.choice import load_engines
+from core.clip.artifact import ModelDirectory
 from core.clip.engine import Engine
-from core.clip.fingerprint import fingerprint
-from core.clip.tokenizer import ClipTokenizer
-from core.clip.weights import read_weights
+from core.clip.loading import LoadedModel, load_model
 from core.deadline import Deadline
 from core.embedder import Arrivals, Embedder, ImageMemory, Tokens
 from core.errors import ServiceError, StartError
@@ -45,18 +42,14 @@ _DECODES_PER_PROCESS = 2
 def load_runtime(settings: ServiceSettings, authenticator: Authenticator | None) -> "Runtime":
     """Load, warm and return everything. Raises `StartError` with one line that names the cause."""
     started_s = time.monotonic()
-    directory = open_model(settings.clip_model, revision=settings.clip_model_revision)
-    weights = read_weights(directory)
-    model_fingerprint = fingerprint(
-        weights, directory.tokenizer_path, pixel_rules=PIXEL_RULES_VERSION, dim=directory.dim
-    )
-    _require_as_baked(directory, model_fingerprint)
-    engines = load_engines(settings, directory, weights, model_fingerprint)
-    identity = _identity(directory, engines[0], model_fingerprint)
-    runtime = Runtime(settings, authenticator, directory, engines, identity)
+    runtime = Runtime(settings, authenticator, load_model(settings, pixel_rules=PIXEL_RULES_VERSION))
     logger.info(
         "model ready",
-        extra={**identity.for_response(), "dtype": identity.dtype, "load_s": round(time.monotonic() - started_s, 2)},
+        extra={
+            **runtime.identity.for_response(),
+            "dtype": runtime.identity.dtype,
+            "load_s": round(time.monotonic() - started_s, 2),
+        },
     )
     return runtime
 
@@ -64,20 +57,14 @@ def load_runtime(settings: ServiceSettings, authenticator: Authenticator | None)
 class Runtime:
     """A warm model and all that serves it. `close` ends it in the reverse order of its making."""
 
-    def __init__(
-        self,
-        settings: ServiceSettings,
-        authenticator: Authenticator | None,
-        directory: ModelDirectory,
-        engines: Sequence[Engine],
-        identity: ModelIdentity,
-    ) -> None:
-        self.identity = identity
+    def __init__(self, settings: ServiceSettings, authenticator: Authenticator | None, model: LoadedModel) -> None:
+        directory, engines = model.directory, model.engines
+        self.identity = _identity(directory, engines[0], model.fingerprint)
         self.torch_version = version("torch")
         self.cuda_version = _cuda_version()
         with ExitStack() as made:
             self._size_px = directory.size_px
-            self._tokenizer = ClipTokenizer(directory.tokenizer_path, directory.context_length)
+            self._tokenizer = model.tokenizer
             shared = engines[0].device == "cpu"
             processes = cpu.available_cores() if settings.image_processes == "auto" else settings.image_processes
             self._scheduler = Scheduler(
@@ -152,6 +139,8 @@ class Runtime:
             {Modality.IMAGE: PixelStack(directory.size_px), Modality.TEXT: self._tokenizer.pad},
             dim=directory.dim,
             max_batch=settings.max_device_batch,
+            prepare_thread=engine.prepare_thread,
+            out_of_memory=engine.out_of_memory,
         )
 
     def _tokenize(self, text: str) -> Tokens:
@@ -194,14 +183,6 @@ def _limits(settings: ServiceSettings, directory: ModelDirectory) -> Limits:
         max_tokens=settings.max_device_batch * directory.context_length,
         max_turn_s=settings.max_image_pass_ms / 1000,
     )
-
-
-def _require_as_baked(directory: ModelDirectory, model_fingerprint: str) -> None:
-    if directory.baked_fingerprint not in (None, model_fingerprint):
-        raise StartError(
-            f"CLIP_MODEL: the fingerprint of {directory.path} is {model_fingerprint} and its manifest says"
-            f" {directory.baked_fingerprint}: the files or the pixel rules have changed, bake it again"
-        )
 
 
 def _identity(directory: ModelDirectory, engine: Engine, model_fingerprint: str) -> ModelIdentity:

@@ -21,15 +21,17 @@ from PIL import Image
 from safetensors.torch import save_file
 from transformers import CLIPProcessor
 
+from core.clip import pickled
 from core.clip.artifact import ModelDirectory, open_model
 from core.clip.engine import Engine
 from core.clip.fingerprint import fingerprint
+from core.clip.graph_files import GraphFiles
 from core.clip.manifest import MANIFEST, Manifest, describe, read_manifest, verify_files
 from core.clip.reference import load_reference
 from core.clip.tokenizer import ClipTokenizer
 from core.clip.torch_engine import TorchEngine
 from core.clip.towers import Towers
-from core.clip.weights import read_weights
+from core.clip.weights import is_weight, read_weights
 from core.errors import StartError
 from core.images.pixels import PIXEL_RULES_VERSION, PixelDecoder
 from core.process import cpu
@@ -108,17 +110,19 @@ def _write_weights(original: ModelDirectory, path: Path) -> None:
         shutil.copyfile(original.weights_path, path)
         return
     # Copies: a checkpoint's tensors may share memory, which safetensors refuses.
-    tensors = {name: tensor.clone().contiguous() for name, tensor in read_weights(original).items()}
-    save_file(tensors, path, metadata={"format": "pt"})
+    tensors = pickled.read(original.weights_path)
+    kept = {name: tensor.clone().contiguous() for name, tensor in tensors.items() if is_weight(name)}
+    save_file(kept, path, metadata={"format": "pt"})
 
 
 def _export(directory: ModelDirectory) -> list[str]:
     """Add the graphs of OpenVINO, compared as well; return their names in the directory."""
-    from core.clip.openvino_engine import ModelFiles, OpenVinoEngine
+    from core.clip.openvino_engine import OpenVinoEngine
+    from core.clip.openvino_export import export
 
     with tempfile.TemporaryDirectory() as compiled:
-        files = ModelFiles.baked(directory.path, Path(compiled))
-        files.export(Towers.of(directory, read_weights(directory)), directory.size_px)
+        files = GraphFiles.baked(directory.path, Path(compiled))
+        export(Towers.of(directory, read_weights(directory)), files.graphs, size_px=directory.size_px)
         compare_with_transformers(directory, OpenVinoEngine(files, dtype="float32", threads=cpu.available_cores()))
     return sorted(str(path.relative_to(directory.path)) for path in files.graphs.iterdir())
 

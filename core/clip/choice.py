@@ -1,13 +1,15 @@
 """Which engine, on which devices, in which numeric type: settings and the machine decide."""
 
+import importlib
 import importlib.util
 import logging
-from collections.abc import Sequence
-
-import torch
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from core.clip.artifact import ModelDirectory
+from core.clip.cuda import usable_devices
 from core.clip.engine import Engine
+from core.clip.graph_files import GraphFiles
 from core.clip.weights import Weights
 from core.errors import StartError
 from core.process import cpu
@@ -19,17 +21,41 @@ logger = logging.getLogger(__name__)
 _STREAMS_PER_GPU = 2
 
 
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The name of an engine, and the devices it runs on."""
+
+    engine: str
+    devices: Sequence[str]
+
+    @classmethod
+    def of(cls, settings: ServiceSettings) -> "Choice":
+        """Raises `StartError` for settings that this machine cannot meet."""
+        devices = choose_devices(settings.clip_device)
+        return cls(choose_engine(settings.clip_engine, devices), devices)
+
+
+def import_engine(choice: Choice) -> None:
+    """Import the engine's library, the longest import of a start, ahead of `load_engines`."""
+    importlib.import_module(f"core.clip.{choice.engine}_engine")
+
+
 def load_engines(
-    settings: ServiceSettings, directory: ModelDirectory, weights: Weights, model_fingerprint: str
+    settings: ServiceSettings,
+    directory: ModelDirectory,
+    *,
+    choice: Choice,
+    read: Callable[[], Weights],
+    identify: Callable[[], str],
 ) -> list[Engine]:
     """Return one engine for a CPU, and several per GPU, which share its weights.
 
-    Raises `StartError` for a choice that this machine cannot meet, and for weights that are no whole CLIP.
+    `read` gives the weights and `identify` the fingerprint; neither is asked unless it is needed.
+    Raises `StartError` for weights that are no whole CLIP, and whatever those two raise.
     """
-    devices = choose_devices(settings.clip_device)
-    if choose_engine(settings.clip_engine, devices) == "openvino":
-        return [_openvino(settings, directory, weights, model_fingerprint)]
-    return _torch(settings, directory, weights, devices)
+    if choice.engine == "openvino":
+        return [_openvino(settings, directory, read, identify)]
+    return _torch(settings, directory, read(), choice.devices)
 
 
 def choose_engine(setting: str, devices: list[str]) -> str:
@@ -43,10 +69,12 @@ def choose_engine(setting: str, devices: list[str]) -> str:
     return setting
 
 
-def choose_devices(setting: str) -> list[str]:
+def choose_devices(setting: str, count_cuda: Callable[[], int] = usable_devices) -> list[str]:
     """Turn CLIP_DEVICE into device names: `auto` is every CUDA device, else the CPU. Raises `StartError`."""
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if setting == "cpu" or (setting == "auto" and count == 0):
+    if setting == "cpu":
+        return ["cpu"]
+    count = count_cuda()
+    if setting == "auto" and count == 0:
         return ["cpu"]
     every = [f"cuda:{index}" for index in range(count)]
     if setting in ("auto", "cuda") and every:
@@ -93,15 +121,18 @@ def _torch(
     return engines
 
 
-def _openvino(settings: ServiceSettings, directory: ModelDirectory, weights: Weights, model_fingerprint: str) -> Engine:
-    from core.clip.openvino_engine import ModelFiles, OpenVinoEngine
+def _openvino(
+    settings: ServiceSettings, directory: ModelDirectory, read: Callable[[], Weights], identify: Callable[[], str]
+) -> Engine:
+    from core.clip.openvino_engine import OpenVinoEngine
 
-    files = ModelFiles.of(directory.path, settings.clip_cache_dir.expanduser(), model_fingerprint)
+    files = GraphFiles.of(directory.path, settings.clip_cache_dir.expanduser(), identify())
     try:
         if not files.exported:
+            from core.clip.openvino_export import export
             from core.clip.towers import Towers
 
-            files.export(Towers.of(directory, weights), directory.size_px)
+            export(Towers.of(directory, read()), files.graphs, size_px=directory.size_px)
         files.compiled.mkdir(parents=True, exist_ok=True)
         return OpenVinoEngine(files, dtype=choose_dtype(settings.clip_dtype, "cpu"), threads=cpu.available_cores())
     except OSError as error:

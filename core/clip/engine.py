@@ -29,6 +29,13 @@ class Engine(Protocol):
     def dtype(self) -> str:
         """The numeric type of the forward pass, such as `float16`."""
 
+    @property
+    def out_of_memory(self) -> tuple[type[Exception], ...]:
+        """What it raises when a batch is too large for it; a smaller one may do."""
+
+    def prepare_thread(self) -> None:
+        """Called once by the thread that will own the engine, before anything else."""
+
     def encode_images(self, pixels: Pixels) -> Vectors:
         """Turn uint8 (n, 3, size, size) RGB into float32 (n, dim), not normalised."""
 

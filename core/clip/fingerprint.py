@@ -5,31 +5,41 @@ comparable exactly when their fingerprints are equal.
 """
 
 import hashlib
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import torch
-
+from core.clip.weights import Tensor, Weights
 from core.process import cpu
 
 _HEX_DIGITS = 16
 
 
-def fingerprint(weights: Mapping[str, torch.Tensor], tokenizer: Path, *, pixel_rules: int, dim: int) -> str:
+def fingerprint(weights: Weights, tokenizer: Path, *, pixel_rules: int, dim: int) -> str:
     """Return 16 hex digits. `weights` are hashed by name, shape and float32 value, so that the same numbers in
     another file format or order give the same fingerprint."""
+    return fingerprint_of_hashes(hash_weights(weights), tokenizer, pixel_rules=pixel_rules, dim=dim)
+
+
+def fingerprint_of_hashes(hashes: bytes, tokenizer: Path, *, pixel_rules: int, dim: int) -> str:
+    """The same, from what `hash_weights` has returned."""
     digest = hashlib.sha256(f"pixels {pixel_rules}, dim {dim}".encode())
     digest.update(hashlib.sha256(tokenizer.read_bytes()).digest())
-    names = sorted(weights)
-    # Tensor by tensor on several cores: hashing 600 MB on one is a sixth of a start.
-    with ThreadPoolExecutor(cpu.available_cores()) as threads:
-        for name, of_values in zip(names, threads.map(lambda name: _hash_values(weights[name]), names), strict=True):
-            digest.update(f"{name} {tuple(weights[name].shape)}".encode())
-            digest.update(of_values)
+    digest.update(hashes)
     return digest.hexdigest()[:_HEX_DIGITS]
 
 
-def _hash_values(tensor: torch.Tensor) -> bytes:
-    values = tensor.detach().to("cpu", torch.float32).contiguous()
-    return hashlib.sha256(values.numpy().data).digest()
+def hash_weights(weights: Weights) -> bytes:
+    """Return name, shape and SHA-256 of every tensor's values, in the order of the names.
+
+    Tensor by tensor on several cores: 600 MB take 0.4 s on one.
+    """
+    names = sorted(weights)
+    with ThreadPoolExecutor(cpu.available_cores()) as threads:
+        of_values = threads.map(_hash_values, [weights[name] for name in names])
+        return b"".join(
+            f"{name} {weights[name].shape}".encode() + values for name, values in zip(names, of_values, strict=True)
+        )
+
+
+def _hash_values(tensor: Tensor) -> bytes:
+    return hashlib.sha256(tensor.float32().data).digest()

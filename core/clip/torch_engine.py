@@ -11,6 +11,7 @@ import torch
 from core.clip.cuda_graphs import GraphedTower, batch_sizes_up_to, next_size
 from core.clip.engine import EngineBroken, Pixels, TokenIds, Vectors
 from core.clip.towers import Towers
+from core.process import cpu
 
 # Texts of up to this many tokens (with padding) get graphs; longer ones are rare and run eagerly.
 _GRAPHED_TOKENS = (8, 16, 24, 32)
@@ -22,12 +23,17 @@ class TorchEngine:
     """Runs `towers`, which are on `device` in `dtype` already. Several engines may share them."""
 
     name = "torch"
+    out_of_memory: tuple[type[Exception], ...] = (MemoryError, torch.OutOfMemoryError)
 
     def __init__(self, towers: Towers, *, device: str, dtype: str) -> None:
         self.device = device
         self.dtype = dtype
         self._images: Tower = _eager(towers.images)
         self._texts: Tower = _eager(towers.texts)
+
+    def prepare_thread(self) -> None:
+        """All cores: where threads that resize use torch too, each has told it to keep to one."""
+        torch.set_num_threads(cpu.available_cores())
 
     def encode_images(self, pixels: Pixels) -> Vectors:
         """See `Engine.encode_images`. Raises `EngineBroken` when the device is lost."""

@@ -47,10 +47,10 @@ class Tensors:
         tensor = self.by_name.get(self.prefix + name)
         if tensor is None:
             raise StartError(f"CLIP_MODEL: the weights in {self.source} are incomplete: no {self.prefix}{name}")
-        if tuple(tensor.shape) != shape:
-            found = f"{self.prefix}{name} of shape {tuple(tensor.shape)}"
+        if tensor.shape != shape:
+            found = f"{self.prefix}{name} of shape {tensor.shape}"
             raise StartError(f"CLIP_MODEL: {self.source} has {found}, and its config.json says {shape}")
-        return tensor.float()
+        return torch.from_numpy(tensor.float32())
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,15 @@
-"""The numbers of a model directory, as they are on disk."""
+"""The numbers of a model directory, as they are on disk. Only a pickle needs torch."""
 
-import pickle
-from collections.abc import Mapping
+import mmap
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
 
 from core.clip.artifact import ModelDirectory
 from core.errors import StartError
@@ -13,18 +17,85 @@ from core.errors import StartError
 # Old checkpoints store these constants beside the weights; they decide nothing.
 _NOT_WEIGHTS = ".position_ids"
 
+# A bfloat16 is the upper half of a float32; numpy has no such type.
+_BFLOAT16 = "BF16"
+_TYPES: Mapping[str, npt.DTypeLike] = {
+    _BFLOAT16: "<u2", "F16": "<f2", "F32": "<f4", "F64": "<f8",
+    "I8": "<i1", "I16": "<i2", "I32": "<i4", "I64": "<i8", "U8": "<u1", "BOOL": "?",
+}  # fmt: skip
 
-Weights = Mapping[str, torch.Tensor]
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One tensor in the type it is stored in; a bfloat16 as its two bytes. Often a view of the file: nobody writes."""
+
+    stored: npt.NDArray[Any]
+    is_bfloat16: bool = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.stored.shape
+
+    def float32(self) -> npt.NDArray[np.float32]:
+        """Return the values in C order; a copy only where the file has another type."""
+        if self.is_bfloat16:
+            return (self.stored.astype(np.uint32) << 16).view(np.float32)
+        return np.require(self.stored, np.float32, ["C_CONTIGUOUS", "ALIGNED"])
+
+
+Weights = Mapping[str, Tensor]
 
 
 def read_weights(directory: ModelDirectory) -> Weights:
     """Return the tensors by their names. Raises `StartError` for an unreadable file."""
     path = directory.weights_path
+    tensors = _map_safetensors(path) if path.suffix == ".safetensors" else _unpickle(path)
+    return {name: tensor for name, tensor in tensors.items() if is_weight(name)}
+
+
+def is_weight(name: str) -> bool:
+    """Whether a tensor of a checkpoint has a say in the vectors."""
+    return not name.endswith(_NOT_WEIGHTS)
+
+
+def _map_safetensors(path: Path) -> Mapping[str, Tensor]:
+    """Nothing is read yet: pages of the file come when a tensor is looked at, and belong to the kernel's cache."""
     try:
-        if path.suffix == ".safetensors":
-            tensors = load_file(path)
-        else:
-            tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (OSError, ValueError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
-        raise StartError(f"CLIP_MODEL: the weights in {path} cannot be read: {error}") from error
-    return {name: tensor for name, tensor in tensors.items() if not name.endswith(_NOT_WEIGHTS)}
+        # Copy on write, for torch, which wants to own what it is given; the file itself can never change.
+        with path.open("rb") as file:
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        with safe_open(path, framework="numpy") as header:
+            slices = {name: header.get_slice(name) for name in header.offset_keys()}
+            described = {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
+        return dict(_views(data, described))
+    except (OSError, ValueError, SafetensorError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _views(data: mmap.mmap, described: Mapping[str, tuple[str, tuple[int, ...]]]) -> Iterator[tuple[str, Tensor]]:
+    """The tensors lie behind each other, in the order of `described`, up to the end of the file.
+
+    `safe_open` has refused any other layout. Raises `ValueError` for a type that numpy has not, such as 8-bit floats.
+    """
+    unknown = {kind for kind, _ in described.values()} - _TYPES.keys()
+    if unknown:
+        raise ValueError(f"tensors of type {sorted(unknown)[0]}")
+    sizes = {name: prod(shape) * np.dtype(_TYPES[kind]).itemsize for name, (kind, shape) in described.items()}
+    start = len(data) - sum(sizes.values())
+    for name, (kind, shape) in described.items():
+        stored = np.frombuffer(data, _TYPES[kind], count=prod(shape), offset=start).reshape(shape)
+        yield name, Tensor(stored, is_bfloat16=kind == _BFLOAT16)
+        start += sizes[name]
+
+
+def _unpickle(path: Path) -> Mapping[str, Tensor]:
+    from core.clip import pickled  # imports torch
+
+    try:
+        return {name: pickled.as_stored(tensor) for name, tensor in pickled.read(path).items()}
+    except pickled.UNREADABLE as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> StartError:
+    return StartError(f"CLIP_MODEL: the weights in {path} cannot be read: {error}")

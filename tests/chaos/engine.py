@@ -39,11 +39,15 @@ class ScriptedEngine:
     """
 
     name, device, dtype = "scripted", "cpu", "float32"
+    out_of_memory: tuple[type[Exception], ...] = (MemoryError,)
 
     def __init__(self, *, item_s: float, max_items: int, release: Path | None = None) -> None:
         self._item_s = item_s
         self._max_items = max_items
         self._release = release
+
+    def prepare_thread(self) -> None:
+        pass
 
     def encode_images(self, pixels: Pixels) -> Vectors:
         return self._encode(pixels)

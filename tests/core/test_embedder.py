@@ -28,9 +28,13 @@ class DirectionEngine:
     """Image payloads are numbers: n becomes the vector (n, 0, 0, n). Texts become their length."""
 
     name, device, dtype = "scripted", "cpu", "float32"
+    out_of_memory: tuple[type[Exception], ...] = (MemoryError,)
 
     def __init__(self) -> None:
         self.batch_sizes: list[int] = []
+
+    def prepare_thread(self) -> None:
+        pass
 
     def encode_images(self, pixels: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         self.batch_sizes.append(len(pixels))

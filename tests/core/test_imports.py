@@ -32,6 +32,13 @@ def test_serving_does_without_transformers() -> None:
     assert [] == loaded_after(f"import core.runtime, {engines}", ["transformers"])
 
 
+def test_no_torch_for_openvino() -> None:
+    """It takes as long to import as all the rest of such a start."""
+    modules = "core.clip.loading, core.clip.openvino_engine, core.clip.cuda"
+
+    assert [] == loaded_after(f"import {modules}", ["torch", "transformers", "huggingface_hub", "idna"])
+
+
 @pytest.mark.parametrize(
     "module", ["core.build", "core.settings", "pod.gunicorn_conf", "pod.wsgi", "serverless.handler"]
 )

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from core.clip.artifact import open_model
+from core.clip.artifact import find_snapshot, open_model
 from core.clip.fingerprint import fingerprint
 from core.clip.towers import Towers
 from core.clip.weights import read_weights
@@ -72,17 +72,53 @@ def test_missing_tensor_is_named(pickled: Path) -> None:
 
 
 def test_hub_model_is_found_in_the_cache_at_its_pinned_revision(tmp_path: Path) -> None:
-    """Offline, the hub's id opens what was fetched before, and is reported under the contract's names."""
+    """Offline, the hub's id opens what was fetched before, without the hub's library, under the contract's names."""
     snapshot = tmp_path / "hub" / "models--openai--clip-vit-base-patch32" / "snapshots" / REVISION
     shutil.copytree(TINY_MODEL, snapshot)
     program = (
-        f"from core.clip.artifact import open_model; model = open_model({DEFAULT_MODEL!r}, offline=True);"
-        "print(model.path, model.model_name, model.pretrained)"
+        f"import sys; from core.clip.artifact import open_model; model = open_model({DEFAULT_MODEL!r}, offline=True);"
+        "print(model.path, model.model_name, model.pretrained, 'huggingface_hub' in sys.modules)"
     )
     environment = {**os.environ, "HF_HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
 
-    assert f"{snapshot} ViT-B-32 openai\n" == done.stdout
+    assert f"{snapshot} ViT-B-32 openai False\n" == done.stdout
+
+
+@pytest.mark.parametrize(
+    ("environ", "hub"),
+    [
+        pytest.param({"HF_HUB_CACHE": "{0}/hub"}, "hub", id="the cache itself"),
+        pytest.param({"HF_HUB_CACHE": "{0}/hub", "HF_HOME": "{0}/nowhere"}, "hub", id="the cache before its home"),
+        pytest.param({"HF_HOME": "{0}"}, "hub", id="its home"),
+        pytest.param({"XDG_CACHE_HOME": "{0}"}, "huggingface/hub", id="the user's caches"),
+    ],
+)
+def test_snapshot_is_looked_for_where_the_library_keeps_it(tmp_path: Path, environ: dict[str, str], hub: str) -> None:
+    """The variables are those of huggingface_hub, in its order."""
+    snapshot = tmp_path / hub / "models--owner--name" / "snapshots" / REVISION
+    shutil.copytree(TINY_MODEL, snapshot)
+    given = {name: value.format(tmp_path) for name, value in environ.items()}
+
+    assert snapshot == find_snapshot(given, "owner/name", REVISION)
+
+
+@pytest.mark.parametrize("missing", ["config.json", "tokenizer.json", "preprocessor_config.json", "model.safetensors"])
+def test_half_a_snapshot_is_left_to_the_library(tmp_path: Path, missing: str) -> None:
+    """It may have been interrupted, and can go on."""
+    snapshot = tmp_path / "models--owner--name" / "snapshots" / REVISION
+    shutil.copytree(TINY_MODEL, snapshot)
+    (snapshot / missing).unlink()
+
+    assert find_snapshot({"HF_HUB_CACHE": str(tmp_path)}, "owner/name", REVISION) is None
+
+
+@pytest.mark.parametrize("revision", [None, "main", REVISION[:12]], ids=["none", "a branch", "a short commit"])
+def test_only_a_commit_is_found_without_the_library(tmp_path: Path, revision: str | None) -> None:
+    """What a name stands for can change; a folder of that name would not."""
+    shutil.copytree(TINY_MODEL, tmp_path / "models--owner--name" / "snapshots" / str(revision))
+
+    assert find_snapshot({"HF_HUB_CACHE": str(tmp_path)}, "owner/name", revision) is None
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from core.clip.artifact import open_model
 from core.clip.bake import bake, compare_with_transformers
-from core.clip.choice import load_engines
+from core.clip.choice import Choice, load_engines
 from core.clip.manifest import MANIFEST, Manifest, sha256_of
 from core.errors import StartError
 from core.settings import load_settings
@@ -79,7 +79,10 @@ def test_openvino_graphs_are_baked_compared_and_used(tmp_path: Path) -> None:
         "CLIP_CACHE_DIR": str(cache),
     }
     directory = open_model(str(target))
-    [engine] = load_engines(load_settings(environ), directory, {}, manifest.fingerprint)
+    settings = load_settings(environ)
+    [engine] = load_engines(
+        settings, directory, choice=Choice.of(settings), read=dict, identify=lambda: manifest.fingerprint
+    )
 
     assert ["images.bin", "images.xml", "texts.bin", "texts.xml"] == [Path(name).name for name in graphs]
     assert (1, 512) == engine.encode_texts(np.full((1, 8), 632)).shape

@@ -16,7 +16,7 @@ from PIL import Image
 from transformers import CLIPModel, CLIPProcessor
 
 from core.clip.artifact import ModelDirectory
-from core.clip.choice import load_engines
+from core.clip.choice import Choice, load_engines
 from core.clip.engine import Engine
 from core.clip.reference import load_reference
 from core.clip.tokenizer import ClipTokenizer
@@ -94,7 +94,14 @@ def engine(
         "CLIP_DTYPE": request.param,
         "CLIP_CACHE_DIR": str(tmp_path_factory.getbasetemp() / "models"),
     }
-    [engine] = load_engines(load_settings(environ), directory, read_weights(directory), directory.path.name)
+    settings = load_settings(environ)
+    [engine] = load_engines(
+        settings,
+        directory,
+        choice=Choice.of(settings),
+        read=lambda: read_weights(directory),
+        identify=lambda: directory.path.name,
+    )
     return engine
 
 

@@ -1,0 +1,82 @@
+"""From settings to a model that can embed: found, identified, on its device. The one way there for every entry point.
+
+Imports torch only for an engine, or for weights, that need it.
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from core.clip.artifact import ModelDirectory, open_model
+from core.clip.choice import Choice, import_engine, load_engines
+from core.clip.engine import Engine
+from core.clip.fingerprint import fingerprint_of_hashes, hash_weights
+from core.clip.graph_files import GraphFiles
+from core.clip.hash_record import HashRecord
+from core.clip.tokenizer import ClipTokenizer
+from core.clip.weights import read_weights
+from core.errors import StartError
+from core.settings import ServiceSettings
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """The engines are cold: the first pass of each takes longer than later ones."""
+
+    directory: ModelDirectory
+    fingerprint: str
+    engines: Sequence[Engine]
+    tokenizer: ClipTokenizer
+
+
+def load_model(settings: ServiceSettings, *, pixel_rules: int) -> LoadedModel:
+    """Load what CLIP_MODEL names. Raises `StartError` with one line that names the cause."""
+    directory = open_model(settings.clip_model, revision=settings.clip_model_revision)
+    choice = Choice.of(settings)
+    with ThreadPoolExecutor(2, "load") as threads:
+        # Hashing and compiling leave the interpreter to the two that need it all the time, import and tokenizer.
+        identified = threads.submit(_identify, directory, choice, settings.clip_cache_dir.expanduser(), pixel_rules)
+        import_engine(choice)
+        engines = threads.submit(
+            load_engines,
+            settings,
+            directory,
+            choice=choice,
+            read=partial(read_weights, directory),
+            identify=identified.result,
+        )
+        tokenizer = ClipTokenizer(directory.tokenizer_path, directory.context_length)
+        return LoadedModel(directory, identified.result(), engines.result(), tokenizer)
+
+
+def _identify(directory: ModelDirectory, choice: Choice, cache: Path, pixel_rules: int) -> str:
+    """Return the fingerprint. Raises `StartError` for unreadable weights, and when it is not as baked."""
+
+    def name(hashes: bytes) -> str:
+        return fingerprint_of_hashes(hashes, directory.tokenizer_path, pixel_rules=pixel_rules, dim=directory.dim)
+
+    if choice.engine == "openvino":
+        return _as_baked(directory, _recall_or_hash(directory, cache, name))
+    return _as_baked(directory, name(hash_weights(read_weights(directory))))
+
+
+def _recall_or_hash(directory: ModelDirectory, cache: Path, name: Callable[[bytes], str]) -> str:
+    """A record counts only where nobody reads the weights: the vectors then come from graphs of that very name."""
+    record = HashRecord.of(directory.weights_path, cache)
+    recalled = record.recall()
+    if recalled is not None and GraphFiles.of(directory.path, cache, name(recalled)).exported:
+        return name(recalled)
+    hashes = hash_weights(read_weights(directory))
+    record.remember(hashes)
+    return name(hashes)
+
+
+def _as_baked(directory: ModelDirectory, model_fingerprint: str) -> str:
+    if directory.baked_fingerprint not in (None, model_fingerprint):
+        raise StartError(
+            f"CLIP_MODEL: the fingerprint of {directory.path} is {model_fingerprint} and its manifest says"
+            f" {directory.baked_fingerprint}: the files or the pixel rules have changed, bake it again"
+        )
+    return model_fingerprint

@@ -1,0 +1,41 @@
+"""Both towers as OpenVINO's graphs, made from torch once per model. Imported only where they are not there yet."""
+
+import logging
+import os
+import tempfile
+import warnings
+from pathlib import Path
+
+import openvino  # type: ignore[import-untyped]
+import torch
+
+from core.clip.graph_files import IMAGES, TEXTS
+from core.clip.towers import Towers
+
+logger = logging.getLogger(__name__)
+
+
+def export(towers: Towers, graphs: Path, *, size_px: int) -> None:
+    """Write both into the folder `graphs`. Another process that does the same at the same time does no harm."""
+    logger.info("exporting the model for OpenVINO, once", extra={"folder": str(graphs)})
+    graphs.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=graphs.parent) as scratch:
+        pixels = torch.zeros((2, 3, size_px, size_px), dtype=torch.uint8)
+        _export(towers.images, pixels, [-1, 3, size_px, size_px], Path(scratch) / IMAGES)
+        _export(towers.texts, torch.zeros((2, 16), dtype=torch.long), [-1, -1], Path(scratch) / TEXTS)
+        _publish(Path(scratch), graphs)
+
+
+def _export(tower: torch.nn.Module, example: torch.Tensor, shape: list[int], path: Path) -> None:
+    with warnings.catch_warnings():
+        # Of tracing, which the converter does and torch advises against: the result is checked by the parity tests.
+        warnings.simplefilter("ignore")
+        model = openvino.convert_model(tower, example_input=example, input=[shape])
+    openvino.save_model(model, path, compress_to_fp16=False)
+
+
+def _publish(scratch: Path, graphs: Path) -> None:
+    """Move the finished files into place, weights before the graphs that name them."""
+    graphs.mkdir(exist_ok=True)
+    for path in sorted(scratch.iterdir(), key=lambda file: file.suffix == ".xml"):
+        os.replace(path, graphs / path.name)
