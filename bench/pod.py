@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
+from bench.trees import THIS, Tree
 from bench.workload import full_size_model
 from tests.support.process import PodProcess, pod_process
 
@@ -23,10 +24,10 @@ FULL_SIZE = {"CLIP_DTYPE": "auto", "CLIP_ENGINE": "auto"}
 
 
 @contextmanager
-def full_size_pod(settings: Mapping[str, str] | None = None) -> Iterator[PodProcess]:
-    """A ready pod with the full-size model, as production starts it; `settings` over that."""
-    model = {"CLIP_MODEL": str(full_size_model()), **FULL_SIZE}
-    with pod_process({**model, **(settings or {})}, ready=False) as pod:
+def full_size_pod(settings: Mapping[str, str] | None = None, tree: Tree = THIS) -> Iterator[PodProcess]:
+    """A ready pod with the full-size model, as production starts it; `settings` over that, and the code of `tree`."""
+    model = {"CLIP_MODEL": str(full_size_model()), **FULL_SIZE, **tree.settings}
+    with pod_process({**model, **(settings or {})}, ready=False, folder=tree.folder) as pod:
         wait_until_ready(pod)
         yield pod
 
