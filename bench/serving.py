@@ -51,13 +51,17 @@ def texts(clients: int) -> Case:
 
 def measure(cases: Sequence[Case], jpegs: Mapping[str, Sequence[bytes]], seconds: float) -> Iterator[Row]:
     """One row per case, as soon as it is measured, then one of the pod's largest resident size."""
-    files = {f"{_prefix(size)}{number}.jpg": data for size, group in jpegs.items() for number, data in enumerate(group)}
-    with image_server(files) as images, full_size_pod() as pod, Bench.over(pod, images) as bench:
+    with image_server(named_files(jpegs)) as images, full_size_pod() as pod, Bench.over(pod, images) as bench:
         for case in _first_of_each(cases):
             bench.run(case, min(_WARM_UP_S, seconds))
         for case in cases:
             yield bench.run(case, seconds)
         yield Row(MEMORY, "pod: largest resident size", peak_mib(bench.pod_pid), "MiB")
+
+
+def named_files(jpegs: Mapping[str, Sequence[bytes]]) -> dict[str, bytes]:
+    """What an image server takes; `Case.work` finds those of a size by their names."""
+    return {f"{_prefix(size)}{number}.jpg": data for size, group in jpegs.items() for number, data in enumerate(group)}
 
 
 @dataclass(frozen=True, slots=True)
