@@ -19,10 +19,10 @@ from pathlib import Path
 from bench.figures import Check
 from bench.images import ImageServer, image_server
 from bench.instant import decode_ms, instant_pod, thread_names
-from bench.lines import Findings, Line, at_most, find, lines_table, ratio_of, with_ratios
+from bench.lines import Findings, Line, at_most, find, lines_table, ratio_of, unless_failed, with_ratios
 from bench.load import Load, drive
 from bench.machine import about, commit
-from bench.pod import worker_of
+from bench.pod import end_with_pods, worker_of
 from bench.serving import Case, image_batches, named_files, single_images, texts
 from bench.table import checklist
 from bench.trees import OTHER, Tree, add_against, in_turn, trees
@@ -80,6 +80,7 @@ class Measured:
 
 def main() -> None:
     options = _options()
+    end_with_pods()
     compared = trees(options.against)
     rounds, share = (_QUICK_ROUNDS, _QUICK_SHARE) if options.quick else (_ROUNDS, 1.0)
     commits = {tree.label: commit(tree.folder) for tree in compared}
@@ -100,22 +101,14 @@ def main() -> None:
 
 def checks(lines: Sequence[Line]) -> tuple[Check, ...]:
     """The main process's cost per item, and a decode's beside the other tree's."""
-    mains = [
-        _unless_failed(lines, case, at_most(f"{case.what}: main <= {most} ms", _of(lines, case, MAIN), most, " ms"))
-        for case, most in MAIN_GOALS_MS.items()
-    ]
+    mains = [_main_check(lines, case.what, most_ms) for case, most_ms in MAIN_GOALS_MS.items()]
     ratio = ratio_of(find(lines, DECODE, MAIN), find(lines, DECODE, MAIN, OTHER))
     return (*mains, at_most(f"{DECODE}: <= {DECODE_GOAL} of the other tree's", ratio, DECODE_GOAL, ""))
 
 
-def _of(lines: Sequence[Line], case: Case, figure: str) -> float | None:
-    return find(lines, case.what, figure)
-
-
-def _unless_failed(lines: Sequence[Line], case: Case, check: Check) -> Check:
-    """A refusal is cheaper than an answer."""
-    failed = _of(lines, case, FAILED)
-    return Check(check.goal, f"{check.measured}, but {failed:.0f} failed", met=False) if failed else check
+def _main_check(lines: Sequence[Line], what: str, most_ms: float) -> Check:
+    check = at_most(f"{what}: main process <= {most_ms} ms", find(lines, what, MAIN), most_ms, " ms")
+    return unless_failed(check, find(lines, what, FAILED))
 
 
 def _leave_a_core() -> int:

@@ -81,6 +81,11 @@ def at_least(goal: str, value: float | None, least: float, unit: str = "") -> Ch
     return Check(goal, "not measured", None) if value is None else Check(goal, f"{value:.3g}{unit}", value >= least)
 
 
+def unless_failed(check: Check, failed: float | None) -> Check:
+    """Missed when requests failed: a refusal costs less than an answer, and comes sooner."""
+    return Check(check.goal, f"{check.measured}, but {failed:.0f} failed", met=False) if failed else check
+
+
 def _over(ours: Mapping[str, float | None], theirs: Mapping[str, float | None]) -> Mapping[str, float | None]:
     return {name: ratio_of(value, theirs.get(name)) for name, value in ours.items()}
 

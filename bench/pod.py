@@ -1,6 +1,8 @@
 """A full-size pod in a process of its own, and what the kernel says about it."""
 
 import http.client
+import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -74,21 +76,27 @@ def get(asking: http.client.HTTPConnection, path: str) -> int:
     return answer.status
 
 
+def end_with_pods() -> None:
+    """SIGTERM to the benchmark unwinds it as Ctrl-C does: its pods are in sessions of their own, and would stay."""
+    signal.signal(signal.SIGTERM, lambda _signal, _frame: sys.exit(128 + signal.SIGTERM))
+
+
 @dataclass(frozen=True, slots=True)
 class Passes:
-    """Forward passes of a pod, of both modalities: how many, of how many items, and how long those had waited."""
+    """Forward passes of a pod: how many, of how many items, and how long those had waited."""
 
     count: float
     items: float
     queue_s: float
 
     @classmethod
-    def so_far(cls, base_url: str) -> "Passes":
-        """As `/metrics` has it."""
+    def so_far(cls, base_url: str, modality: str | None = None) -> "Passes":
+        """As `/metrics` has it, of one modality (`image`, `text`) or of both together."""
         with closing(connection(base_url)) as asking:
             asking.request("GET", "/metrics")
             text = asking.getresponse().read().decode()
-        samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+        every = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+        samples = [sample for sample in every if modality in (None, sample.labels.get("modality"))]
         names = ("clip_forward_passes_total", "clip_embedded_items_total", "clip_queue_seconds_total")
         return cls(*(sum(sample.value for sample in samples if sample.name == name) for name in names))
 
