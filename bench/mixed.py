@@ -8,36 +8,39 @@ bench/results/mixed.json.
 import argparse
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import reduce
-from itertools import count
+from itertools import count, product
 from operator import add
 
 from bench import slow_host
 from bench.figures import Check, Percentiles
 from bench.images import ImageServer, image_server
 from bench.lines import Findings, Line, at_least, at_most, find, lines_table, unless_failed, with_ratios
-from bench.load import Load, Outcome, drive
+from bench.load import Load, drive
 from bench.machine import about, commit
-from bench.pod import Passes, end_with_pods, full_size_pod
-from bench.serving import image_batches, named_files, texts
+from bench.pod import Passes, cpu_s, end_with_pods, full_size_pod, worker_of
+from bench.serving import image_batches, named_files
 from bench.table import checklist
 from bench.timing import new_process
-from bench.trees import Tree, add_against, in_turn, trees
+from bench.trees import Tree, add_against, trees
+from bench.work import Texts
 from bench.workload import RESULTS, THUMBNAIL, pictures
+from tests.support.process import SECRET, PodProcess
 
 SIZES = (THUMBNAIL, "1080p")
 TEXT_CLIENTS = (0, 1, 4, 16)
 _IMAGE_CLIENTS = 4
 _WARM_UP_S = 3.0
-_LEAD_S, _TRAIL_S = 1.0, 2.0
+_LEAD_S, _TRAIL_S = 4.0, 1.0
 # More than any row asks for, so that no two rows ask for the same.
 _NUMBERS_PER_ROW = 20_000
 
-IMAGES, SHARE, TEXTS, P50, P99, FAILED = "images/s", "of alone", "texts/s", "text p50 ms", "text p99 ms", "failed"
+IMAGES, SHARE, TEXTS, P50, P99 = "images/s", "of alone", "texts/s", "text p50 ms", "text p99 ms"
+CORES, FAILED = "pod cores", "failed"
 # What is left to the images, by the number of text clients beside them: texts are searches, images are the bulk.
 LEAST_SHARES = {1: 0.85, 4: 0.5, 16: 1 / 3}
 DEFAULT_IMAGE_PASS_MS = 150
@@ -45,21 +48,32 @@ DEFAULT_IMAGE_PASS_MS = 150
 
 @dataclass(frozen=True, slots=True)
 class Mixed:
-    """What was embedded in one row, one round or several; `failed` counts requests."""
+    """What was embedded in one row, one round or several. `pod_s` is processor time, `failed` counts requests."""
 
     images: float
     texts: float
-    failed: int
     elapsed_s: float
-    text_ms: Sequence[float] = field(repr=False)
+    pod_s: float = 0.0
+    failed: int = 0
+    text_ms: Sequence[float] = field(default=(), repr=False)
 
     def __add__(self, other: "Mixed") -> "Mixed":
         return Mixed(
             self.images + other.images,
             self.texts + other.texts,
-            self.failed + other.failed,
             self.elapsed_s + other.elapsed_s,
+            self.pod_s + other.pod_s,
+            self.failed + other.failed,
             (*self.text_ms, *other.text_ms),
+        )
+
+    def __sub__(self, before: "Mixed") -> "Mixed":
+        """Between two moments of one pod."""
+        return Mixed(
+            self.images - before.images,
+            self.texts - before.texts,
+            self.elapsed_s - before.elapsed_s,
+            self.pod_s - before.pod_s,
         )
 
     @property
@@ -75,6 +89,8 @@ class Mixed:
             TEXTS: self.texts / self.elapsed_s,
             P50: of_texts.p50 if of_texts else None,
             P99: of_texts.p99 if of_texts else None,
+            # Less than in the row of images alone: other work had the processor, and the share means nothing.
+            CORES: self.pod_s / self.elapsed_s,
             FAILED: float(self.failed),
         }
 
@@ -84,12 +100,12 @@ def main() -> None:
     end_with_pods()
     compared = trees(options.against)
     commits = {tree.label: commit(tree.folder) for tree in compared}
-    before = about({**vars(options), "against": None, "commits": commits})
     settings = {"CLIP_DTYPE": options.dtype, "MAX_IMAGE_PASS_MS": str(options.image_pass_ms)}
+    before = about({**settings, "seconds": options.seconds, "rounds": options.rounds, "commits": commits})
     lines = _measure(compared, settings, options.rounds, options.seconds)
     slow = slow_host.measure(compared, options.rounds, options.seconds)
     all_checks = (*checks(lines, options.image_pass_ms), *slow_host.checks(slow))
-    print(f"\n{before['machine']['processor']}, {options.dtype}, commits {commits}, {options.rounds} rounds\n")
+    print(f"{before['machine']['processor']}, {options.dtype}, commits {commits}, {options.rounds} rounds\n")
     print(lines_table(lines), "\n")
     print(lines_table(slow), "\n")
     print(checklist(all_checks))
@@ -117,22 +133,22 @@ def _checks(lines: Sequence[Line], size: str, image_pass_ms: float) -> Iterator[
     yield unless_failed(check, find(lines, what, FAILED))
 
 
-def _measure(compared: Sequence[Tree], settings: dict[str, str], rounds: int, seconds: float) -> list[Line]:
+def _measure(compared: Sequence[Tree], settings: Mapping[str, str], rounds: int, seconds: float) -> list[Line]:
     """The pods run side by side; the one that is not asked is idle."""
     rows = defaultdict[tuple[str, int, Tree], list[Mixed]](list)
     with ExitStack() as stack:
         images = stack.enter_context(image_server(named_files({size: pictures(size) for size in SIZES})))
-        client = stack.enter_context(new_process())
+        clients = [stack.enter_context(new_process()) for _ in range(2)]
         pods = {tree: stack.enter_context(full_size_pod(settings, tree)) for tree in compared}
-        asking = {tree: _Asking(pod.base_url, images, client) for tree, pod in pods.items()}
+        asking = {tree: _Asking(pod, images, clients) for tree, pod in pods.items()}
         for size in SIZES:
             for tree in compared:
                 asking[tree].row(size, max(TEXT_CLIENTS), _WARM_UP_S)
             for _ in range(rounds):
-                for clients in TEXT_CLIENTS:
-                    for tree in in_turn(compared, 1):
-                        rows[size, clients, tree].append(asking[tree].row(size, clients, seconds))
-                        print(".", end="", flush=True)
+                for text_clients, tree in product(TEXT_CLIENTS, compared):
+                    rows[size, text_clients, tree].append(asking[tree].row(size, text_clients, seconds))
+                    print(".", end="", flush=True)
+    print()
     totals = {key: reduce(add, of_rounds) for key, of_rounds in rows.items()}
     return with_ratios(
         [
@@ -143,39 +159,39 @@ def _measure(compared: Sequence[Tree], settings: dict[str, str], rounds: int, se
 
 
 class _Asking:
-    """The clients of one pod: those with images in the process `client`, those with texts in this one."""
+    """The clients of one pod: those with images in a process of their own, and those with texts."""
 
-    def __init__(self, base_url: str, images: ImageServer, client: ProcessPoolExecutor) -> None:
-        self._base_url = base_url
+    def __init__(self, pod: PodProcess, images: ImageServer, clients: Sequence[ProcessPoolExecutor]) -> None:
+        self._base_url = pod.base_url
+        self._worker_pid = worker_of(pod).pid
         self._images = images
-        self._client = client
+        self._with_images, self._with_texts = clients
         self._numbers = count(1, _NUMBERS_PER_ROW)
 
     def row(self, size: str, text_clients: int, seconds: float) -> Mixed:
-        """The images come for a while before and after what is counted, so that the texts are never alone.
+        """Counted is what the pod has embedded in `seconds`, and not what was answered: answers come in lumps of 16.
 
-        Counted is what the pod has embedded meanwhile, not what was answered: answers come in lumps of 16, and what
-        is still owed at the end may take as long as the row where texts starve images.
+        Both come long before that: what texts do to images shows when those that were decoded before are used up. The
+        images come a while longer, and are never waited for beside texts, which may be for ever.
         """
         number = next(self._numbers)
         work = image_batches(size, _IMAGE_CLIENTS).work(self._images)
         images = Load(self._base_url, work, _IMAGE_CLIENTS, _LEAD_S + seconds + _TRAIL_S, number)
-        running = self._client.submit(drive, images)
+        searches = Load(self._base_url, Texts(SECRET), text_clients, _LEAD_S + seconds, number)
+        running = [self._with_images.submit(drive, images)]
+        running += [self._with_texts.submit(drive, searches)] if text_clients else []
         time.sleep(_LEAD_S)
-        before, started_s = self._embedded(), time.monotonic()
-        searched = self._search(text_clients, seconds, number)
-        embedded, elapsed_s = self._embedded() - before, time.monotonic() - started_s
-        failed = running.result().failed + searched.failed
-        return Mixed(embedded, searched.vectors, failed, elapsed_s, tuple(searched.latencies_ms))
-
-    def _search(self, clients: int, seconds: float, number: int) -> Outcome:
-        if clients:
-            return drive(Load(self._base_url, texts(clients).work(self._images), clients, seconds, number))
+        before = self._done()
         time.sleep(seconds)
-        return Outcome([], {}, vectors=0, failed=0, elapsed_s=seconds, cpu_s=0.0)
+        counted = self._done() - before
+        outcomes = [one.result() for one in running]
+        text_ms = tuple(outcomes[1].latencies_ms) if text_clients else ()
+        return replace(counted, failed=sum(outcome.failed for outcome in outcomes), text_ms=text_ms)
 
-    def _embedded(self) -> float:
-        return Passes.so_far(self._base_url, "image").items
+    def _done(self) -> Mixed:
+        """Up to now."""
+        images, texts = (Passes.so_far(self._base_url, modality).items for modality in ("image", "text"))
+        return Mixed(images, texts, elapsed_s=time.monotonic(), pod_s=cpu_s(self._worker_pid))
 
 
 def _options() -> argparse.Namespace:

@@ -10,6 +10,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import count
 
+import numpy as np
+
 from bench.figures import Check, Percentiles
 from bench.images import ImageServer, image_server
 from bench.instant import instant_pod
@@ -21,7 +23,7 @@ from bench.trees import Tree, in_turn
 from bench.workload import THUMBNAIL, pictures
 
 ALONE, BESIDE = "quick single images alone", "quick single images beside a slow host"
-P50, P99, FAILED = "p50 ms", "p99 ms", "failed"
+WAIT, P50, P99, FAILED = "p50 over time ms", "p50 ms", "p99 ms", "failed"
 MOST_TIMES = 2.0
 
 # To a service that is fair to hosts, another port of the same address could be the same host.
@@ -58,9 +60,20 @@ def measure(compared: Sequence[Tree], rounds: int, seconds: float) -> list[Line]
 
 def checks(lines: Sequence[Line]) -> tuple[Check, ...]:
     """Whoever waits for a slow host waits alone."""
-    times = ratio_of(find(lines, BESIDE, P50), find(lines, ALONE, P50))
-    check = at_most(f"{BESIDE}: p50 <= {MOST_TIMES:g} times alone", times, MOST_TIMES, " times")
+    times = ratio_of(find(lines, BESIDE, WAIT), find(lines, ALONE, WAIT))
+    check = at_most(f"{BESIDE}: p50 over time <= {MOST_TIMES:g} times alone", times, MOST_TIMES, " times")
     return (unless_failed(check, find(lines, BESIDE, FAILED)),)
+
+
+def median_over_time(taken_ms: Sequence[float]) -> float:
+    """Half of the time was spent in requests that took at most this long: how long one takes at a usual moment.
+
+    A client that waits sends nothing. Over requests, a stall of seconds is one slow answer among hundreds of quick ones
+    that came before it.
+    """
+    ordered = np.sort(taken_ms)
+    spent_ms = np.cumsum(ordered)
+    return float(ordered[np.searchsorted(spent_ms, spent_ms[-1] / 2)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,4 +109,5 @@ class _Asking:
 
 def _line(what: str, tree: Tree, taken_ms: Sequence[float], failed: int) -> Line:
     of_all = Percentiles.of(taken_ms)
-    return Line(what, tree.label, {P50: of_all.p50, P99: of_all.p99, FAILED: float(failed)})
+    waits = {WAIT: median_over_time(taken_ms), P50: of_all.p50, P99: of_all.p99}
+    return Line(what, tree.label, {**waits, FAILED: float(failed)})

@@ -6,7 +6,7 @@ from bench.trees import THIS
 
 
 def _row(images: float, text_ms: tuple[float, ...] = (), failed: int = 0) -> mixed.Mixed:
-    return mixed.Mixed(images, float(len(text_ms)), failed, 2.0, text_ms)
+    return mixed.Mixed(images, float(len(text_ms)), 2.0, 3.0, failed, text_ms)
 
 
 def _lines(shares: dict[int, float], p99_ms: float, failed: float = 0.0) -> list[Line]:
@@ -65,10 +65,26 @@ def test_failed_requests_meet_no_goal() -> None:
     assert {False} == {check.met for check in failing}
 
 
+def test_between_two_moments_is_what_came_meanwhile() -> None:
+    """Counters of a pod are subtracted, and so are the clock and the processor time."""
+    between = mixed.Mixed(50.0, 9.0, 105.0, pod_s=8.0) - mixed.Mixed(20.0, 4.0, 100.0, pod_s=2.0)
+
+    assert (30.0, 5.0, 5.0, 6.0) == (between.images, between.texts, between.elapsed_s, between.pod_s)
+    assert between.figures(between)[mixed.CORES] == 1.2
+
+
+def test_a_stall_counts_for_as_long_as_it_lasts() -> None:
+    """Of 100 quick requests and one that took longer than all of them, the usual moment is a stalled one."""
+    assert slow_host.median_over_time([*[10.0] * 100, 1001.0]) == 1001.0
+    assert slow_host.median_over_time([*[10.0] * 100, 999.0]) == 10.0
+
+
 def test_quick_images_may_take_twice_as_long_beside_a_slow_host() -> None:
     """The goal is about the median beside the slow host over the one alone."""
-    lines = [Line(slow_host.ALONE, THIS.label, {slow_host.P50: 10.0, slow_host.FAILED: 0.0})]
-    beside = [Line(slow_host.BESIDE, THIS.label, {slow_host.P50: p50, slow_host.FAILED: 0.0}) for p50 in (20.0, 21.0)]
+    lines = [Line(slow_host.ALONE, THIS.label, {slow_host.WAIT: 10.0, slow_host.FAILED: 0.0})]
+    beside = [
+        Line(slow_host.BESIDE, THIS.label, {slow_host.WAIT: wait, slow_host.FAILED: 0.0}) for wait in (20.0, 21.0)
+    ]
 
     assert [True, False] == [slow_host.checks([*lines, line])[0].met for line in beside]
     assert slow_host.checks(lines)[0].met is None
