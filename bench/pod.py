@@ -39,10 +39,19 @@ def wait_until_ready(pod: PodProcess) -> None:
     until_s = time.monotonic() + _READY_TIMEOUT_S
     with closing(connection(pod.base_url)) as asking:
         while time.monotonic() < until_s and pod.process.poll() is None:
-            if get(asking, "/readyz") == 200:
+            if _is_ready(asking):
                 return
             time.sleep(_READY_POLL_S)
     raise RuntimeError(f"the pod is not ready:\n{pod.log()}")
+
+
+def _is_ready(asking: http.client.HTTPConnection) -> bool:
+    """A pod that cannot load its model breaks off, and ends a moment later; its log says why."""
+    try:
+        return get(asking, "/readyz") == 200
+    except (OSError, http.client.HTTPException):
+        asking.close()
+        return False
 
 
 def poll_health(base_url: str, stopped: Callable[[], bool], *, seconds: float) -> list[float]:

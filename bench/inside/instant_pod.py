@@ -23,6 +23,7 @@ class InstantEngine:
     name = "instant"
     device = "cuda"
     dtype = "float16"
+    out_of_memory = (MemoryError,)
 
     def __init__(self, dim: int) -> None:
         self._dim = dim
@@ -32,6 +33,9 @@ class InstantEngine:
 
     def encode_texts(self, token_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         return self._rows(len(token_ids))
+
+    def prepare_thread(self) -> None:
+        """Called once by the thread that owns the engine, where a commit has it so."""
 
     def _rows(self, count: int) -> npt.NDArray[np.float32]:
         return np.full((count, self._dim), _FILL, dtype=np.float32)
