@@ -1,13 +1,14 @@
 """The served rows of `bench.run` for two checkouts in alternation: `python -m bench.run --quick --against DIR`.
 
 Says whether a change has made any row slower. Each row is measured several times for each of them, one right after
-the other, so that whatever else the machine does meets both.
+the other, so that whatever else the machine does meets both. Beside other work a twentieth is still noise: hold a
+checkout against itself to see how much.
 """
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from statistics import fmean
+from statistics import median
 
 from bench.figures import Check, Row
 from bench.images import image_server
@@ -16,7 +17,7 @@ from bench.pod import full_size_pod
 from bench.serving import Bench, Case, named_files
 from bench.trees import Tree, in_turn
 
-ROUNDS = 3
+ROUNDS = 4
 RATE, P50, P99, FAILED = "per second", "p50 ms", "p99 ms", "failed"
 LEAST_RATIO = 0.95
 
@@ -46,12 +47,12 @@ def name_of(case: Case) -> str:
 
 
 def figures(rows: Sequence[Row]) -> dict[str, float | None]:
-    """The means over the rounds, and all failures together."""
+    """The medians over the rounds, since a disturbance meets one or two of them, and all failures together."""
     served = [row.served for row in rows if row.served]
     return {
-        RATE: fmean(row.value for row in rows),
-        P50: fmean(seen.latency_ms.p50 for seen in served),
-        P99: fmean(seen.latency_ms.p99 for seen in served),
+        RATE: median(row.value for row in rows),
+        P50: median(seen.latency_ms.p50 for seen in served),
+        P99: median(seen.latency_ms.p99 for seen in served),
         FAILED: float(sum(seen.failed for seen in served)),
     }
 
