@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TARGET ?= pod
 
 .DEFAULT_GOAL := help
-.PHONY: chaos fuzz help install run run-serverless smoke test lint types format bench bench-health bench-memory bench-gpu docker-build image-check clean
+.PHONY: chaos fuzz help install run run-serverless smoke test lint types format bench bench-health bench-memory bench-gpu bench-host bench-mixed docker-build image-check clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -54,6 +54,12 @@ bench-memory: $(VENV)/installed-dev ## does memory stay level over 20,000 reques
 
 bench-gpu: $(VENV)/installed-dev ## one CUDA device: share of its float16 rate, latency, parity (full-size model)
 	$(BIN)/python -m bench.gpu
+
+bench-host: $(VENV)/installed-dev ## what a pod costs its host when the model costs nothing: processor ms per item, by stage
+	$(BIN)/python -m bench.host
+
+bench-mixed: $(VENV)/installed-dev ## images and texts at once, and one slow host beside quick ones (full-size model, minutes)
+	$(BIN)/python -m bench.mixed
 
 bench-health: $(VENV)/installed-dev ## does /health answer while batches of 16 run? (full-size model, about a minute)
 	$(BIN)/python -m bench.health

@@ -24,39 +24,43 @@ class ImageServer:
 
 
 @contextmanager
-def image_server(files: Mapping[str, bytes]) -> Iterator[ImageServer]:
-    """Serve `files`, by name, on a free port of loopback until the block ends. Queries are ignored."""
+def image_server(files: Mapping[str, bytes], *, host: str = "127.0.0.1", delay_s: float = 0.0) -> Iterator[ImageServer]:
+    """Serve `files`, by name, on a free port of `host` until the block ends. Queries are ignored.
+
+    Each answer leaves `delay_s` after its request.
+    """
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    process = context.Process(target=_serve, args=(dict(files), there), daemon=True)
+    process = context.Process(target=_serve, args=(dict(files), host, delay_s, there), daemon=True)
     process.start()
     try:
         if not here.poll(_START_TIMEOUT_S):
             raise TimeoutError("the image server did not start")
-        base_url = f"http://127.0.0.1:{here.recv()}"
+        base_url = f"http://{host}:{here.recv()}"
         yield ImageServer(process.pid or 0, base_url, {name: f"{base_url}/{name}" for name in files})
     finally:
         process.terminate()
         process.join()
 
 
-def _serve(files: dict[str, bytes], port: Pipe) -> None:
-    asyncio.run(_serve_until_terminated(files, port))
+def _serve(files: dict[str, bytes], host: str, delay_s: float, port: Pipe) -> None:
+    asyncio.run(_serve_until_terminated(files, host, delay_s, port))
 
 
-async def _serve_until_terminated(files: dict[str, bytes], port: Pipe) -> None:
+async def _serve_until_terminated(files: dict[str, bytes], host: str, delay_s: float, port: Pipe) -> None:
     answers = {
         f"/{name}".encode(): b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(data) + data
         for name, data in files.items()
     }
-    server = await asyncio.get_running_loop().create_server(lambda: _Static(answers), "127.0.0.1", 0)
+    server = await asyncio.get_running_loop().create_server(lambda: _Static(answers, delay_s), host, 0)
     port.send(server.sockets[0].getsockname()[1])
     await server.serve_forever()
 
 
 class _Static(asyncio.Protocol):
-    def __init__(self, answers: Mapping[bytes, bytes]) -> None:
+    def __init__(self, answers: Mapping[bytes, bytes], delay_s: float) -> None:
         self._answers = answers
+        self._delay_s = delay_s
         self._received = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -70,4 +74,8 @@ class _Static(asyncio.Protocol):
         while b"\r\n\r\n" in self._received:
             request, _, self._received = self._received.partition(b"\r\n\r\n")
             path = request.split(b" ", 2)[1].partition(b"?")[0]
-            self._transport.write(self._answers.get(path, _NOT_FOUND))
+            answer = self._answers.get(path, _NOT_FOUND)
+            if self._delay_s:
+                asyncio.get_running_loop().call_later(self._delay_s, self._transport.write, answer)
+            else:
+                self._transport.write(answer)

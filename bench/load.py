@@ -9,6 +9,7 @@ import selectors
 import socket
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
 from urllib.parse import urlsplit
@@ -68,20 +69,25 @@ class _Tally:
         self.failed += answer.vectors != asked.vectors
 
 
-def drive(load: Load) -> Outcome:
-    """Run the clients. Raises `TimeoutError` when nothing is answered for minutes."""
+def drive(load: Load, stopped: Callable[[], bool] = lambda: False) -> Outcome:
+    """Run the clients, at most until `stopped`, which is asked after each answer.
+
+    Raises `TimeoutError` when nothing is answered for minutes.
+    """
     with selectors.DefaultSelector() as selector:
         connections = [Connection(load.base_url) for _ in range(load.clients)]
         try:
             for connection in connections:
                 selector.register(connection.socket, selectors.EVENT_READ, connection)
-            return _drive(load, selector, connections)
+            return _drive(load, selector, connections, stopped)
         finally:
             for connection in connections:
                 connection.socket.close()
 
 
-def _drive(load: Load, selector: selectors.BaseSelector, connections: list["Connection"]) -> Outcome:
+def _drive(
+    load: Load, selector: selectors.BaseSelector, connections: list["Connection"], stopped: Callable[[], bool]
+) -> Outcome:
     numbers = count(load.first_number)
     past_last = None if load.most_requests is None else load.first_number + load.most_requests
     tally = _Tally()
@@ -98,7 +104,8 @@ def _drive(load: Load, selector: selectors.BaseSelector, connections: list["Conn
             tally.add(answer, connection.asked, now_s - connection.sent_s)
             number = next(numbers)
             selector.unregister(connection.socket)
-            if now_s - started_s >= load.seconds or (past_last is not None and number >= past_last):
+            over = now_s - started_s >= load.seconds or (past_last is not None and number >= past_last)
+            if over or stopped():
                 waiting -= 1
                 continue
             connection.send(load.work.request(number))

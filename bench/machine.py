@@ -47,18 +47,18 @@ def busy_cpu_s() -> float:
     return float(sum(times) - times.idle - times.iowait - times.guest - times.guest_nice)
 
 
-def commit() -> str | None:
-    """The commit that was measured, with a plus sign where files have changed since; None without git."""
+def commit(folder: Path = ROOT) -> str | None:
+    """The commit of a checkout, with a plus sign where files have changed since; None without git."""
     try:
-        head = _git("rev-parse", "--short=12", "HEAD")
-        return head + "+" if _git("status", "--porcelain") else head
+        head = _git(folder, "rev-parse", "--short=12", "HEAD")
+        return head + "+" if _git(folder, "status", "--porcelain") else head
     except (OSError, subprocess.CalledProcessError):
         return None
 
 
-def _git(*arguments: str) -> str:
+def _git(folder: Path, *arguments: str) -> str:
     command = ["git", "--no-optional-locks", *arguments]
-    output = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)  # noqa: S603 - constants
+    output = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)  # noqa: S603 - constants
     return output.stdout.strip()
 
 

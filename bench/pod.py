@@ -1,6 +1,8 @@
 """A full-size pod in a process of its own, and what the kernel says about it."""
 
 import http.client
+import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -11,6 +13,7 @@ from urllib.parse import urlsplit
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
+from bench.trees import THIS, Tree
 from bench.workload import full_size_model
 from tests.support.process import PodProcess, pod_process
 
@@ -23,10 +26,10 @@ FULL_SIZE = {"CLIP_DTYPE": "auto", "CLIP_ENGINE": "auto"}
 
 
 @contextmanager
-def full_size_pod(settings: Mapping[str, str] | None = None) -> Iterator[PodProcess]:
-    """A ready pod with the full-size model, as production starts it; `settings` over that."""
-    model = {"CLIP_MODEL": str(full_size_model()), **FULL_SIZE}
-    with pod_process({**model, **(settings or {})}, ready=False) as pod:
+def full_size_pod(settings: Mapping[str, str] | None = None, tree: Tree = THIS) -> Iterator[PodProcess]:
+    """A ready pod with the full-size model, as production starts it; `settings` over that, and the code of `tree`."""
+    model = {"CLIP_MODEL": str(full_size_model()), **FULL_SIZE, **tree.settings}
+    with pod_process({**model, **(settings or {})}, ready=False, folder=tree.folder) as pod:
         wait_until_ready(pod)
         yield pod
 
@@ -36,10 +39,19 @@ def wait_until_ready(pod: PodProcess) -> None:
     until_s = time.monotonic() + _READY_TIMEOUT_S
     with closing(connection(pod.base_url)) as asking:
         while time.monotonic() < until_s and pod.process.poll() is None:
-            if get(asking, "/readyz") == 200:
+            if _is_ready(asking):
                 return
             time.sleep(_READY_POLL_S)
     raise RuntimeError(f"the pod is not ready:\n{pod.log()}")
+
+
+def _is_ready(asking: http.client.HTTPConnection) -> bool:
+    """A pod that cannot load its model breaks off, and ends a moment later; its log says why."""
+    try:
+        return get(asking, "/readyz") == 200
+    except (OSError, http.client.HTTPException):
+        asking.close()
+        return False
 
 
 def poll_health(base_url: str, stopped: Callable[[], bool], *, seconds: float) -> list[float]:
@@ -73,21 +85,27 @@ def get(asking: http.client.HTTPConnection, path: str) -> int:
     return answer.status
 
 
+def end_with_pods() -> None:
+    """SIGTERM to the benchmark unwinds it as Ctrl-C does: its pods are in sessions of their own, and would stay."""
+    signal.signal(signal.SIGTERM, lambda _signal, _frame: sys.exit(128 + signal.SIGTERM))
+
+
 @dataclass(frozen=True, slots=True)
 class Passes:
-    """Forward passes of a pod, of both modalities: how many, of how many items, and how long those had waited."""
+    """Forward passes of a pod: how many, of how many items, and how long those had waited."""
 
     count: float
     items: float
     queue_s: float
 
     @classmethod
-    def so_far(cls, base_url: str) -> "Passes":
-        """As `/metrics` has it."""
+    def so_far(cls, base_url: str, modality: str | None = None) -> "Passes":
+        """As `/metrics` has it, of one modality (`image`, `text`) or of both together."""
         with closing(connection(base_url)) as asking:
             asking.request("GET", "/metrics")
             text = asking.getresponse().read().decode()
-        samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+        every = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+        samples = [sample for sample in every if modality in (None, sample.labels.get("modality"))]
         names = ("clip_forward_passes_total", "clip_embedded_items_total", "clip_queue_seconds_total")
         return cls(*(sum(sample.value for sample in samples if sample.name == name) for name in names))
 

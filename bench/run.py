@@ -7,12 +7,15 @@ import argparse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from bench import goals, inprocess, serving, startup
+from bench import against, goals, inprocess, serving, startup
 from bench.compare import DECODE, ENGINE, HTTP, NAIVE, START, compared
 from bench.figures import Report, Row
-from bench.machine import about
+from bench.lines import Findings, lines_table
+from bench.machine import about, commit
+from bench.pod import end_with_pods
 from bench.table import checklist, table
 from bench.timing import Arguments, isolated
+from bench.trees import Tree, add_against, trees
 from bench.workload import RESULTS, SIZES, full_size_model, pictures
 from core.settings import ServiceSettings
 from tests.support.process import MODEL_CACHE
@@ -62,6 +65,9 @@ def main() -> None:
     sections = frozenset(options.only or SECTIONS)
     seconds = options.seconds or (5.0 if options.quick else 10.0)
     plan = quick_plan(sections, seconds) if options.quick else full_plan(sections, seconds)
+    if options.against is not None:
+        run_against(trees(options.against), plan)
+        return
     settings = {"seconds": seconds, "quick": options.quick, "sections": sorted(sections), **service_settings_shown()}
     before = about(settings)
     rows = []
@@ -77,6 +83,18 @@ def main() -> None:
         from bench.chart import draw  # matplotlib
 
         draw(report, RESULTS / "bench.png")
+
+
+def run_against(compared: Sequence[Tree], plan: Plan) -> None:
+    """Only what is served, for each tree in alternation. Writes bench/results/against.json."""
+    end_with_pods()
+    commits = {tree.label: commit(tree.folder) for tree in compared}
+    before = about({"seconds": plan.served_s, "rounds": against.ROUNDS, "commits": commits})
+    lines = against.measure(compared, plan.cases, {size: pictures(size) for size in plan.sizes}, plan.served_s)
+    findings = Findings(before, tuple(lines), against.checks(lines))
+    print(lines_table(lines), "\n")
+    print(checklist(findings.checks))
+    findings.write(RESULTS / "against.json")
 
 
 def measure(plan: Plan) -> Iterator[Row]:
@@ -130,6 +148,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--only", type=lambda text: text.split(","), help=f"sections, comma-separated, of {','.join(SECTIONS)}"
     )
+    add_against(parser)
     options = parser.parse_args()
     unknown = set(options.only or ()) - set(SECTIONS)
     if unknown:

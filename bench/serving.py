@@ -51,13 +51,16 @@ def texts(clients: int) -> Case:
 
 def measure(cases: Sequence[Case], jpegs: Mapping[str, Sequence[bytes]], seconds: float) -> Iterator[Row]:
     """One row per case, as soon as it is measured, then one of the pod's largest resident size."""
-    files = {f"{_prefix(size)}{number}.jpg": data for size, group in jpegs.items() for number, data in enumerate(group)}
-    with image_server(files) as images, full_size_pod() as pod, Bench.over(pod, images) as bench:
-        for case in _first_of_each(cases):
-            bench.run(case, min(_WARM_UP_S, seconds))
+    with image_server(named_files(jpegs)) as images, full_size_pod() as pod, Bench.over(pod, images) as bench:
+        bench.warm_up(cases, seconds)
         for case in cases:
             yield bench.run(case, seconds)
         yield Row(MEMORY, "pod: largest resident size", peak_mib(bench.pod_pid), "MiB")
+
+
+def named_files(jpegs: Mapping[str, Sequence[bytes]]) -> dict[str, bytes]:
+    """What an image server takes; `Case.work` finds those of a size by their names."""
+    return {f"{_prefix(size)}{number}.jpg": data for size, group in jpegs.items() for number, data in enumerate(group)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +102,11 @@ class Bench:
         with new_process() as client:
             yield cls(pod.base_url, worker_of(pod).pid, images, client)
 
+    def warm_up(self, cases: Sequence[Case], seconds: float) -> None:
+        """What the model and the pools allocate on first use is no part of a measurement."""
+        for case in _first_of_each(cases):
+            self.run(case, min(_WARM_UP_S, seconds))
+
     def run(self, case: Case, seconds: float) -> Row:
         """Let the clients of `case` send for `seconds`."""
         load = Load(self.base_url, case.work(self.images), case.clients, seconds, first_number=self.asked)
@@ -128,7 +136,7 @@ class Bench:
 
 
 def _first_of_each(cases: Sequence[Case]) -> list[Case]:
-    """One case of each kind: what the model and the pools allocate on first use is no part of a measurement."""
+    """One case of each kind."""
     return list({(case.kind, case.batch): case for case in reversed(cases)}.values())
 
 

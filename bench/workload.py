@@ -13,6 +13,9 @@ _CACHE = ROOT / ".cache"
 _MAKE_MODEL = ROOT.parent / "shared" / "tools" / "make_random_clip.py"
 
 SIZES: Mapping[str, tuple[int, int]] = {"720p": (1280, 720), "1080p": (1920, 1080), "12 MP": (4000, 3000)}
+# What a search page shows, and what most workers send: about 50 kB. Beside SIZES, which a whole run goes through.
+THUMBNAIL = "512 px"
+_ALL_SIZES = {**SIZES, THUMBNAIL: (512, 512)}
 _PICTURES_PER_SIZE = 4
 
 
@@ -32,5 +35,5 @@ def picture(width: int, height: int, seed: int = 0) -> bytes:
 
 
 def pictures(size: str) -> list[bytes]:
-    """A few different JPEGs of a size named in `SIZES`."""
-    return [picture(*SIZES[size], seed) for seed in range(_PICTURES_PER_SIZE)]
+    """A few different JPEGs of a size named in `SIZES`, or thumbnails."""
+    return [picture(*_ALL_SIZES[size], seed) for seed in range(_PICTURES_PER_SIZE)]

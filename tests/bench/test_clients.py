@@ -125,10 +125,21 @@ def test_a_time_limit_ends_the_load(scripted_url: str) -> None:
     assert len(outcome.latencies_ms) == 4
 
 
-def test_image_server_serves_by_name() -> None:
+def test_clients_stop_when_they_are_told(scripted_url: str) -> None:
+    """What was sent by then is answered and counted, and nothing more is sent."""
+    told = iter([False, False, True])
+    outcome = drive(Load(scripted_url, Texts(SECRET), clients=1, seconds=60), stopped=lambda: next(told))
+
+    assert len(outcome.latencies_ms) == 3
+
+
+@pytest.mark.parametrize(
+    ("host", "delay_s"), [pytest.param("127.0.0.1", 0.0, id="at-once"), pytest.param("127.0.0.2", 0.01, id="late")]
+)
+def test_image_server_serves_by_name(host: str, delay_s: float) -> None:
     """A file is served whole under its name, whatever the query; anything else is a 404."""
     data = bytes(range(256)) * 2000
-    with image_server({"a.jpg": data}) as images:
+    with image_server({"a.jpg": data}, host=host, delay_s=delay_s) as images:
         address = urlsplit(images.urls["a.jpg"])
         with closing(http.client.HTTPConnection(address.hostname or "", address.port, timeout=10)) as asking:
             answers = []

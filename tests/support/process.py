@@ -114,10 +114,17 @@ class PodProcess(ServiceProcess):
 
 @contextmanager
 def pod_process(
-    settings: Mapping[str, str] | None = None, *, ready: bool = True, command: Sequence[str] = POD
+    settings: Mapping[str, str] | None = None,
+    *,
+    ready: bool = True,
+    command: Sequence[str] = POD,
+    folder: Path = ROOT,
 ) -> Iterator[PodProcess]:
-    """Run a pod until the block ends; whatever happens in between, nothing of it is left running."""
-    with _process(command, settings or {}) as (process, output):
+    """Run a pod until the block ends; whatever happens in between, nothing of it is left running.
+
+    `folder` is the checkout whose code it runs.
+    """
+    with _process(command, settings or {}, folder) as (process, output):
         pod = PodProcess(process, output)
         if ready:
             pod.wait_until_ready()
@@ -135,11 +142,11 @@ def handler_process(
 
 @contextmanager
 def _process(
-    command: Sequence[str], settings: Mapping[str, str]
+    command: Sequence[str], settings: Mapping[str, str], folder: Path = ROOT
 ) -> Iterator[tuple["subprocess.Popen[bytes]", IO[bytes]]]:
     with tempfile.NamedTemporaryFile(prefix="service-", suffix=".log") as output:
         process = subprocess.Popen(
-            command, cwd=ROOT, env=environment(**settings), stdout=output, stderr=output, start_new_session=True
+            command, cwd=folder, env=environment(**settings), stdout=output, stderr=output, start_new_session=True
         )
         try:
             yield process, output
