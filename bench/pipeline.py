@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 
-import numpy as np
-import torch
-
-from core.batching.batcher import Batcher, Modality
+from core.batching.batcher import Batcher
+from core.batching.device import Device
+from core.batching.items import Group, Item, Modality
+from core.batching.scheduler import Limits, Scheduler
 from core.clip.engine import Engine
 from core.deadline import Deadline
+from core.images.job import ImageJob, PixelStack
 from core.images.pixels import PixelDecoder
 from core.process import cpu
 from core.settings import ServiceSettings
@@ -25,14 +26,16 @@ def images_per_s(
 ) -> float:
     """The rate over `seconds`, with as many decoder threads as there are cores."""
     cores = cpu.available_cores()
-    batcher = Batcher(
-        engines,
-        {Modality.IMAGE: np.stack},
-        dim=len(engines[0].encode_images(decoder.decode(jpegs[0])[None])[0]),
-        max_batch=settings.max_device_batch,
-        max_items=settings.max_queued_items,
+    limits = Limits(
+        max_items=settings.max_queued_items, max_batch=settings.max_device_batch, max_tokens=1, max_turn_s=1.0
     )
-    decodes = ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,))
+    scheduler = Scheduler(limits, shared=False, decoders=cores, grant=lambda _item: None)
+    stack = {Modality.IMAGE: PixelStack(decoder.size_px)}
+    dim = len(engines[0].encode_images(decoder.decode(jpegs[0])[None])[0])
+    batcher = Batcher(
+        scheduler, [Device(engine, stack, dim=dim, max_batch=settings.max_device_batch) for engine in engines]
+    )
+    decodes = ThreadPoolExecutor(cores)
     numbers = count()
     until_s = time.monotonic() + seconds
 
@@ -40,8 +43,11 @@ def images_per_s(
         done = 0
         while time.monotonic() < until_s:
             pixels = decodes.submit(decoder.decode, jpegs[next(numbers) % len(jpegs)]).result()
-            [row] = batcher.submit(Modality.IMAGE, [pixels], Deadline.after(_DEADLINE_S))
-            row.result()
+            group = Group(Deadline.after(_DEADLINE_S))
+            item = Item(Modality.IMAGE, group, ImageJob("", group.deadline, pixels=pixels))
+            with scheduler.entered([item]):
+                scheduler.add_decoded([item])
+                group.wait()
             done += 1
         return done
 

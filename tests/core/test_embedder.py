@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from core.batching.turns import Turns
 
 from core.batching.batcher import Batcher
 from core.batching.items import Modality
-from core.batching.turns import Turns
 from core.byte_budget import ByteBudget
 from core.deadline import Cancellation, Deadline
 from core.embedder import Embedder, ImageMemory, Pools, Wanted

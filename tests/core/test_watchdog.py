@@ -1,11 +1,14 @@
 """The watchdog, one round at a time, over a real service with a scripted runtime and clock."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
+from core.batching.items import Modality
+from core.batching.tally import Tally
 from core.errors import NotReady
-from core.service import Runtime, Service, Status
+from core.service import Service, Status
 from core.settings import load_settings
 from core.watchdog import Watchdog, WatchdogLimits
 
@@ -16,26 +19,26 @@ ROUND_S = 0.5
 class ScriptedRuntime:
     """What a service asks its runtime, settable."""
 
-    def __init__(self) -> None:
-        self.is_healthy = True
-        self.serials: tuple[int | None, ...] = (None,)
+    api: Any = None
+    identity: Any = None
+    torch_version = ""
+    cuda_version = None
+    queued_items = 0
 
-    def runtime(self) -> Runtime:
-        nothing: Any = None
-        return Runtime(
-            api=nothing,
-            identity=nothing,
-            torch_version="",
-            cuda_version=None,
-            check=lambda: None,
-            healthy=lambda: self.is_healthy,
-            pass_serials=lambda: self.serials,
-            fail=self.fail,
-            close=lambda: None,
-        )
+    def __init__(self) -> None:
+        self.healthy = True
+        self.serials: tuple[int | None, ...] = (None,)
+        self.done: Mapping[Modality, Tally] = {}
+
+    def pass_serials(self) -> tuple[int | None, ...]:
+        return self.serials
+
+    def check(self) -> None: ...
 
     def fail(self) -> None:
-        self.is_healthy = False
+        self.healthy = False
+
+    def close(self) -> None: ...
 
 
 class ScriptedClock:
@@ -46,7 +49,7 @@ class ScriptedClock:
 
 
 def make(scripted: ScriptedRuntime, clock: ScriptedClock) -> tuple[Service, Watchdog, list[str]]:
-    service = Service(load_settings({"ALLOW_INSECURE_AUTH": "1"}), scripted.runtime, clock=clock)
+    service = Service(load_settings({"ALLOW_INSECURE_AUTH": "1"}), lambda: scripted, clock=clock)
     service.load()
     ended: list[str] = []
     return service, Watchdog(service, LIMITS, end=lambda: ended.append(service.status.value), clock=clock), ended
@@ -114,7 +117,7 @@ def test_lost_device() -> None:
     """What the batcher found out by itself is enough."""
     scripted = ScriptedRuntime()
     _, watchdog, _ = make(scripted, ScriptedClock())
-    scripted.is_healthy = False
+    scripted.healthy = False
 
     assert "the device is lost" == watchdog.look()
 
