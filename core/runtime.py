@@ -26,7 +26,7 @@ from core.embedder import Embedder, ImageMemory, Pools
 from core.errors import ServiceError, StartError
 from core.images.fetch import AllowList, Fetcher, FetchLimits
 from core.images.pixels import PIXEL_RULES_VERSION, PixelDecoder
-from core.images.strict_decoding import refuse_what_decoders_warn_of
+from core.images.strict_decoding import prepare_decoders
 from core.process import cpu
 from core.service import Runtime
 from core.settings import ServiceSettings
@@ -41,7 +41,7 @@ _CHECK_TIMEOUT_S = 300.0
 def load_runtime(settings: ServiceSettings, authenticator: Authenticator | None) -> Runtime:
     """Load, warm and return everything. Raises `StartError` with one line that names the cause."""
     started_s = time.monotonic()
-    refuse_what_decoders_warn_of()
+    prepare_decoders()
     directory = open_model(settings.clip_model, revision=settings.clip_model_revision)
     weights = read_weights(directory)
     model_fingerprint = fingerprint(
