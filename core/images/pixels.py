@@ -5,6 +5,7 @@ JPEG goes through libjpeg-turbo, everything else through Pillow. Values stay uin
 """
 
 import logging
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +26,9 @@ MAX_SIDE_RATIO = 50
 # What 50 megapixels need in the most expensive format, WebP, at 16 bytes each. A process that decodes is given more:
 # the file, its copies and the interpreter come on top.
 DEFAULT_MAX_DECODER_BYTES = 768 * 1024 * 1024
+
+# How libjpeg-turbo and libavif put it, in exceptions that can mean anything. libwebp's and dav1d's do not say.
+_OUT_OF_MEMORY = re.compile("insufficient memory|out of memory", re.IGNORECASE)
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +61,8 @@ class PixelDecoder:
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise ImageTooLarge("the image has too many pixels") from error
         except Exception as error:
+            if _OUT_OF_MEMORY.search(str(error)):
+                raise self._needs_too_much_memory() from error
             # Decoders raise anything on hostile bytes: SyntaxError, struct.error, KeyError, OSError.
             logger.info("an image was refused", extra={"cause": type(error).__name__})
             raise InvalidImage from error
