@@ -1,98 +1,93 @@
-"""Image bytes to model pixels: decode, orient, flatten, resize, crop. Knows neither network nor model.
+"""Image bytes to model pixels: check, decode, resize, crop, turn upright. Knows neither network nor model, nor torch.
 
 The rules are CLIP's reference: RGB, shortest side to the model's size with antialiased bicubic, centre crop.
-JPEG goes through libjpeg-turbo, everything else through Pillow; both are resized by torch's uint8 kernel, which
-differs from Pillow's by 0.01 grey levels on average. Values stay uint8: the engine normalises on its device.
+JPEG goes through libjpeg-turbo, everything else through Pillow. Values stay uint8: the engine normalises on its device.
 """
 
-import io
 import logging
+import re
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import simplejpeg  # type: ignore[import-untyped]
-import torch
-from PIL import (
-    AvifImagePlugin,
-    ExifTags,
-    GifImagePlugin,
-    Image,
-    JpegImagePlugin,
-    MpoImagePlugin,
-    PngImagePlugin,
-    UnidentifiedImageError,
-    WebPImagePlugin,
-)
+from PIL import Image, UnidentifiedImageError
 
-from core.errors import ImageTooLarge, InvalidImage
+from core.errors import ImageError, ImageTooLarge, InvalidImage
+from core.images import jpeg, pillow
+from core.images.containers import refuse_floods, webp_canvas
+from core.images.geometry import Turn, View, centre_view
+from core.images.resizing import Picture, Pixels, resize
 
 # Part of the fingerprint: raise it when the same bytes would give other pixels.
-PIXEL_RULES_VERSION = 1
+PIXEL_RULES_VERSION = 2
 
-logger = logging.getLogger(__name__)
-
-# Found by content, never by name or Content-Type.
-_FORMATS = (
-    JpegImagePlugin.JpegImageFile.format,
-    PngImagePlugin.PngImageFile.format,
-    WebPImagePlugin.WebPImageFile.format,
-    GifImagePlugin.GifImageFile.format,
-    AvifImagePlugin.AvifImageFile.format,
-)
-
-# A JPEG with further pictures behind the first, as phones write it, is opened as MPO.
-_JPEG_FORMATS = {JpegImagePlugin.JpegImageFile.format, MpoImagePlugin.MpoImageFile.format}
-
-# A 1x65535 image passes every pixel limit, and resizing its short side to 224 would want 10 GB.
+# A 1x65535 image passes every pixel limit, and hardly anything of it would be seen.
 MAX_SIDE_RATIO = 50
 
-# Decoding at a reduced DCT scale keeps at least this many times the target size: 0.2-0.4 grey levels of difference.
-_REDUCED_SCALE_FACTOR = 2
+# What 50 megapixels need in the most expensive format, WebP, at 16 bytes each. A process that decodes is given more:
+# the file, its copies and the interpreter come on top.
+DEFAULT_MAX_DECODER_BYTES = 768 * 1024 * 1024
 
-# EXIF orientation -> (number of quarter turns counter-clockwise, mirror left-right afterwards).
-_ORIENTATIONS = {
-    2: (0, True),
-    3: (2, False),
-    4: (2, True),
-    5: (3, True),
-    6: (3, False),
-    7: (1, True),
-    8: (1, False),
-}
+# How libjpeg-turbo and libavif put it, in exceptions that can mean anything. libwebp's and dav1d's do not say.
+_OUT_OF_MEMORY = re.compile("insufficient memory|out of memory", re.IGNORECASE)
 
-Pixels = npt.NDArray[np.uint8]
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class PixelDecoder:
-    """`size_px` is the model's input side; `max_pixels` bounds width times height before anything is decoded."""
+    """`size_px` is the model's input side; the two limits hold before anything is decoded.
+
+    `max_pixels` bounds width times height, `max_decoder_bytes` what decoding them takes in this format.
+    """
 
     size_px: int
     max_pixels: int
+    max_decoder_bytes: int = DEFAULT_MAX_DECODER_BYTES
 
     def decode(self, data: bytes) -> Pixels:
-        """Return uint8 pixels of shape (3, size_px, size_px), RGB.
+        """Return uint8 pixels of shape (3, size_px, size_px), RGB, C-contiguous.
 
         Raises `InvalidImage` for what cannot be decoded, is cut off or of a format not on the list, and
-        `ImageTooLarge` when the pixels or the side ratio are over the limit. For any bytes, nothing else.
+        `ImageTooLarge` when the pixels, the side ratio or the memory are over the limit. For any bytes, nothing else.
         """
         try:
-            with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-                self._check_size(*image.size)
-                rgb = self._decode_rgb(image, data)
-        except (ImageTooLarge, InvalidImage):
+            return self._decode_jpeg(data) if data.startswith(jpeg.SIGNATURE) else self._decode_other(data)
+        except ImageError:
             raise
+        except MemoryError as error:
+            raise self._needs_too_much_memory() from error
         except UnidentifiedImageError as error:
             raise InvalidImage("the data is not an image of a supported format") from error
-        except Image.DecompressionBombError as error:
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise ImageTooLarge("the image has too many pixels") from error
         except Exception as error:
+            if _OUT_OF_MEMORY.search(str(error)):
+                raise self._needs_too_much_memory() from error
             # Decoders raise anything on hostile bytes: SyntaxError, struct.error, KeyError, OSError.
             logger.info("an image was refused", extra={"cause": type(error).__name__})
             raise InvalidImage from error
-        return self._resize_and_crop(rgb)
+
+    def _decode_jpeg(self, data: bytes) -> Pixels:
+        head = jpeg.read_head(data)
+        self._check_size(head.width, head.height)
+        scale = jpeg.scale_for(head, self.size_px)
+        self._check_memory(jpeg.decoder_bytes(head, scale))
+        # Of the original, not of the reduced size: that is rounded, and a quarter of all sizes would lose a pixel.
+        view = centre_view(head.width, head.height, self.size_px, head.turn)
+        picture = _ArrayPicture(jpeg.decode(data, head, scale))
+        return self._see(picture, view.scaled(scale / jpeg.FULL_SCALE), head.turn)
+
+    def _decode_other(self, data: bytes) -> Pixels:
+        refuse_floods(data)
+        if (canvas := webp_canvas(data)) is not None:
+            self._check_size(*canvas)
+            self._check_memory(canvas[0] * canvas[1] * pillow.WEBP_PIXEL_BYTES)
+        picture = pillow.open_picture(data)
+        self._check_size(picture.width, picture.height)
+        self._check_memory(picture.decoder_bytes)
+        picture.load()
+        view = centre_view(picture.width, picture.height, self.size_px, picture.turn)
+        return self._see(picture, view, picture.turn)
 
     def _check_size(self, width: int, height: int) -> None:
         short, long = sorted((width, height))
@@ -103,46 +98,36 @@ class PixelDecoder:
         if long > short * MAX_SIDE_RATIO:
             raise ImageTooLarge(f"one side of the image is more than {MAX_SIDE_RATIO} times the other")
 
-    def _decode_rgb(self, image: Image.Image, data: bytes) -> Pixels:
-        """Return uint8 (height, width, 3), upright."""
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-        if image.format in _JPEG_FORMATS and image.mode in ("RGB", "L"):
-            return _turn(self._decode_jpeg(data), orientation)
-        # A copy, because torch wants to own what it reads and Pillow's memory is read-only.
-        return _turn(np.array(_flatten(image)), orientation)
+    def _check_memory(self, decoder_bytes: int) -> None:
+        if decoder_bytes > self.max_decoder_bytes:
+            raise self._needs_too_much_memory()
 
-    def _decode_jpeg(self, data: bytes) -> Pixels:
-        least = self.size_px * _REDUCED_SCALE_FACTOR
-        # Strict: what libjpeg only warns of (a cut-off file, a broken block) would become grey pixels.
-        rgb: Pixels = simplejpeg.decode_jpeg(data, "RGB", min_height=least, min_width=least, strict=True)
-        return rgb
+    def _needs_too_much_memory(self) -> ImageTooLarge:
+        return ImageTooLarge(f"decoding the image needs more memory than {self.max_decoder_bytes} bytes")
 
-    def _resize_and_crop(self, rgb: Pixels) -> Pixels:
-        height, width = rgb.shape[:2]
-        short = min(height, width)
-        target = (self.size_px * height // short, self.size_px * width // short)
-        # (1, 3, height, width) as a view of (height, width, 3): torch's fast path for uint8 wants channels last.
-        tensor = torch.from_numpy(np.ascontiguousarray(rgb)).permute(2, 0, 1).unsqueeze(0)
-        if target != (height, width):
-            tensor = torch.nn.functional.interpolate(tensor, size=target, mode="bicubic", antialias=True)
-        top, left = (target[0] - self.size_px) // 2, (target[1] - self.size_px) // 2
-        crop = tensor[0, :, top : top + self.size_px, left : left + self.size_px]
-        pixels: Pixels = crop.contiguous().numpy()
-        return pixels
+    def _see(self, picture: Picture, view: View, turn: Turn) -> Pixels:
+        rgb = resize(picture, view, self.size_px, columns_first=turn.transposes)
+        return np.ascontiguousarray(_turned(rgb, turn).transpose(2, 0, 1))
 
 
-def _flatten(image: Image.Image) -> Image.Image:
-    """Return the first frame as RGB; transparency is composited on white, 16 bits are cut to 8."""
-    if image.mode.startswith("I;16") or image.mode == "I":
-        return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)).convert("RGB")
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    rgba = image.convert("RGBA")
-    white = Image.new("RGBA", rgba.size, "white")
-    return Image.alpha_composite(white, rgba).convert("RGB")
+@dataclass(frozen=True, slots=True)
+class _ArrayPicture:
+    """A picture that is RGB already: uint8 (height, width, 3)."""
+
+    pixels: Pixels
+
+    @property
+    def width(self) -> int:
+        return int(self.pixels.shape[1])
+
+    @property
+    def height(self) -> int:
+        return int(self.pixels.shape[0])
+
+    def rgb(self, columns: range, rows: range) -> Pixels:
+        return self.pixels[rows.start : rows.stop, columns.start : columns.stop]
 
 
-def _turn(rgb: Pixels, orientation: Any) -> Pixels:  # noqa: ANN401 - EXIF holds whatever the file says
-    quarter_turns, mirrored = _ORIENTATIONS.get(orientation, (0, False))
-    turned = np.rot90(rgb, quarter_turns)
-    return np.fliplr(turned) if mirrored else turned
+def _turned(rgb: Pixels, turn: Turn) -> Pixels:
+    flipped = rgb[:: -1 if turn.flips_y else 1, :: -1 if turn.flips_x else 1]
+    return flipped.transpose(1, 0, 2) if turn.transposes else flipped

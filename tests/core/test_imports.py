@@ -48,3 +48,10 @@ def test_no_torch_before_the_thread_count_is_set(module: str) -> None:
     stop_loading = "import core.service; core.service.Service.load = lambda self: None"
 
     assert [] == loaded_after(f"{prepare}; {stop_loading}; import {module}", ["torch", "transformers"])
+
+
+def test_decoding_needs_no_torch() -> None:
+    """A process that decodes strangers' pictures holds no model and starts without torch's second and 200 MB."""
+    decoding = "core.images.pixels, core.images.strict_decoding"
+
+    assert [] == loaded_after(f"import {decoding}", ["torch", "transformers", "pydantic", *TRANSPORTS])

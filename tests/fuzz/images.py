@@ -8,12 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import psutil
-import torch
 from PIL import Image
 
 from core.errors import ImageError
 from core.images.pixels import PixelDecoder
-from core.images.strict_decoding import refuse_what_decoders_warn_of
+from core.images.strict_decoding import prepare_decoders
 from tests.fuzz.mutate import mutated
 from tests.fuzz.report import FuzzReport
 from tests.support.pictures import encoded, natural
@@ -91,8 +90,7 @@ def fuzz_images(count: int, seed: int) -> FuzzReport:
 
 
 def _decode_chunk(seed: int, start: int, count: int) -> _ChunkResult:
-    torch.set_num_threads(1)
-    refuse_what_decoders_warn_of()
+    prepare_decoders()
     decoder = PixelDecoder(SIZE_PX, _MAX_PIXELS)
     originals = seeds()
     result = _ChunkResult([], [], multiprocessing.current_process().pid or 0, 0.0)

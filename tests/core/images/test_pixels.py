@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 
 from core.errors import ImageError, ImageTooLarge, InvalidImage
 from core.images.pixels import PixelDecoder
+from tests.support import hostile_images as hostile
 from tests.support.pictures import encoded, natural
 
 SIZE_PX = 224
@@ -74,6 +75,47 @@ def test_jpeg_is_close_to_the_reference(width: int, height: int, limit: float, s
     off = difference(encoded(natural(width, height), "JPEG", quality=90, subsampling=subsampling))
 
     assert limit >= off.mean()
+
+
+def edges(width: int, height: int) -> Image.Image:
+    """Light squares on dark lines, 64 pixels wide: an edge that is off by a part of a pixel is a large difference."""
+    lines = (np.arange(width) // 64 % 2) & (np.arange(height)[:, None] // 64 % 2)
+    return Image.fromarray((40 + 160 * lines).astype(np.uint8)).convert("RGB")
+
+
+@pytest.mark.parametrize(
+    ("width", "height"),
+    [
+        pytest.param(901, 1203, id="tall"),
+        pytest.param(1203, 901, id="wide"),
+        pytest.param(1001, 1999, id="half as wide as tall"),
+        pytest.param(1919, 1079, id="a row and a column less than a screen"),
+        pytest.param(2001, 1805, id="at a quarter"),
+        pytest.param(1801, 2203, id="tall, at a quarter"),
+    ],
+)
+def test_reduced_decode_keeps_the_geometry(width: int, height: int) -> None:
+    """The target and the crop come from the original size, also where the reduced size is rounded."""
+    off = difference(encoded(edges(width, height), "JPEG", quality=95))
+
+    assert 0.6 >= off.mean()
+    assert 25 >= off.max()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG"])
+@pytest.mark.parametrize(
+    ("width", "height"), [pytest.param(301, 500, id="odd rest"), pytest.param(1302, 901, id="odd rest, reduced JPEG")]
+)
+def test_turned_pictures_keep_the_geometry(width: int, height: int, file_format: str, orientation: int) -> None:
+    """However a picture is stored, the crop is that of the upright one: the larger half of an odd rest is behind."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+
+    off = difference(encoded(edges(width, height), file_format, exif=exif, quality=95))
+
+    assert 0.6 >= off.mean()
+    assert 25 >= off.max()
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -152,14 +194,49 @@ def test_mode_becomes_rgb(make: Callable[[], bytes], colour: tuple[int, int, int
         pytest.param(encoded(natural(64, 64), "WEBP")[:-200], InvalidImage, id="cut-off WebP"),
         pytest.param(encoded(Image.new("1", (2001, 2000)), "PNG"), ImageTooLarge, id="too many pixels"),
         pytest.param(encoded(Image.new("1", (30_000, 30_000)), "PNG"), ImageTooLarge, id="a decompression bomb"),
-        pytest.param(encoded(Image.new("1", (1, 51)), "PNG"), ImageTooLarge, id="too thin"),
-        pytest.param(encoded(Image.new("1", (65_000, 1)), "PNG"), ImageTooLarge, id="far too wide"),
+        pytest.param(hostile.thin(1, 51), ImageTooLarge, id="too thin"),
+        pytest.param(hostile.thin(1, 65_535), ImageTooLarge, id="far too tall"),
+        pytest.param(hostile.webp_with_canvas(12_000, 12_000), ImageTooLarge, id="a canvas of 144 megapixels"),
+        pytest.param(hostile.webp_with_canvas(1, 65_535), ImageTooLarge, id="a canvas far too tall"),
+        pytest.param(hostile.with_scans(101), InvalidImage, id="many scans"),
+        pytest.param(hostile.behind_start(hostile.EXIF_SEGMENT * 1000), InvalidImage, id="many segments"),
+        pytest.param(hostile.png_with(hostile.png_chunk(b"prVt") * 301), InvalidImage, id="many chunks"),
+        pytest.param(hostile.gif_with(b"!\xfe\0" * 300), InvalidImage, id="many comments in a GIF"),
     ],
 )
 def test_refused(data: bytes, error: type[ImageError]) -> None:
     """What cannot or must not be decoded is refused with its class."""
     with pytest.raises(error):
         DECODER.decode(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "needed_bytes"),
+    [
+        pytest.param(encoded(natural(100, 80), "WEBP"), 100 * 80 * 16, id="WebP"),
+        pytest.param(hostile.webp_with_canvas(100, 80), 100 * 80 * 16, id="animated WebP, by its canvas"),
+        pytest.param(encoded(natural(100, 80), "AVIF"), 100 * 80 * 16, id="AVIF"),
+        pytest.param(encoded(natural(100, 80), "PNG"), 100 * 80 * 4, id="PNG"),
+        pytest.param(encoded(natural(100, 80).convert("P"), "GIF"), 100 * 80, id="GIF"),
+        pytest.param(encoded(natural(100, 80), "JPEG"), 100 * 80 * (3 * 2 + 3), id="JPEG, coefficients and pixels"),
+        pytest.param(encoded(natural(100, 80).convert("L"), "JPEG"), 100 * 80 * (2 + 3), id="grey JPEG"),
+    ],
+)
+def test_memory_is_bounded(data: bytes, needed_bytes: int) -> None:
+    """What decoding takes in this format and mode is counted before it is taken."""
+    enough, too_little = (PixelDecoder(SIZE_PX, 10**6, max_decoder_bytes=needed_bytes - less) for less in (0, 1))
+
+    enough.decode(data)
+    with pytest.raises(ImageTooLarge, match=f"more memory than {needed_bytes - 1} bytes"):
+        too_little.decode(data)
+
+
+def test_pixels_are_the_caller_s() -> None:
+    """They are contiguous and own nothing of the picture that they came from."""
+    pixels = DECODER.decode(encoded(natural(640, 360), "JPEG"))
+
+    assert pixels.flags.c_contiguous
+    assert (3, SIZE_PX, SIZE_PX) == pixels.shape
 
 
 VALID = [encoded(natural(48, 40), file_format) for file_format in ("JPEG", "PNG", "WEBP", "GIF", "AVIF")] + [

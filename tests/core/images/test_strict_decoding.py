@@ -5,25 +5,56 @@ import sys
 
 PROGRAM = """
 import io
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from core.errors import InvalidImage
 from core.images.pixels import PixelDecoder
-from core.images.strict_decoding import refuse_what_decoders_warn_of
+from core.images.strict_decoding import prepare_decoders
 
+animation_of_nothing = PngImagePlugin.PngInfo()
+animation_of_nothing.add(b"acTL", bytes(8))
 buffer = io.BytesIO()
-Image.new("RGB", (300, 300)).save(buffer, "JPEG", exif=b"Exif\\0\\0II*\\0\\x08\\0\\0\\0\\x09\\0")
+Image.new("RGB", (300, 300)).save(buffer, "PNG", pnginfo=animation_of_nothing)
 decoder = PixelDecoder(224, 1_000_000)
 print(decoder.decode(buffer.getvalue()).shape)
-refuse_what_decoders_warn_of()
+prepare_decoders()
 try:
     decoder.decode(buffer.getvalue())
 except InvalidImage as error:
     print(error.code)
 """
 
+# Between Pillow's warning at 89 megapixels and its error at 179, and above both.
+LARGE = """
+import io
+from PIL import Image
+from core.errors import ImageError
+from core.images.pixels import PixelDecoder
+from core.images.strict_decoding import prepare_decoders
+
+prepare_decoders()
+for height in (10_000, 20_000):
+    buffer = io.BytesIO()
+    Image.new("1", (10_000, height)).save(buffer, "PNG")
+    for max_pixels in (50_000_000, 250_000_000):
+        try:
+            print(PixelDecoder(224, max_pixels).decode(buffer.getvalue()).shape)
+        except ImageError as error:
+            print(error.code, error.message)
+"""
+
+
+def output_of(program: str) -> str:
+    command = [sys.executable, "-W", "ignore", "-c", program]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
 
 def test_what_the_decoder_warns_of_is_invalid() -> None:
-    """A picture with a broken EXIF table decodes with a mere warning, and is refused once warnings are errors."""
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", PROGRAM], capture_output=True, text=True, check=True)
+    """A picture with a broken table decodes with a mere warning, and is refused once warnings are errors."""
+    assert "(3, 224, 224)\nINVALID_IMAGE\n" == output_of(PROGRAM)
 
-    assert "(3, 224, 224)\nINVALID_IMAGE\n" == done.stdout
+
+def test_the_limit_on_pixels_is_ours_alone() -> None:
+    """Where Pillow would warn or refuse, our limit decides: over it is IMAGE_TOO_LARGE, under it is decoded."""
+    refused = "IMAGE_TOO_LARGE the image has more than 50000000 pixels"
+
+    assert f"{refused}\n(3, 224, 224)\n" * 2 == output_of(LARGE)
