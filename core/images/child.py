@@ -30,8 +30,9 @@ from core.images.arena import Arena
 from core.images.fairness import Download, Running, next_download
 from core.images.fetch.allowlist import AllowList
 from core.images.fetch.fetcher import Fetcher, FetchLimits
+from core.images.job import Pixels
 from core.images.messages import DECODE, ENDED, FETCHED, FORGET, READY, WORK, ChildSettings, Inbox, describe, frame
-from core.images.pixels import PixelDecoder, Pixels
+from core.images.pixels import PixelDecoder
 from core.images.strict_decoding import prepare_decoders
 from core.process.logs import logging_config
 
