@@ -43,7 +43,9 @@ def test_exception_is_kinds_and_places() -> None:
     exceptions = formatted(failing())["exceptions"]
 
     assert ["RuntimeError", "ValueError"] == [exception["kind"] for exception in exceptions]
-    assert [True, True] == [exception["frames"][-1].startswith("tests/core/process/test_logs.py:") for exception in exceptions]
+    assert [True, True] == [
+        exception["frames"][-1].startswith("tests/core/process/test_logs.py:") for exception in exceptions
+    ]
 
 
 def test_exception_messages_and_source_lines_stay_out() -> None:
