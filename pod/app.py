@@ -6,16 +6,18 @@ and writes. What the bytes mean is found out on a thread, which parses, checks a
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 from urllib.parse import quote
 
-from flask import Flask, Response, g, request
+from flask import Flask, Request, Response, g, request
 from gevent import Timeout
 from gevent.threadpool import ThreadPool
 from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import HTTPException
+from werkzeug.routing import MapAdapter
 
 from core.api import OPERATIONS, Api
 from core.byte_budget import ByteBudget
@@ -39,6 +41,9 @@ _BODY_TIMEOUT_S = 20.0
 _QUICKLY_PARSED_BYTES = 16_384
 
 _TIMEOUT_HEADER = "X-Request-Timeout-Ms"
+_TIMEOUT_VARIABLE = "HTTP_X_REQUEST_TIMEOUT_MS"
+
+_JSON = "application/json"
 
 
 @dataclass(slots=True)
@@ -61,9 +66,23 @@ class _Door:
     max_body_bytes: int
 
 
+class _App(Flask):
+    """Flask, less what it finds out anew for every request and this service has no use for."""
+
+    def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
+        """By path alone. Flask's own looks at the Host header first, and builds URLs for nobody here."""
+        if request is None:
+            return None
+        return self.url_map.bind("", path_info=request.path, default_method=request.method)
+
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        """No view is a coroutine."""
+        return func
+
+
 def create_app(settings: ServiceSettings, service: Service) -> Flask:
     """Return the application over `service`, which may still be loading."""
-    app = Flask(__name__)
+    app = _App(__name__)
     app.extensions[SERVICE_EXTENSION] = service
     door = _Door(
         service,
@@ -90,7 +109,7 @@ def _run_operation(door: _Door, path: str) -> Response:
     environ = request.environ
     exchange: _Exchange = g.exchange
     cancellation = Cancellation()
-    asked_ms = parse_timeout_ms(request.headers.get(_TIMEOUT_HEADER), _TIMEOUT_HEADER)
+    asked_ms = parse_timeout_ms(environ.get(_TIMEOUT_VARIABLE), _TIMEOUT_HEADER)
     deadline = door.service.deadline(asked_ms, cancellation)
     body = _read_body(door, environ, deadline)
     try:
@@ -102,7 +121,7 @@ def _run_operation(door: _Door, path: str) -> Response:
     exchange.client_gone = cancellation.cancelled
     if isinstance(outcome, ServiceError):
         return _answer_error(outcome)
-    return Response(outcome, mimetype="application/json")
+    return Response(outcome, content_type=_JSON)
 
 
 def _read_body(door: _Door, environ: dict[str, Any], deadline: Deadline) -> bytes:
@@ -192,10 +211,11 @@ def _finish(response: Response) -> Response:
     # Header values are ASCII; a request id may be any printable text.
     response.headers["X-Request-ID"] = quote(request_id, safe=" !#$&'()*+,/:;=?@[]^`{|}<>\"\\")
     asked = request.environ
-    level = logging.DEBUG if asked["REQUEST_METHOD"] == "GET" else logging.INFO
+    method = asked["REQUEST_METHOD"]
+    level = logging.DEBUG if method == "GET" else logging.INFO
     fields = {
-        "method": asked["REQUEST_METHOD"],
-        "path": request.path[:100],
+        "method": method,
+        "path": asked["PATH_INFO"][:100],
         "status": response.status_code,
         "code": exchange.code,
         "request_id": request_id,
@@ -228,4 +248,4 @@ def _answer_unknown(_error: Exception) -> Response:
 
 
 def _json(body: Body, status: int) -> Response:
-    return Response(encode(body), status=status, mimetype="application/json")
+    return Response(encode(body), status=status, content_type=_JSON)

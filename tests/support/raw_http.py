@@ -54,6 +54,14 @@ def head(path: str, *lines: str, method: str = "POST") -> bytes:
     return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: pod", *lines, "", ""]).encode()
 
 
+def send_until_ended(client: socket.socket, begin: bytes, again: bytes) -> None:
+    """Send `begin`, then `again` until the other side ends the connection. Raises `TimeoutError` if it never does."""
+    with suppress(ConnectionError):
+        client.sendall(begin)
+        while True:
+            client.sendall(again)
+
+
 @contextmanager
 def attack(base_url: str, begin: bytes, again: bytes) -> Iterator[Callable[[], int]]:
     """Send `begin`, then `again` without end, and read whatever comes back, until the block or the connection ends.
