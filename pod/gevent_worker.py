@@ -25,7 +25,7 @@ from core.errors import InternalError
 from core.service import Service
 from core.wire.requests import new_request_id
 from pod import SERVICE_EXTENSION
-from pod.connection import Connection
+from pod.connection import Connection, Turns
 from pod.errors import from_gunicorn, last_answer
 
 logger = logging.getLogger(__name__)
@@ -76,6 +76,7 @@ class UnpatchedGeventWorker(GeventWorker):
         super().__init__(*arguments, **options)
         # gunicorn calls it with what its own kind of server needs; ours needs the socket and the pool.
         self.server_class = self._make_server  # type: ignore[assignment,misc]
+        self._turns = Turns()
 
     def _make_server(self, listener: socket.socket, *, spawn: Pool, **_unused: Any) -> SweepingServer:  # noqa: ANN401
         name = cast("socket.socket", _Name(listener.getsockname()))
@@ -96,7 +97,7 @@ class UnpatchedGeventWorker(GeventWorker):
     def handle(self, listener: Any, client: socket.socket, addr: Any) -> None:  # noqa: ANN401 - gunicorn is untyped
         """All requests of a connection. gunicorn's `keepalive` is the time for each head, idle time before included."""
         # Nor does a client that does not read hold up a drain for longer than the drain may take.
-        super().handle(listener, Connection(client, send_timeout_s=self.cfg.graceful_timeout), addr)
+        super().handle(listener, Connection(client, self._turns, send_timeout_s=self.cfg.graceful_timeout), addr)
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> bool:  # noqa: ANN401
         """Answer one request; raises StopIteration when the connection ends with it, as gunicorn expects.
