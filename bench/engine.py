@@ -12,7 +12,8 @@ from bench.timing import calls_per_s
 from core.clip.artifact import ModelDirectory, open_model
 from core.clip.engine import Engine
 from core.clip.loading import load_model
-from core.images.pixels import PIXEL_RULES_VERSION, PixelDecoder
+from core.images.pixels import PixelDecoder
+from core.images.rules import PIXEL_RULES_VERSION
 from core.process import cpu
 from core.settings import ServiceSettings
 

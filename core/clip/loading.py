@@ -4,7 +4,7 @@ Imports torch only for an engine, or for weights, that need it.
 """
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,9 @@ from core.clip.tokenizer import ClipTokenizer
 from core.clip.weights import read_weights
 from core.errors import StartError
 from core.settings import ServiceSettings
+
+# Reading the tokenizer holds the interpreter for 0.1 s. Compiling needs it for a moment only, but first.
+_HEAD_START_S = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +39,7 @@ def load_model(settings: ServiceSettings, *, pixel_rules: int) -> LoadedModel:
     directory = open_model(settings.clip_model, revision=settings.clip_model_revision)
     choice = Choice.of(settings)
     with ThreadPoolExecutor(2, "load") as threads:
-        # Hashing and compiling leave the interpreter to the two that need it all the time, import and tokenizer.
+        # Hashing and compiling need no interpreter; an import and the tokenizer need nothing else.
         identified = threads.submit(_identify, directory, choice, settings.clip_cache_dir.expanduser(), pixel_rules)
         import_engine(choice)
         engines = threads.submit(
@@ -47,6 +50,7 @@ def load_model(settings: ServiceSettings, *, pixel_rules: int) -> LoadedModel:
             read=partial(read_weights, directory),
             identify=identified.result,
         )
+        wait([engines], timeout=_HEAD_START_S)
         tokenizer = ClipTokenizer(directory.tokenizer_path, directory.context_length)
         return LoadedModel(directory, identified.result(), engines.result(), tokenizer)
 

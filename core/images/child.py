@@ -30,9 +30,10 @@ from core.images.arena import Arena
 from core.images.fairness import Download, Running, next_download
 from core.images.fetch.allowlist import AllowList
 from core.images.fetch.fetcher import Fetcher, FetchLimits
+from core.images.job import Pixels
 from core.images.messages import DECODE, ENDED, FETCHED, FORGET, READY, WORK, ChildSettings, Inbox, describe, frame
-from core.images.pixels import PixelDecoder, Pixels
-from core.images.strict_decoding import refuse_what_decoders_warn_of
+from core.images.pixels import PixelDecoder
+from core.images.strict_decoding import prepare_decoders
 from core.process.logs import logging_config
 
 logger = logging.getLogger(__name__)
@@ -299,7 +300,7 @@ def _limit_memory(max_bytes: int) -> None:
 
 def real_decode(settings: ChildSettings) -> Decode:
     """What a service's image process decodes with."""
-    return PixelDecoder(settings.size_px, settings.max_image_pixels).decode
+    return PixelDecoder(settings.size_px, settings.max_image_pixels, settings.max_decoder_bytes).decode
 
 
 def main(arguments: Sequence[str], make_decode: Callable[[ChildSettings], Decode] = real_decode) -> None:
@@ -315,7 +316,7 @@ def main(arguments: Sequence[str], make_decode: Callable[[ChildSettings], Decode
     [[fields]] = inbox.receive()
     settings = ChildSettings(**fields)
     logging.config.dictConfig(logging_config(settings.log_level))
-    refuse_what_decoders_warn_of()
+    prepare_decoders()
     # At DEBUG it names every chunk of every file.
     logging.getLogger("PIL").setLevel(logging.INFO)
     threading.stack_size(_STACK_BYTES)

@@ -17,9 +17,6 @@ from core.images.containers import refuse_floods, webp_canvas
 from core.images.geometry import Turn, View, centre_view
 from core.images.resizing import Picture, Pixels, resize
 
-# Part of the fingerprint: raise it when the same bytes would give other pixels.
-PIXEL_RULES_VERSION = 2
-
 # A 1x65535 image passes every pixel limit, and hardly anything of it would be seen.
 MAX_SIDE_RATIO = 50
 

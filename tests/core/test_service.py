@@ -14,7 +14,7 @@ ENVIRONMENT = {"ALLOW_INSECURE_AUTH": "1", "MAX_CONCURRENT_REQUESTS": "2", "REQU
 
 
 def make(scripted: ScriptedRuntime | None = None) -> Service:
-    service = Service(load_settings(ENVIRONMENT), (scripted or ScriptedRuntime()).runtime)
+    service = Service(load_settings(ENVIRONMENT), lambda: scripted or ScriptedRuntime())
     service.load()
     return service
 
@@ -44,7 +44,7 @@ def test_place_of_a_failed_request_is_given_back() -> None:
 def test_nothing_is_admitted_unless_ok() -> None:
     """Loading, draining and unhealthy services refuse with a retryable error and say which they are."""
     scripted = ScriptedRuntime()
-    loading = Service(load_settings(ENVIRONMENT), scripted.runtime)
+    loading = Service(load_settings(ENVIRONMENT), lambda: scripted)
     draining, unhealthy = make(), make(scripted)
     draining.drain()
     unhealthy.fail()

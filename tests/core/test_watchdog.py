@@ -22,7 +22,7 @@ class ScriptedRuntime:
     api: Any = None
     identity: Any = None
     torch_version = ""
-    cuda_version = None
+    cuda_version: str | None = None
     queued_items = 0
 
     def __init__(self) -> None:

@@ -191,7 +191,7 @@ def test_slow_image_holds_nobody_up(images: ImageServer) -> None:
 
 
 def test_slow_images_are_bounded(images: ImageServer) -> None:
-    """At most as many as there are processes dawdle beside them; the first of too many is given up, and may be retried."""
+    """At most as many as there are processes dawdle; the first of too many is given up, and may be retried."""
     slow = images.add("/spin", SPIN)
     with pool(processes=1, budget_s=1000.0, program=SCRIPTED) as (target, collector):
         first, second = jobs_of([slow]), jobs_of([slow])
