@@ -109,7 +109,7 @@ class Downloads:
 
     def _begin(self) -> None:
         while (task := self._next()) is not None:
-            self._threads.submit(self._run, task)
+            self._threads.submit(_or_end_process, self._run, task)
 
     def _next(self) -> Task | None:
         with self._lock:
@@ -173,14 +173,17 @@ class Child:
 
     def serve(self, inbox: Inbox) -> NoReturn:
         """Until the service closes the socket, or is gone."""
-        threading.Thread(target=self._decode_all, name="decode", daemon=True).start()
+        threading.Thread(target=_or_end_process, args=(self._decode_all,), name="decode", daemon=True).start()
         self._decode_bytes(simplejpeg.encode_jpeg(np.zeros(_FIRST_PICTURE, dtype=np.uint8)))
         self._send([READY])
+        _or_end_process(self._listen, inbox)
+        os._exit(0)
+
+    def _listen(self, inbox: Inbox) -> None:
         with suppress(EOFError, OSError):
             while True:
                 for kind, *content in inbox.receive():
                     self._handle(kind, content)
-        os._exit(0)
 
     def _handle(self, kind: str, content: list[Any]) -> None:
         if kind == WORK:
@@ -250,7 +253,8 @@ class Child:
             self._arena.slots[task.slot] = self._decode_bytes(task.data)
         except ServiceError as error:
             return error
-        except Exception:
+        except BaseException:
+            # Not Exception: a bug in a library that is written in Rust is a panic, which is none.
             logger.exception("an image could not be decoded")
             return InternalError()
         finally:
@@ -276,6 +280,17 @@ class Child:
         with self._sending, suppress(OSError):
             # The reader sees the end of the socket, and ends the process.
             self._sock.sendall(data)
+
+
+def _or_end_process(run: Callable[..., None], *arguments: Any) -> None:  # noqa: ANN401 - those of `run`
+    """What nobody has foreseen ends the process, and its work begins again elsewhere: whoever waits for a thread that
+    is lost would wait for ever.
+    """
+    try:
+        run(*arguments)
+    except BaseException:
+        logger.critical("an image process cannot go on", exc_info=True)
+        os._exit(1)
 
 
 def _host(url: str) -> str:

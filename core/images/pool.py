@@ -174,7 +174,7 @@ class ImageProcesses:
                 process.kill()
             elif used_s > self._budget_s:
                 text = f"decoding the image takes more than {self._budget_s:g} seconds of processor time"
-                process.end(InvalidImage(text))
+                process.end(ticket.job_id, InvalidImage(text))
             elif not process.detached:
                 self._detach(process, ticket, news)
         self._tell(news)
@@ -281,14 +281,20 @@ class ImageProcesses:
         self._move(process, [ticket for ticket in process.tickets.values() if ticket is not slow], news)
         detached = [other for other in self._processes if other.detached]
         if len(detached) > self._wanted:
-            detached[0].end(Overloaded("too many images take long to decode at the same time"))
+            self._give_up(detached[0])
+
+    def _give_up(self, process: ImageProcess) -> None:
+        """End one that was left alone with its slow image; if that is done already, it ends by itself."""
+        for ticket in process.tickets.values():
+            if not ticket.void:
+                process.end(ticket.job_id, Overloaded("too many images take long to decode at the same time"))
 
     def _begin_again(self, process: ImageProcess, news: _News) -> None:
         """After its end: judge the image that was being decoded, and begin the others elsewhere."""
         decoding = process.arena.decoding
         guilty = process.tickets.pop(decoding.job_id, None) if decoding else None
         if guilty is not None and not guilty.void:
-            guilty.job.error = self._judge(process, guilty.job)
+            guilty.job.error = self._judge(process, guilty)
             if guilty.job.error is None:
                 self._move(process, [guilty], news)
             else:
@@ -296,18 +302,21 @@ class ImageProcesses:
                 news.ended.append(guilty.job)
         self._move(process, list(process.tickets.values()), news)
 
-    def _judge(self, process: ImageProcess, job: ImageJob) -> ServiceError | None:
+    def _judge(self, process: ImageProcess, guilty: Ticket) -> ServiceError | None:
         """What becomes of the image that was decoded when its process ended; None gives it another try."""
-        if process.verdict is not None:
-            return process.verdict
-        self._crashes[job] += 1
-        return InvalidImage("the image makes its decoder crash") if self._crashes[job] >= _MAX_CRASHES else None
+        if guilty.job_id in process.verdicts:
+            return process.verdicts[guilty.job_id]
+        self._crashes[guilty.job] += 1
+        return InvalidImage("the image makes its decoder crash") if self._crashes[guilty.job] >= _MAX_CRASHES else None
 
     def _move(self, process: ImageProcess, tickets: list[Ticket], news: _News) -> None:
-        jobs = [ticket.job for ticket in tickets if not ticket.void]
+        """Begin them elsewhere, each request's apart: a part has one deadline, and is forgotten as a whole."""
+        parts: dict[int, list[ImageJob]] = {}
         for ticket in tickets:
+            if not ticket.void:
+                parts.setdefault(ticket.part, []).append(ticket.job)
             ticket.void = True
-        if jobs:
+        for jobs in parts.values():
             news.delayed.extend(jobs)
             self._assign(jobs, len(jobs), news)
 

@@ -87,8 +87,8 @@ class ImageProcess:
         self.slots = FreeSlots(settings.slots)
         self.ready = False
         self.detached = False
-        self.verdict: ServiceError | None = None
-        """What becomes of the image for which it was ended."""
+        self.verdicts: dict[int, ServiceError] = {}
+        """What becomes of the image for which it was ended, if that is still being decoded then."""
         self._settings = settings
         self._program = program
         self._owner = owner
@@ -129,9 +129,9 @@ class ImageProcess:
         if self._popen is not None:
             self._popen.kill()
 
-    def end(self, verdict: ServiceError) -> None:
+    def end(self, job_id: int, verdict: ServiceError) -> None:
         """Kill it because of the image that it is decoding, whose error is the `verdict`."""
-        self.verdict = verdict
+        self.verdicts[job_id] = verdict
         self.kill()
 
     def give_way(self) -> None:

@@ -1,24 +1,29 @@
 """An engine that does to the service what real ones do on their worst days; only tests and the chaos run load it.
 
-What happens is in the payload: a token or a pixel value names it. A text is its characters' code points (see
-`tokenize`), an image is one grey value (see `decode`), and the right vector of both is known to whoever sent it.
+What happens is in the payload: the first token or pixel names it. A text is its characters' code points (see
+`tokenize`), an image has them as its first row of red (see `picture`): the right vector of both is known to whoever
+sent it.
 """
 
 import ctypes
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from core.clip.engine import EngineBroken, Pixels, TokenIds, Vectors
-from core.errors import InvalidImage
+from core.embedder import Tokens
+from tests.support.pictures import encoded
 
 DIM = 8
 MAX_TOKENS = 32
-IMAGE_BYTES = 16
+# A picture of this size is not resized, so its pixels come back as they were.
+SIZE_PX = DIM
 
 # First character of a text: what becomes of it.
 POISON, NAN, HANG, FATAL, SEIZE = "!", "~", "#", "$", "%"
@@ -27,9 +32,19 @@ _MODES = {ord(mode): mode for mode in (POISON, NAN, HANG, FATAL, SEIZE)}
 
 
 def right_vector(text: str) -> npt.NDArray[np.float32]:
-    """The vector, not normalised, that the engine gives to a text: different for every text of digits."""
-    values = np.frombuffer(text.encode().ljust(DIM, b" ")[:DIM], dtype=np.uint8)
-    return values.astype(np.float32)
+    """The vector, not normalised, that the engine gives to a text or its picture: different for all of eight digits."""
+    return _characters(text).astype(np.float32)
+
+
+def picture(text: str) -> bytes:
+    """A PNG that has the vector of `text`."""
+    pixels = np.zeros((SIZE_PX, SIZE_PX, 3), dtype=np.uint8)
+    pixels[0, :, 0] = _characters(text)
+    return encoded(Image.fromarray(pixels), "PNG")
+
+
+def _characters(text: str) -> npt.NDArray[np.uint8]:
+    return np.frombuffer(text.encode().ljust(DIM, b" ")[:DIM], dtype=np.uint8)
 
 
 class ScriptedEngine:
@@ -50,7 +65,7 @@ class ScriptedEngine:
         pass
 
     def encode_images(self, pixels: Pixels) -> Vectors:
-        return self._encode(pixels)
+        return self._encode(pixels.reshape(len(pixels), -1))
 
     def encode_texts(self, token_ids: TokenIds) -> Vectors:
         return self._encode(token_ids)
@@ -82,20 +97,14 @@ def seize_interpreter() -> None:
     ctypes.PyDLL(None).sleep(3600)
 
 
-def tokenize(text: str) -> tuple[TokenIds, bool]:
+def tokenize(text: str) -> Tokens:
     """One token per byte, at least DIM of them."""
     values = text.encode().ljust(DIM, b" ")
-    return np.frombuffer(values[:MAX_TOKENS], dtype=np.uint8).astype(np.int64), len(values) > MAX_TOKENS
+    ids = np.frombuffer(values[:MAX_TOKENS], dtype=np.uint8).astype(np.int64)
+    return Tokens(ids, len(ids), len(values) > MAX_TOKENS)
 
 
-def pad(tokens: Any) -> TokenIds:  # noqa: ANN401 - a list of arrays
+def pad(tokens: Sequence[TokenIds]) -> TokenIds:
     """Stack texts of different lengths."""
     longest = max(len(row) for row in tokens)
     return np.stack([np.pad(row, (0, longest - len(row)), constant_values=32) for row in tokens])
-
-
-def decode(data: bytes) -> Pixels:
-    """An "image" is IMAGE_BYTES or more bytes of which the first DIM are its vector."""
-    if len(data) < IMAGE_BYTES:
-        raise InvalidImage
-    return np.frombuffer(data[:IMAGE_BYTES], dtype=np.uint8)

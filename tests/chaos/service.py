@@ -1,78 +1,129 @@
-"""The real service, with everything real but the model: admission, downloads, batcher, watchdog."""
+"""The real service, with everything real but the model: admission, image processes, scheduler, watchdog."""
 
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-
-import numpy as np
 
 from core.api import Api, Model
 from core.batching.batcher import Batcher
+from core.batching.device import Device
 from core.batching.items import Modality
+from core.batching.scheduler import Limits, Scheduler
+from core.batching.tally import Tally
 from core.byte_budget import ByteBudget
-from core.embedder import Embedder, ImageMemory, Pools
-from core.images.fetch.allowlist import AllowList
-from core.images.fetch.fetcher import Fetcher, FetchLimits
-from core.service import Runtime, Service
+from core.embedder import Arrivals, Embedder, ImageMemory
+from core.images.job import PixelStack
+from core.images.pool import ImageProcesses
+from core.images.settings import child_settings
+from core.process import cpu
+from core.service import Service
 from core.settings import ServiceSettings
 from core.wire.responses import ModelIdentity
 from shared_auth import Authenticator
-from tests.chaos.engine import DIM, IMAGE_BYTES, ScriptedEngine, decode, pad, tokenize
+from tests.chaos.engine import DIM, MAX_TOKENS, SIZE_PX, ScriptedEngine, pad, tokenize
 
 IDENTITY = ModelIdentity("scripted", "none", "cpu", "float32", "scripted", DIM, "0" * 16)
 
+_PIXEL_BYTES = 3 * SIZE_PX**2
+_DECODES_PER_PROCESS = 2
+
 
 def scripted_service(settings: ServiceSettings, environ: Mapping[str, str]) -> Service:
-    """A service that is still loading; CHAOS_ITEM_S, CHAOS_MAX_ITEMS and CHAOS_RELEASE describe its engine."""
+    """A service that is still loading; CHAOS_ITEM_S, CHAOS_MAX_ITEMS and CHAOS_RELEASE describe its engine.
+
+    CHAOS_IN_TURNS=1 has decoder and device take turns, as they do where they share a CPU.
+    """
     release = environ.get("CHAOS_RELEASE")
     engine = ScriptedEngine(
         item_s=float(environ.get("CHAOS_ITEM_S", "0.001")),
         max_items=int(environ.get("CHAOS_MAX_ITEMS", "1000")),
         release=Path(release) if release else None,
     )
-    return Service(settings, lambda: _runtime(settings, engine))
+    in_turns = environ.get("CHAOS_IN_TURNS") == "1"
+    return Service(settings, lambda: ScriptedRuntime(settings, engine, in_turns=in_turns))
 
 
-def _runtime(settings: ServiceSettings, engine: ScriptedEngine) -> Runtime:
-    batcher = Batcher(
-        [engine],
-        {Modality.IMAGE: np.stack, Modality.TEXT: pad},
+class ScriptedRuntime:
+    """What `core.runtime.Runtime` is, over a scripted engine."""
+
+    identity = IDENTITY
+    torch_version = "none"
+    cuda_version = None
+
+    def __init__(self, settings: ServiceSettings, engine: ScriptedEngine, *, in_turns: bool) -> None:
+        processes = cpu.available_cores() if settings.image_processes == "auto" else settings.image_processes
+        self._scheduler = Scheduler(
+            _limits(settings),
+            shared=in_turns,
+            decoders=processes * _DECODES_PER_PROCESS,
+            grant=lambda item: self._images.decode(item.payload),
+        )
+        self._images = ImageProcesses(
+            child_settings(settings, SIZE_PX, processes=processes, in_turns=in_turns),
+            Arrivals(self._scheduler),
+            processes=processes,
+            budget_s=settings.max_decode_cpu_s,
+        )
+        self._images.start()
+        self._batcher = Batcher(self._scheduler, [_device(settings, engine)])
+        self.api = _api(settings, self._scheduler, self._images)
+        self._images.wait_until_ready()
+
+    @property
+    def healthy(self) -> bool:
+        return self._batcher.healthy and self._images.healthy
+
+    @property
+    def queued_items(self) -> int:
+        return self._scheduler.waiting_items
+
+    @property
+    def done(self) -> Mapping[Modality, Tally]:
+        return self._batcher.done
+
+    def pass_serials(self) -> tuple[int | None, ...]:
+        return self._batcher.pass_serials()
+
+    def check(self) -> None:
+        """Nothing is warmed: a scripted pass may be the one that hangs."""
+
+    def fail(self) -> None:
+        self._batcher.fail()
+
+    def close(self) -> None:
+        self._batcher.close()
+        self._images.close()
+
+
+def _limits(settings: ServiceSettings) -> Limits:
+    return Limits(
+        max_items=settings.max_queued_items,
+        max_batch=settings.max_device_batch,
+        max_tokens=settings.max_device_batch * MAX_TOKENS,
+        max_turn_s=settings.max_image_pass_ms / 1000,
+    )
+
+
+def _device(settings: ServiceSettings, engine: ScriptedEngine) -> Device:
+    return Device(
+        engine,
+        {Modality.IMAGE: PixelStack(SIZE_PX), Modality.TEXT: pad},
         dim=DIM,
         max_batch=settings.max_device_batch,
-        max_items=settings.max_queued_items,
+        out_of_memory=engine.out_of_memory,
     )
-    limits = FetchLimits(max_bytes=settings.max_image_size_bytes, timeout_s=settings.image_download_timeout_s)
-    fetcher = Fetcher(limits, AllowList.parse(settings.download_allow_hosts))
-    pools = Pools(ThreadPoolExecutor(settings.max_concurrent_requests), ThreadPoolExecutor(2))
+
+
+def _api(settings: ServiceSettings, scheduler: Scheduler, images: ImageProcesses) -> Api:
     embedder = Embedder(
-        fetch=fetcher.fetch,
-        decode=decode,
+        images=images,
         tokenize=tokenize,
-        batcher=batcher,
-        pools=pools,
-        memory=ImageMemory(ByteBudget(settings.max_image_bytes_in_flight), pixel_bytes=IMAGE_BYTES),
+        scheduler=scheduler,
+        memory=ImageMemory(ByteBudget(settings.max_image_bytes_in_flight), _PIXEL_BYTES),
         concurrency=settings.download_concurrency,
     )
-    api = Api(
+    return Api(
         Model(embedder, IDENTITY),
         Authenticator(settings.hmac_secrets()),
         max_batch_size=settings.max_batch_size,
         request_timeout_s=settings.request_timeout_s,
-    )
-
-    def close() -> None:
-        pools.close()
-        batcher.close()
-        fetcher.close()
-
-    return Runtime(
-        api=api,
-        identity=IDENTITY,
-        torch_version="none",
-        cuda_version=None,
-        check=lambda: None,
-        healthy=lambda: batcher.healthy,
-        pass_serials=batcher.pass_serials,
-        fail=batcher.fail,
-        close=close,
     )

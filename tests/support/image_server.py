@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 from tests.support.loopback import QuietHandler, base_url, serving
@@ -68,7 +68,9 @@ class _Handler(QuietHandler):
         if path in images.gates:
             images.gates[path].pass_through()
         data = images.files.get(path)
-        self.send_response(200 if data is not None else 404)
-        self.send_header("Content-Length", str(len(data or b"")))
-        self.end_headers()
-        self.wfile.write(data or b"")
+        # Whoever asked may have given up, or have been killed, while the gate was closed.
+        with suppress(ConnectionError):
+            self.send_response(200 if data is not None else 404)
+            self.send_header("Content-Length", str(len(data or b"")))
+            self.end_headers()
+            self.wfile.write(data or b"")

@@ -12,10 +12,17 @@ from core.images import child
 from core.images.job import Pixels
 from core.images.messages import ChildSettings
 
-SPIN, CRASH, SLOW, BUG = b"spin", b"crash", b"slow", b"bug"
+SPIN, CRASH, SLOW, BUG, PANIC = b"spin", b"crash", b"slow", b"bug", b"panic"
+
+# No number of a part: whoever takes it for one has lost the thread.
+STUCK = "stuck"
 
 # Longer than it takes for a decode to be called slow, shorter than any budget here.
 SLOW_S = 1.0
+
+
+class Panic(BaseException):
+    """What libraries written in Rust raise when they have a bug; no `Exception`."""
 
 
 def _spin(seconds: float) -> None:
@@ -34,6 +41,8 @@ def scripted_decode(settings: ChildSettings) -> child.Decode:
             os.kill(os.getpid(), signal.SIGSEGV)
         if data.startswith(BUG):
             raise ZeroDivisionError
+        if data.startswith(PANIC):
+            raise Panic
         if data.startswith(SLOW):
             _spin(SLOW_S)
         digits = data.lstrip(SLOW)

@@ -28,7 +28,7 @@ from core.images.process import PROGRAM
 from core.images.settings import child_settings
 from core.settings import load_settings
 from models.shapes import draw, single
-from tests.core.images.scripted_child import BUG, CRASH, SLOW, SPIN
+from tests.core.images.scripted_child import BUG, CRASH, PANIC, SLOW, SPIN, STUCK
 from tests.support.image_server import ImageServer, image_server
 from tests.support.pictures import encoded
 
@@ -218,11 +218,12 @@ def test_crashing_image_is_blamed_after_the_second_time(images: ImageServer) -> 
         assert [0, 1, 2, 3, 4, InvalidImage, 5, 6, 7, 8, 9] == greys(jobs)
 
 
-def test_bug_of_ours_costs_one_image(images: ImageServer) -> None:
+@pytest.mark.parametrize("kind", [pytest.param(BUG, id="exception"), pytest.param(PANIC, id="panic of a library")])
+def test_bug_of_ours_costs_one_image(images: ImageServer, kind: bytes) -> None:
     """Nothing else of its request, and no process."""
     with pool(processes=1, program=SCRIPTED) as (target, collector):
         before = target.pids
-        jobs = jobs_of([images.add("/bug", BUG), images.add("/1", b"1")])
+        jobs = jobs_of([images.add("/bug", kind), images.add("/1", b"1")])
         target.begin(jobs, at_once=2)
         collector.wait_for(jobs)
 
@@ -246,6 +247,62 @@ def test_released_images_end_at_once(images: ImageServer) -> None:
 
         assert [2, 2] == greys(later)
         assert jobs[0] not in collector._ended
+
+
+@pytest.mark.parametrize("ends", [pytest.param("late", id="its time is over"), pytest.param("gone", id="given up")])
+def test_what_begins_again_stays_with_its_request(images: ImageServer, ends: str) -> None:
+    """Two requests lose their process: that one of them ends afterwards is nothing to the other."""
+    urls = ["/short", "/long"]
+    (short_url, short_gate), (long_url, long_gate) = (images.add_gated(url, b"7") for url in urls)
+    with pool(processes=1, program=SCRIPTED) as (target, collector):
+        short, long = jobs_of([short_url], Deadline.after(3.0 if ends == "late" else SOON_S)), jobs_of([long_url])
+        for jobs, gate in ((short, short_gate), (long, long_gate)):
+            target.begin(jobs, at_once=1)
+            gate.wait_for_request()
+        os.kill(target.pids[0], signal.SIGKILL)
+        long_gate.wait_for_request()
+        if ends == "late":
+            collector.wait_for(short)
+        else:
+            target.release(short)
+        _wait_until(lambda: len(target._processes[0].tickets) == 1)
+        long_gate.open()
+        collector.wait_for(long)
+
+        assert [7] == greys(long)
+
+
+def test_process_that_has_lost_a_thread_is_replaced(images: ImageServer) -> None:
+    """One that hears nothing any more ends, instead of being given work for ever."""
+    url, gate = images.add_gated("/later", b"3")
+    with pool(processes=1, program=SCRIPTED, IMAGE_DOWNLOAD_TIMEOUT_S="1000") as (target, collector):
+        before = target.pids
+        jobs = jobs_of([url])
+        target.begin(jobs, at_once=1)
+        gate.wait_for_request()
+        target._processes[0].send(["work", STUCK])
+        _wait_until(lambda: target.pids and before != target.pids)
+        gate.open()
+        collector.wait_for(jobs)
+
+        assert [3] == greys(jobs)
+
+
+def test_verdict_is_for_the_image_that_it_was_about(images: ImageServer) -> None:
+    """When the next image is being decoded by the time the process ends, that one is tried again."""
+    spin = images.add("/spin", SPIN)
+    with pool(processes=1, budget_s=1.0, program=SCRIPTED) as (target, collector):
+        other, next_one = jobs_of([images.add("/0", b"0")]), jobs_of([spin])
+        target.begin(other, at_once=1)
+        collector.wait_for(other)
+        target.begin(next_one, at_once=1)
+        process = target._processes[0]
+        _wait_until(lambda: process.arena.decoding is not None)
+        process.end(process.arena.decoding.job_id - 1, InvalidImage("about the one before"))
+        _wait_until(lambda: next_one[0] in collector.delayed_jobs)
+
+        assert next_one[0].error is None
+        target.release(next_one)
 
 
 def test_deadline_ends_what_waits_for_a_server(images: ImageServer) -> None:
