@@ -27,13 +27,13 @@ from core.byte_budget import ByteBudget
 from core.deadline import Cancellation, Deadline
 from core.errors import DeadlineExceeded, InternalError, ServiceError
 from core.images.arena import Arena
+from core.images.decoding.pixels import PixelDecoder
+from core.images.decoding.strict_decoding import prepare_decoders
 from core.images.fairness import Download, Running, next_download
 from core.images.fetch.allowlist import AllowList
 from core.images.fetch.fetcher import Fetcher, FetchLimits
 from core.images.job import Pixels
 from core.images.messages import DECODE, ENDED, FETCHED, FORGET, READY, WORK, ChildSettings, Inbox, describe, frame
-from core.images.pixels import PixelDecoder
-from core.images.strict_decoding import prepare_decoders
 from core.process.logs import logging_config
 
 logger = logging.getLogger(__name__)
