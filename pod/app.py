@@ -1,31 +1,35 @@
 """The Flask application: a route per row of the operation table, and the health routes.
 
-Views run on the gevent hub, so nothing here blocks: an operation runs on a thread of its own while its greenlet
-waits, and health is answered in between.
+Views run on the gevent hub, so nothing here blocks, and nothing takes long: the hub reads bytes, admits, hands over
+and writes. What the bytes mean is found out on a thread, which parses, checks and runs, while the greenlet waits.
 """
 
 import logging
 import time
-from contextlib import suppress
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
+from typing import Any, cast
 from urllib.parse import quote
 
-from flask import Flask, Response, g, request
+from flask import Flask, Request, Response, g, request
 from gevent import Timeout
 from gevent.threadpool import ThreadPool
+from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import HTTPException
+from werkzeug.routing import MapAdapter
 
-from core.api import OPERATIONS, Call
+from core.api import OPERATIONS, Api
 from core.byte_budget import ByteBudget
 from core.deadline import Cancellation, Deadline, parse_timeout_ms
-from core.errors import BodyTooLarge, DeadlineExceeded, InternalError, ServiceError
+from core.errors import BodyTooLarge, CapacityError, DeadlineExceeded, InternalError, InvalidJson, ServiceError
 from core.service import Service, Status
 from core.settings import ServiceSettings
 from core.wire.requests import new_request_id, request_id_of
 from core.wire.responses import Body, error_body
 from core.wire.strict_json import encode, parse_object
 from pod import SERVICE_EXTENSION, metrics
-from pod.errors import STATUS, from_http
+from pod.errors import STATUS, from_gunicorn, from_http
 from pod.presence import cancelled_when_gone
 
 logger = logging.getLogger(__name__)
@@ -33,27 +37,63 @@ logger = logging.getLogger(__name__)
 # A body is at most a mebibyte; whoever needs longer holds a connection for its own sake.
 _BODY_TIMEOUT_S = 20.0
 
-# A refusal does not wait for the rest of a body, but what has arrived is read: closing over it resets the connection,
-# and the refusal is lost on its way.
-_DISCARD_TIMEOUT_S = 0.2
-_DISCARD_BYTES = 4_194_304
-_DISCARD_PIECE_BYTES = 65_536
+# A request that is turned away is answered with its own id if that is quickly found.
+_QUICKLY_PARSED_BYTES = 16_384
 
 _TIMEOUT_HEADER = "X-Request-Timeout-Ms"
+_TIMEOUT_VARIABLE = "HTTP_X_REQUEST_TIMEOUT_MS"
+
+_JSON = "application/json"
+
+
+@dataclass(slots=True)
+class _Exchange:
+    """What is known of a request when it is answered."""
+
+    started_s: float
+    request_id: str | None = None
+    code: str | None = None
+    client_gone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Door:
+    """What operations share: who runs them, and how much may be held before that is decided."""
+
+    service: Service
+    threads: ThreadPool
+    bodies: ByteBudget
+    max_body_bytes: int
+
+
+class _App(Flask):
+    """Flask, less what it finds out anew for every request and this service has no use for."""
+
+    def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
+        """By path alone. Flask's own looks at the Host header first, and builds URLs for nobody here."""
+        if request is None:
+            return None
+        return self.url_map.bind("", path_info=request.path, default_method=request.method)
+
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        """No view is a coroutine."""
+        return func
 
 
 def create_app(settings: ServiceSettings, service: Service) -> Flask:
     """Return the application over `service`, which may still be loading."""
-    app = Flask(__name__)
+    app = _App(__name__)
     app.extensions[SERVICE_EXTENSION] = service
-    # One byte more than is allowed: Flask cuts a body without a length there instead of refusing it.
-    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes + 1
-    # Admission lets in at most this many, so `apply` never waits for a free thread.
-    threads = ThreadPool(settings.max_concurrent_requests)
-    # Bodies are read before admission: a thousand connections must not hold a thousand of the largest ones.
-    bodies = ByteBudget(settings.max_concurrent_requests * settings.max_body_bytes)
+    door = _Door(
+        service,
+        # Admission lets in at most this many, so `apply` never waits for a free thread.
+        ThreadPool(settings.max_concurrent_requests),
+        # Bodies are read before admission: a thousand connections must not hold a thousand of the largest ones.
+        ByteBudget(settings.max_concurrent_requests * settings.max_body_bytes),
+        settings.max_body_bytes,
+    )
     for path in OPERATIONS:
-        app.add_url_rule(path, path, partial(_run_operation, service, threads, bodies, path), methods=["POST"])
+        app.add_url_rule(path, path, partial(_run_operation, door, path), methods=["POST"])
     views = {"/health": _health, "/readyz": _readyz, "/livez": _livez, "/ping": _ping, "/metrics": _metrics}
     for path, view in views.items():
         app.add_url_rule(path, path, partial(view, service), methods=["GET"])
@@ -65,45 +105,76 @@ def create_app(settings: ServiceSettings, service: Service) -> Flask:
     return app
 
 
-def _run_operation(service: Service, threads: ThreadPool, bodies: ByteBudget, path: str) -> Response:
+def _run_operation(door: _Door, path: str) -> Response:
+    environ = request.environ
+    exchange: _Exchange = g.exchange
     cancellation = Cancellation()
-    asked_ms = parse_timeout_ms(request.headers.get(_TIMEOUT_HEADER), _TIMEOUT_HEADER)
-    deadline = service.deadline(asked_ms, cancellation)
-    members = parse_object(_read_body(bodies, deadline))
-    g.request_id = request_id_of(members)
-    with service.admitted() as api, cancelled_when_gone(request.environ.get("gunicorn.socket"), cancellation):
-        call = api.prepare(path, members, request_id=g.request_id, deadline=deadline)
-        outcome = threads.apply(_attempt, (call,))
-    g.client_gone = cancellation.cancelled
+    asked_ms = parse_timeout_ms(environ.get(_TIMEOUT_VARIABLE), _TIMEOUT_HEADER)
+    deadline = door.service.deadline(asked_ms, cancellation)
+    body = _read_body(door, environ, deadline)
+    try:
+        with door.service.admitted() as api, cancelled_when_gone(environ.get("gunicorn.socket"), cancellation):
+            exchange.request_id, outcome = door.threads.apply(_attempt, (api, path, body, deadline))
+    except CapacityError as refused:
+        exchange.request_id = _id_in(body)
+        return _answer_error(refused)
+    exchange.client_gone = cancellation.cancelled
     if isinstance(outcome, ServiceError):
         return _answer_error(outcome)
-    return Response(outcome, mimetype="application/json")
+    return Response(outcome, content_type=_JSON)
 
 
-def _read_body(bodies: ByteBudget, deadline: Deadline) -> bytes:
-    """Raises `BodyTooLarge`, `Overloaded`, and `DeadlineExceeded` for a body that trickles in."""
-    limit = request.max_content_length or 0
-    expected = limit if request.content_length is None else request.content_length
-    if expected > limit:
+def _read_body(door: _Door, environ: dict[str, Any], deadline: Deadline) -> bytes:
+    """Raises `BodyTooLarge`, `Overloaded`, `InvalidJson` for what breaks off or is no HTTP, and `DeadlineExceeded`
+    for a body that trickles in."""
+    is_chunked = "HTTP_TRANSFER_ENCODING" in environ
+    # A body without a length is read to one byte more than is allowed.
+    expected = door.max_body_bytes + 1 if is_chunked else int(environ.get("CONTENT_LENGTH") or 0)
+    if expected > door.max_body_bytes and not is_chunked:
         raise BodyTooLarge
     in_time = Timeout(min(_BODY_TIMEOUT_S, deadline.remaining_s()), DeadlineExceeded("the body did not arrive in time"))
-    with bodies.lease(expected), in_time:
-        body = request.get_data(cache=False)
-    g.body_read = True
-    if len(body) >= limit:
+    with door.bodies.lease(expected), in_time:
+        body = _received(environ["wsgi.input"], expected)
+    if len(body) > door.max_body_bytes:
         raise BodyTooLarge
+    if len(body) < expected and not is_chunked:
+        raise InvalidJson("the body broke off")
     return body
 
 
-def _attempt(call: Call) -> bytes | ServiceError:
-    """Run on a thread. Errors are returned: gevent prints the traceback of whatever a pool's function raises."""
+def _received(body: Any, count: int) -> bytes:  # noqa: ANN401 - gunicorn's
     try:
-        return encode(call.run())
+        return cast("bytes", body.read(count))
+    except ParseException as error:
+        raise from_gunicorn(error) from error
+    except OSError as error:
+        raise InvalidJson("the body broke off") from error
+
+
+def _attempt(api: Api, path: str, body: bytes, deadline: Deadline) -> tuple[str | None, bytes | ServiceError]:
+    """Run on a thread: the caller's request id, and what to answer.
+
+    Errors are returned: gevent prints the traceback of whatever a pool's function raises.
+    """
+    request_id = None
+    try:
+        members = parse_object(body)
+        request_id = request_id_of(members)
+        return request_id, encode(api.prepare(path, members, request_id=request_id, deadline=deadline).run())
     except ServiceError as error:
-        return error
+        return request_id, error
     except Exception:
-        logger.exception("an operation failed", extra={"request_id": call.request_id})
-        return InternalError()
+        logger.exception("an operation failed", extra={"request_id": request_id})
+        return request_id, InternalError()
+
+
+def _id_in(body: bytes) -> str | None:
+    if len(body) > _QUICKLY_PARSED_BYTES:
+        return None
+    try:
+        return request_id_of(parse_object(body))
+    except InvalidJson:
+        return None
 
 
 def _health(service: Service) -> Response:
@@ -131,53 +202,50 @@ def _metrics(service: Service) -> Response:
 
 
 def _begin() -> None:
-    g.started_s = time.monotonic()
-    g.request_id = new_request_id()
-    g.code = None
-    g.client_gone = False
-    g.body_read = request.content_length is None and "Transfer-Encoding" not in request.headers
-
-
-def _discard_rest() -> None:
-    """Read what is left of a body that was refused unread, for a moment."""
-    rest = request.environ["wsgi.input"]
-    with suppress(OSError, Timeout), Timeout(_DISCARD_TIMEOUT_S):
-        for _ in range(_DISCARD_BYTES // _DISCARD_PIECE_BYTES):
-            if not rest.read(_DISCARD_PIECE_BYTES):
-                return
+    g.exchange = _Exchange(time.monotonic())
 
 
 def _finish(response: Response) -> Response:
-    if not g.body_read:
-        _discard_rest()
+    exchange: _Exchange = g.exchange
+    request_id = _request_id(exchange)
     # Header values are ASCII; a request id may be any printable text.
-    response.headers["X-Request-ID"] = quote(g.request_id, safe=" !#$&'()*+,/:;=?@[]^`{|}<>\"\\")
-    level = logging.DEBUG if request.method == "GET" else logging.INFO
+    response.headers["X-Request-ID"] = quote(request_id, safe=" !#$&'()*+,/:;=?@[]^`{|}<>\"\\")
+    asked = request.environ
+    method = asked["REQUEST_METHOD"]
+    level = logging.DEBUG if method == "GET" else logging.INFO
     fields = {
-        "method": request.method,
-        "path": request.path[:100],
+        "method": method,
+        "path": asked["PATH_INFO"][:100],
         "status": response.status_code,
-        "code": g.code,
-        "request_id": g.request_id,
-        "client_gone": g.client_gone,
-        "duration_ms": round((time.monotonic() - g.started_s) * 1000, 1),
+        "code": exchange.code,
+        "request_id": request_id,
+        "client_gone": exchange.client_gone,
+        "duration_ms": round((time.monotonic() - exchange.started_s) * 1000, 1),
     }
     logger.log(level, "request", extra=fields)
     return response
 
 
+def _request_id(exchange: _Exchange) -> str:
+    """The caller's, if that is known by now, or one that is made."""
+    if exchange.request_id is None:
+        exchange.request_id = new_request_id()
+    return exchange.request_id
+
+
 def _answer_error(error: ServiceError) -> Response:
-    g.code = error.code
-    response = _json(error_body(error, g.request_id), STATUS[type(error)])
+    exchange: _Exchange = g.exchange
+    exchange.code = error.code
+    response = _json(error_body(error, _request_id(exchange)), STATUS[type(error)])
     if error.retry_after_s is not None:
         response.headers["Retry-After"] = str(error.retry_after_s)
     return response
 
 
 def _answer_unknown(_error: Exception) -> Response:
-    logger.exception("a view failed", extra={"request_id": g.request_id})
+    logger.exception("a view failed", extra={"request_id": _request_id(g.exchange)})
     return _answer_error(InternalError())
 
 
 def _json(body: Body, status: int) -> Response:
-    return Response(encode(body), status=status, mimetype="application/json")
+    return Response(encode(body), status=status, content_type=_JSON)

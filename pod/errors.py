@@ -1,8 +1,13 @@
 """Which HTTP status each error of the core has. The only place where the two meet."""
 
+from http import HTTPStatus
+
+from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import HTTPException
 
 from core import errors
+from core.wire.responses import error_body
+from core.wire.strict_json import encode
 
 STATUS: dict[type[errors.ServiceError], int] = {
     errors.InvalidJson: 400,
@@ -39,6 +44,28 @@ def from_http(error: HTTPException) -> errors.ServiceError:
     if known is not None:
         return known()
     return errors.InvalidJson("the request could not be read") if _is_callers(error) else errors.InternalError()
+
+
+def from_gunicorn(error: BaseException) -> errors.ServiceError:
+    """Translate what gunicorn could not read: a request line, a header, a chunk.
+
+    INVALID_JSON, as for a body that cannot be read: it is a 400, a status has one code, and VALIDATION_ERROR (422)
+    names a field, which there is none of.
+    """
+    if isinstance(error, ParseException):
+        return errors.InvalidJson(f"the request could not be read: {type(error).__name__}")
+    return errors.InternalError()
+
+
+def last_answer(error: errors.ServiceError, request_id: str) -> bytes:
+    """The whole answer to what never became a request; nothing follows it on its connection."""
+    status = HTTPStatus(STATUS[type(error)])
+    body = encode(error_body(error, request_id))
+    head = (
+        f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\nX-Request-ID: {request_id}\r\nConnection: close\r\n\r\n"
+    )
+    return head.encode() + body
 
 
 def _is_callers(error: HTTPException) -> bool:

@@ -4,6 +4,8 @@ Why not the stock worker: it patches every lock of every library in the process,
 for such a lock hang for good (docs/decisions/0001-gevent-at-the-door.md).
 """
 
+import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from types import FrameType
@@ -13,10 +15,20 @@ from flask import Flask
 from gevent import socket
 from gevent.pool import Pool
 from gevent.server import StreamServer
+from gunicorn.config import Config
+from gunicorn.http.body import LengthReader
+from gunicorn.http.message import Request
+from gunicorn.http.wsgi import Response, create
 from gunicorn.workers.ggevent import GeventWorker
 
+from core.errors import InternalError
 from core.service import Service
+from core.wire.requests import new_request_id
 from pod import SERVICE_EXTENSION
+from pod.connection import Connection, Turns
+from pod.errors import from_gunicorn, last_answer
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -38,6 +50,25 @@ class SweepingServer(StreamServer):
         super().close()
 
 
+class _Pieces(list[bytes]):
+    """Stands for a socket where gunicorn writes an answer piece by piece."""
+
+    sendall = list.append
+
+
+class _WholeAnswer(Response):
+    """Leaves in one piece. Head and body by themselves are two system calls, and each gives the GIL away."""
+
+    def __init__(self, req: Request, sock: Connection, cfg: Config) -> None:
+        self._pieces = _Pieces()
+        super().__init__(req, cast("Any", self._pieces), cfg)
+        self._connection = sock
+
+    def close(self) -> None:
+        super().close()
+        self._connection.sendall(b"".join(self._pieces))
+
+
 class UnpatchedGeventWorker(GeventWorker):
     """Turns the listening sockets into gevent's, and leaves threading, socket and ssl as they are."""
 
@@ -45,6 +76,7 @@ class UnpatchedGeventWorker(GeventWorker):
         super().__init__(*arguments, **options)
         # gunicorn calls it with what its own kind of server needs; ours needs the socket and the pool.
         self.server_class = self._make_server  # type: ignore[assignment,misc]
+        self._turns = Turns()
 
     def _make_server(self, listener: socket.socket, *, spawn: Pool, **_unused: Any) -> SweepingServer:  # noqa: ANN401
         name = cast("socket.socket", _Name(listener.getsockname()))
@@ -64,6 +96,50 @@ class UnpatchedGeventWorker(GeventWorker):
         super().notify()
         self._service().beat()
 
+    def handle(self, listener: Any, client: socket.socket, addr: Any) -> None:  # noqa: ANN401 - gunicorn is untyped
+        """All requests of a connection. gunicorn's `keepalive` is the time for each head, idle time before included."""
+        # Nor does a client that does not read hold up a drain for longer than the drain may take.
+        super().handle(listener, Connection(client, self._turns, send_timeout_s=self.cfg.graceful_timeout), addr)
+
+    def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> bool:  # noqa: ANN401
+        """Answer one request; raises StopIteration when the connection ends with it, as gunicorn expects.
+
+        A body that was not wanted to its end closes the connection: gunicorn would read it all, to find the next
+        request behind it.
+        """
+        sock.end_turn_if_due()
+        answer, environ = create(req, sock, addr, listener_name, self.cfg, response_class=_WholeAnswer)
+        environ["wsgi.multithread"] = True
+        chunks = self.wsgi(environ, cast("Any", answer.start_response))
+        is_read = _is_read(req.body)
+        if not (is_read and self.alive):
+            answer.force_close()
+        try:
+            for chunk in chunks:
+                answer.write(chunk)
+            answer.close()
+        finally:
+            _close(chunks)
+        if not is_read:
+            sock.linger()
+        if answer.should_close():
+            raise StopIteration
+        return True
+
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:  # noqa: ANN401
+        """Refuse what is not HTTP in the one shape of errors. The connection ends: nobody knows where the next request
+        would begin."""
+        if not isinstance(exc, Exception):
+            # The worker ends, and with it this greenlet.
+            return
+        error, request_id = from_gunicorn(exc), new_request_id()
+        unknown = exc if isinstance(error, InternalError) else None
+        level = logging.ERROR if unknown else logging.INFO
+        fields = {"code": error.code, "reason": error.message, "request_id": request_id}
+        logger.log(level, "a request could not be read", exc_info=unknown, extra=fields)
+        client.sendall(last_answer(error, request_id))
+        client.linger()
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """SIGTERM: unready at once, while gunicorn lets the accepted requests finish."""
         self._service().drain()
@@ -79,3 +155,18 @@ class UnpatchedGeventWorker(GeventWorker):
     def _service(self) -> Service:
         service: Service = cast("Flask", self.wsgi).extensions[SERVICE_EXTENSION]
         return service
+
+
+def _is_read(body: Any) -> bool:  # noqa: ANN401 - gunicorn's, which its annotations know in part
+    """Whether the request ends where reading has stopped."""
+    if body.failed:
+        return False
+    reader = body.reader
+    return reader.length == 0 if isinstance(reader, LengthReader) else reader.parser is None
+
+
+def _close(chunks: Iterable[bytes]) -> None:
+    """What WSGI asks of a server, whatever the application has returned."""
+    close = getattr(chunks, "close", None)
+    if close is not None:
+        close()

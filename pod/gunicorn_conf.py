@@ -39,10 +39,13 @@ worker_connections = _settings.max_concurrent_requests * 16
 # The model loads in the worker, after the fork: CUDA does not survive one.
 preload_app = False
 # Off: it goes by the clock, and a platform that freezes an idle pod for a minute would find its worker killed. Who is
-# stuck is the watchdog's to say (docs/decisions/0023-watchdog.md); graceful_timeout ends those that do not stop.
+# stuck is the watchdog's to say (docs/decisions/0012-watchdog.md); graceful_timeout ends those that do not stop.
 timeout = 0
 graceful_timeout = _settings.drain_timeout_s
-# Below graceful_timeout: an idle connection must not hold up the drain.
+# gunicorn searches all of an unfinished head again with each piece of it. Proxies add a dozen fields to a client's ten.
+limit_request_fields = 64
+limit_request_field_size = 4096
+# Below graceful_timeout: an idle connection must not hold up the drain. A head that trickles in has no more than this.
 keepalive = max(1, min(15, _settings.drain_timeout_s // 2))
 control_socket_disable = True
 logconfig_dict = logging_config(_settings.log_level)

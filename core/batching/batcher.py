@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from core.batching.device import Device
 from core.batching.items import Modality
@@ -17,8 +17,11 @@ logger = logging.getLogger(__name__)
 class Batcher:
     """Owns one thread per device, which alone touches the model there."""
 
-    def __init__(self, scheduler: Scheduler, devices: Sequence[Device]) -> None:
+    def __init__(
+        self, scheduler: Scheduler, devices: Sequence[Device], *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._scheduler = scheduler
+        self._clock = clock
         self._devices = devices
         self._broken = False
         self._threads = [
@@ -61,7 +64,7 @@ class Batcher:
     def _serve(self, device: Device) -> None:
         device.prepare_thread()
         while (taken := self._scheduler.next_pass(device)) is not None:
-            began_s = time.monotonic()
+            began_s = self._clock()
             try:
                 device.run(taken.modality, taken.items)
             except EngineBroken as error:
@@ -69,4 +72,4 @@ class Batcher:
                 self.fail()
                 return
             finally:
-                self._scheduler.finished(taken, time.monotonic() - began_s)
+                self._scheduler.finished(taken, self._clock() - began_s)

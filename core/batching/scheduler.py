@@ -205,6 +205,9 @@ class Scheduler:
                 return None
             begun = self._begin(choice, device, now_s)
             if begun is not None:
+                # One device wakes the next, as long as there is something to begin.
+                if self._choice()[0] is not Choice.WAIT:
+                    self._changed.notify()
                 return begun
 
     def _begin(self, choice: Choice, device: Worker, now_s: float) -> Pass | None:
@@ -242,10 +245,11 @@ class Scheduler:
         return [looked_at[position] for position in sorted(positions)]
 
     def _look(self) -> list[Item]:
-        """Something has changed: wake devices if one may begin, and return the images to decode now."""
+        """Something has changed: wake a device if one may begin, and return the images to decode now."""
         grants = self._take_grants()
-        if self._choice()[0] is not Choice.WAIT or grants:
-            self._changed.notify_all()
+        # With a decode under way, to look again when that grows too old to be waited for.
+        if grants or self._choice()[0] is not Choice.WAIT:
+            self._changed.notify()
         return grants
 
     def _take_grants(self) -> list[Item]:

@@ -8,7 +8,8 @@ import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from core.clip.weights import Tensor, Weights
+from core.clip.tensors import Tensor
+from core.clip.weights import Weights
 from core.process import cpu
 
 _HEX_DIGITS = 16

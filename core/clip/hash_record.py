@@ -1,6 +1,6 @@
 """What an earlier start hashed a file of weights to, kept for as long as it is the very same file.
 
-Who may use it, and why it cannot put a wrong fingerprint on a vector: docs/decisions/0033-no-torch-on-openvino.md.
+Who may use it, and why it cannot put a wrong fingerprint on a vector: docs/decisions/0019-no-torch-on-openvino.md.
 """
 
 import hashlib

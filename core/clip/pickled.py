@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from core.clip.weights import Tensor
+from core.clip.tensors import Tensor
 
 UNREADABLE = (OSError, EOFError, ValueError, RuntimeError, pickle.UnpicklingError)
 

@@ -1,7 +1,7 @@
 """CLIP's two towers as torch modules over a model directory's tensors, with the engine's inputs and outputs.
 
 The arithmetic is that of transformers' CLIPModel, which every parity test and every bake compares with; what is
-arranged anew gives the same numbers for less work (docs/decisions/0030-own-towers.md). Knows no file and no device.
+arranged anew gives the same numbers for less work (docs/decisions/0017-own-towers.md). Knows no file and no device.
 """
 
 import copy

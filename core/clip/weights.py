@@ -2,16 +2,15 @@
 
 import mmap
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
 from core.clip.artifact import ModelDirectory
+from core.clip.tensors import Tensor
 from core.errors import StartError
 
 # Old checkpoints store these constants beside the weights; they decide nothing.
@@ -23,24 +22,6 @@ _TYPES: Mapping[str, npt.DTypeLike] = {
     _BFLOAT16: "<u2", "F16": "<f2", "F32": "<f4", "F64": "<f8",
     "I8": "<i1", "I16": "<i2", "I32": "<i4", "I64": "<i8", "U8": "<u1", "BOOL": "?",
 }  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Tensor:
-    """One tensor in the type it is stored in; a bfloat16 as its two bytes. Often a view of the file: nobody writes."""
-
-    stored: npt.NDArray[Any]
-    is_bfloat16: bool = False
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.stored.shape
-
-    def float32(self) -> npt.NDArray[np.float32]:
-        """Return the values in C order; a copy only where the file has another type."""
-        if self.is_bfloat16:
-            return (self.stored.astype(np.uint32) << 16).view(np.float32)
-        return np.require(self.stored, np.float32, ["C_CONTIGUOUS", "ALIGNED"])
 
 
 Weights = Mapping[str, Tensor]

@@ -1,7 +1,7 @@
 """A process beside this one that ends it when it gives no sign of life: for a hang that holds the interpreter lock.
 
 Then no thread of this process runs any Python, a watchdog's neither. A timer in C would run, but it knows the clock
-alone and takes a paused process for a stuck one (docs/decisions/0023-watchdog.md).
+alone and takes a paused process for a stuck one (docs/decisions/0012-watchdog.md).
 """
 
 import ctypes

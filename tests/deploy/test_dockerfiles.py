@@ -72,8 +72,11 @@ def imported(module: Path, seen: set[Path]) -> set[Path]:
     seen.add(module)
     for node in ast.walk(ast.parse((ROOT / module).read_text())):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "core":
-            file = Path(*node.module.split(".")).with_suffix(".py")
-            imported(file if (ROOT / file).is_file() else Path(*node.module.split("."), "__init__.py"), seen)
+            package = Path(*node.module.split("."))
+            files = [package.with_suffix(".py"), package / "__init__.py", *(package / f"{a.name}.py" for a in node.names)]
+            for file in files:
+                if (ROOT / file).is_file():
+                    imported(file, seen)
     return seen
 
 

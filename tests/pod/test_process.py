@@ -145,10 +145,11 @@ def test_what_is_loaded_is_kept_from_the_collector() -> None:
 
 
 def test_master_holds_no_model(pod: PodProcess) -> None:
-    """torch is loaded in the worker, after the fork, and not in gunicorn's master."""
+    """The engine is loaded in the worker, after the fork, and not in gunicorn's master."""
     master = psutil.Process(pod.process.pid)
     holders = [
-        any("libtorch" in mapped.path for mapped in process.memory_maps()) for process in [master, *master.children()]
+        any("libopenvino" in mapped.path for mapped in process.memory_maps())
+        for process in [master, *master.children()]
     ]
 
     assert [False, True] == holders

@@ -5,6 +5,8 @@ import logging
 import sys
 from typing import Any
 
+import pytest
+
 from core.process.logs import JsonFormatter
 
 
@@ -36,6 +38,14 @@ def test_extra_fields_are_members() -> None:
     line = formatted(request_id="a", batch_size=3)
 
     assert ("it failed", "ERROR", "a", 3) == (line["message"], line["level"], line["request_id"], line["batch_size"])
+
+
+@pytest.mark.parametrize(
+    "value", [pytest.param("\ud800", id="half a surrogate pair"), pytest.param(10**30, id="a number of 31 digits")]
+)
+def test_what_a_fast_encoder_refuses_is_logged_too(value: object) -> None:
+    """No line is lost for what stands in it."""
+    assert value == formatted(value=value)["value"]
 
 
 def test_exception_is_kinds_and_places() -> None:
