@@ -79,10 +79,10 @@ class Runtime:
                 processes=processes,
                 budget_s=settings.max_decode_cpu_s,
             )
-            _close_in_the_end(made, self._images.close)
+            close_in_the_end(made, self._images.close)
             self._images.start()
             self._batcher = Batcher(self._scheduler, [self._device(settings, directory, engine) for engine in engines])
-            _close_in_the_end(made, self._batcher.close)
+            close_in_the_end(made, self._batcher.close)
             self.api = self._api(settings, authenticator)
             # Also the warm-up: the first request must not be the slow one.
             self.check()
@@ -164,7 +164,7 @@ class Runtime:
         )
 
 
-def _close_in_the_end(made: ExitStack, close: Callable[[], None]) -> None:
+def close_in_the_end(made: ExitStack, close: Callable[[], None]) -> None:
     """A step that fails is logged and does not keep the next ones from being tried."""
 
     def closed() -> None:

@@ -81,18 +81,21 @@ class Task:
 
 
 class Downloads:
-    """Runs as many as `fairness` allows, each on a thread of its own; `fetched` and `failed` are told of the end."""
+    """Runs as many as `fairness` allows, each on a thread of its own; `fetched` and `failed` are told of the end.
+
+    `fetch`: see `core.images.fetch.fetcher.Fetcher.fetch`.
+    """
 
     def __init__(
         self,
-        fetcher: Fetcher,
+        fetch: Callable[..., bytes],
         budget: ByteBudget,
         *,
         threads: int,
         fetched: Callable[[Task], None],
         failed: Callable[[Task, ServiceError], None],
     ) -> None:
-        self._fetcher = fetcher
+        self._fetch = fetch
         self._budget = budget
         self._fetched = fetched
         self._failed = failed
@@ -137,7 +140,7 @@ class Downloads:
             return DeadlineExceeded()
         try:
             lease = task.held.enter_context(self._budget.lease())
-            task.data = self._fetcher.fetch(task.url, deadline=deadline, reserve=lease.add)
+            task.data = self._fetch(task.url, deadline=deadline, reserve=lease.add)
         except ServiceError as error:
             return error
         except Exception:
@@ -151,15 +154,16 @@ class Downloads:
 class Child:
     """Ties downloads, the one decoder and the socket together; each on threads of its own."""
 
-    def __init__(self, sock: socket.socket, arena: Arena, settings: ChildSettings, decode: Decode) -> None:
-        limits = FetchLimits(max_bytes=settings.max_image_bytes, timeout_s=settings.download_timeout_s)
+    def __init__(
+        self, sock: socket.socket, arena: Arena, settings: ChildSettings, *, fetch: Callable[..., bytes], decode: Decode
+    ) -> None:
         self._sock = sock
         self._sending = threading.Lock()
         self._arena = arena
         self._in_turns = settings.in_turns
         self._decode_bytes = decode
         self._downloads = Downloads(
-            Fetcher(limits, AllowList.parse(settings.allow_hosts)),
+            fetch,
             ByteBudget(settings.max_downloaded_bytes),
             threads=settings.max_requests + _LENT_PLACES,
             fetched=self._fetched,
@@ -236,14 +240,17 @@ class Child:
 
     def _decode_all(self) -> None:
         while True:
-            *_, task = self._to_decode.get()
-            began_s = time.monotonic()
-            error = self._decode(task)
-            if error is not None:
-                self._failed(task, error)
-                continue
-            decode_ms = (time.monotonic() - began_s) * 1000
-            self._report(task, [task.job_id, round(task.download_ms, 3), round(decode_ms, 3)])
+            self._decode_next()
+
+    def _decode_next(self) -> None:
+        *_, task = self._to_decode.get()
+        began_s = time.monotonic()
+        error = self._decode(task)
+        if error is not None:
+            self._failed(task, error)
+            return
+        decode_ms = (time.monotonic() - began_s) * 1000
+        self._report(task, [task.job_id, round(task.download_ms, 3), round(decode_ms, 3)])
 
     def _decode(self, task: Task) -> ServiceError | None:
         if task.part.deadline.expired:
@@ -338,4 +345,6 @@ def main(arguments: Sequence[str], make_decode: Callable[[ChildSettings], Decode
     arena = Arena(arena_descriptor, size_px=settings.size_px, slots=settings.slots)
     os.close(arena_descriptor)
     _limit_memory(settings.max_memory_bytes)
-    Child(sock, arena, settings, make_decode(settings)).serve(inbox)
+    limits = FetchLimits(max_bytes=settings.max_image_bytes, timeout_s=settings.download_timeout_s)
+    fetcher = Fetcher(limits, AllowList.parse(settings.allow_hosts))
+    Child(sock, arena, settings, fetch=fetcher.fetch, decode=make_decode(settings)).serve(inbox)

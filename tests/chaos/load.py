@@ -5,7 +5,7 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
@@ -13,12 +13,39 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from core.wire.requests import EMBED_TEXT
+from core.wire.requests import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT
 from tests.chaos.engine import right_vector
-from tests.support.target import signed_text
+from tests.support.target import Body, signed_batch, signed_image, signed_text
 
 _CONNECT_TIMEOUT_S = 5.0
 _ANSWER_TIMEOUT_S = 100.0
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a client asks, and the texts that name the right vectors, in order; without names nothing is right."""
+
+    path: str
+    body: Body
+    names: tuple[str, ...] = ()
+
+    def request(self) -> bytes:
+        """The bytes that are sent."""
+        body = json.dumps(self.body).encode()
+        head = f"POST {self.path} HTTP/1.1\r\nHost: pod\r\nContent-Type: application/json\r\n"
+        return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+def text_question(text: str) -> Question:
+    return Question(EMBED_TEXT, signed_text(text), (text,))
+
+
+def image_question(url: str, *names: str) -> Question:
+    return Question(EMBED_IMAGE, signed_image(url), names)
+
+
+def batch_question(urls: Sequence[str], names: Sequence[str]) -> Question:
+    return Question(EMBED_IMAGE_BATCH, signed_batch(list(urls)), tuple(names))
 
 
 @dataclass(slots=True)
@@ -31,6 +58,7 @@ class Tally:
     unsent: int = 0
     wrong: int = 0
     refusals_ms: list[float] = field(default_factory=list)
+    answers_ms: list[float] = field(default_factory=list)
     seconds: float = 0.0
 
     @property
@@ -68,24 +96,28 @@ class Client:
 
     async def ask(self, text: str) -> None:
         """Send one text and take down what came of it."""
+        await self.put(text_question(text))
+
+    async def put(self, question: Question) -> None:
+        """Send a question and take down what came of it."""
         streams = await self._connected()
         if streams is None:
             self._tally.unsent += 1
             return
         started_s = time.monotonic()
         try:
-            status, body = await asyncio.wait_for(_exchange(streams, text), _ANSWER_TIMEOUT_S)
+            status, body = await asyncio.wait_for(_exchange(streams, question), _ANSWER_TIMEOUT_S)
         except (OSError, asyncio.IncompleteReadError, TimeoutError):
             self._tally.lost += 1
             self.close()
             return
-        self._take_down(text, status, body, (time.monotonic() - started_s) * 1000)
+        self._take_down(question, status, body, (time.monotonic() - started_s) * 1000)
 
     async def send_and_vanish(self, text: str) -> None:
         """Send one text and close the connection without waiting."""
         streams = await self._connected()
         if streams is not None:
-            streams[1].write(request(text))
+            streams[1].write(text_question(text).request())
             with suppress(OSError):
                 await streams[1].drain()
             await asyncio.sleep(0.01)
@@ -105,27 +137,32 @@ class Client:
                 self._streams = await asyncio.wait_for(opening, _CONNECT_TIMEOUT_S)
         return self._streams
 
-    def _take_down(self, text: str, status: int, body: bytes, taken_ms: float) -> None:
-        self._tally.statuses[status] += 1
+    def _take_down(self, question: Question, status: int, body: bytes, taken_ms: float) -> None:
+        tally = self._tally
+        tally.statuses[status] += 1
         answer = json.loads(body)
         if status == 200:
-            self._tally.wrong += not _is_right(text, answer["embedding"])
+            tally.answers_ms.append(taken_ms)
+            self._check(question, answer.get("results", [answer]))
             return
-        self._tally.codes[answer["error"]["code"]] += 1
+        tally.codes[answer["error"]["code"]] += 1
         if answer["error"]["code"] in ("OVERLOADED", "NOT_READY"):
-            self._tally.refusals_ms.append(taken_ms)
+            tally.refusals_ms.append(taken_ms)
+
+    def _check(self, question: Question, results: list[Body]) -> None:
+        """Every vector of an answer; an item's error counts as a request's does."""
+        for name, result in zip(question.names or [None] * len(results), results, strict=True):
+            if "error" in result:
+                self._tally.codes[result["error"]["code"]] += 1
+            elif name is not None:
+                self._tally.wrong += not _is_right(name, result["embedding"])
 
 
-def request(text: str) -> bytes:
-    """The bytes of a signed request."""
-    body = json.dumps(signed_text(text)).encode()
-    head = f"POST {EMBED_TEXT} HTTP/1.1\r\nHost: pod\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
-    return head.encode() + b"\r\n\r\n" + body
-
-
-async def _exchange(streams: tuple[asyncio.StreamReader, asyncio.StreamWriter], text: str) -> tuple[int, bytes]:
+async def _exchange(
+    streams: tuple[asyncio.StreamReader, asyncio.StreamWriter], question: Question
+) -> tuple[int, bytes]:
     reader, writer = streams
-    writer.write(request(text))
+    writer.write(question.request())
     await writer.drain()
     head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
     length = int(head.partition("content-length:")[2].partition("\r\n")[0])
@@ -152,14 +189,25 @@ def next_text() -> str:
     return f"{next(_numbers):08d}"
 
 
-async def closed_loop(base_url: str, tally: Tally, *, clients: int, until: Callable[[], bool]) -> None:
+def next_text_question() -> Question:
+    return text_question(next_text())
+
+
+async def closed_loop(
+    base_url: str,
+    tally: Tally,
+    *,
+    clients: int,
+    until: Callable[[], bool],
+    questions: Callable[[], Question] = next_text_question,
+) -> None:
     """Each client sends its next request when its last is answered."""
 
     async def work() -> None:
         client = Client(base_url, tally)
         while not until():
             unsent = tally.unsent
-            await client.ask(next_text())
+            await client.put(questions())
             # A real client waits before it tries again, and so a dead pod is not met with a storm.
             await asyncio.sleep(0.05 if tally.unsent > unsent else 0)
         client.close()
@@ -194,10 +242,13 @@ async def open_loop(base_url: str, tally: Tally, *, rate: float, seconds: float,
 
 
 @asynccontextmanager
-async def background_load(base_url: str, tally: Tally, *, clients: int) -> AsyncIterator[None]:
+async def background_load(
+    base_url: str, tally: Tally, *, clients: int, questions: Callable[[], Question] = next_text_question
+) -> AsyncIterator[None]:
     """A closed loop that runs while the block does; what was sent by its end is still answered."""
     ended = False
-    task = asyncio.create_task(closed_loop(base_url, tally, clients=clients, until=lambda: ended))
+    loop = closed_loop(base_url, tally, clients=clients, until=lambda: ended, questions=questions)
+    task = asyncio.create_task(loop)
     try:
         yield
     finally:

@@ -85,7 +85,7 @@ def overload(seconds: float) -> list[Report]:
             run(open_loop(pod.base_url, flood.tally, rate=CAPACITY * OVERLOAD, seconds=seconds))
     for report in (peak, flood):
         report.require_all_answered()
-    grown_mb = flood.vitals.rss_mb[-1] - peak.vitals.rss_mb[-1]
+    grown_mb = flood.vitals.pss_mb[-1] - peak.vitals.pss_mb[-1]
     p99_ms = percentile(flood.vitals.health_ms, 99)
     flood.notes = [
         f"goodput {flood.tally.goodput:.0f}/s of peak {peak.tally.goodput:.0f}/s",
@@ -235,7 +235,10 @@ async def _pause(pod: PodProcess, seconds: float, *, whole: bool) -> None:
 @contextmanager
 def stopped(pod: PodProcess, *, whole: bool) -> Iterator[None]:
     """The pod with all its processes, or its worker alone, stands still until the block ends."""
-    halt = partial(os.killpg, pod.process.pid) if whole else partial(_kill_each, workers(pod))
+    # Not the process group: image processes have sessions of their own.
+    master = psutil.Process(pod.process.pid)
+    everybody = {master.pid, *(process.pid for process in master.children(recursive=True))}
+    halt = partial(_kill_each, everybody if whole else workers(pod))
     halt(signal.SIGSTOP)
     try:
         yield

@@ -11,7 +11,7 @@ import requests
 from core.wire.requests import EMBED_TEXT
 from tests.chaos import scenarios
 from tests.chaos.engine import FATAL, HANG
-from tests.chaos.load import request
+from tests.chaos.load import text_question
 from tests.chaos.scenarios import Report, chaos_pod
 from tests.support.process import PodProcess
 from tests.support.target import signed_text
@@ -112,7 +112,7 @@ def sent(pod: PodProcess, text: str) -> socket.socket:
     """A connection on which a request was sent."""
     url = urlsplit(pod.base_url)
     connection = socket.create_connection((url.hostname, url.port), timeout=SOON_S)
-    connection.sendall(request(text))
+    connection.sendall(text_question(text).request())
     return connection
 
 

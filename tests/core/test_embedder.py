@@ -1,31 +1,43 @@
-"""The way from URLs and texts to vectors, with a real batcher and pools and a scripted rest."""
+"""The way from URLs and texts to vectors: a real scheduler and device over a scripted engine, and scripted images."""
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-from core.batching.turns import Turns
 
 from core.batching.batcher import Batcher
+from core.batching.device import Device
 from core.batching.items import Modality
+from core.batching.scheduler import Limits, Scheduler
 from core.byte_budget import ByteBudget
 from core.deadline import Cancellation, Deadline
-from core.embedder import Embedder, ImageMemory, Pools, Wanted
+from core.embedder import Arrivals, Embedder, ImageMemory, Tokens, Wanted
 from core.embedding import Embedding
-from core.errors import DeadlineExceeded, DownloadError, InternalError, InvalidImage, Overloaded
+from core.errors import (
+    DeadlineExceeded,
+    DownloadError,
+    InferenceFailed,
+    InvalidImage,
+    NotReady,
+    Overloaded,
+    ServiceError,
+)
+from core.images.job import ImageJob
 
 DIM = 4
 SOON_S = 30.0
 PIXEL_BYTES = 10
+MAX_ITEMS = 100
 
 
 class DirectionEngine:
-    """Image payloads are numbers: n becomes the vector (n, 0, 0, n). Texts become their length."""
+    """Image payloads are numbers: n becomes the vector (n, 0, 0, n), and 0 none at all. Texts become their length."""
 
     name, device, dtype = "scripted", "cpu", "float32"
     out_of_memory: tuple[type[Exception], ...] = (MemoryError,)
@@ -46,241 +58,292 @@ class DirectionEngine:
         return np.full((len(token_ids), DIM), token_ids.shape[1], dtype=np.float32)
 
 
-def fetch(url: str, *, deadline: Deadline, reserve: Callable[[int], None]) -> bytes:
-    """The URL is the content; `404` in it is a download that fails, `bug` an error nobody foresaw."""
+@dataclass
+class ScriptedImages:
+    """`core.embedder.Images`, of which the URL says what becomes of it: a number is the pixels, `404` and `broken` are
+    errors, `never` does not arrive. In turns, it is decoded when the scheduler has granted it.
+    """
+
+    in_turns: bool = False
+    arrivals: Arrivals | None = None
+    begun: list[tuple[list[str], int]] = field(default_factory=list)
+    jobs: list[ImageJob] = field(default_factory=list)
+    released: list[ImageJob] = field(default_factory=list)
+    entered: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    _threads: list[threading.Thread] = field(default_factory=list)
+
+    def begin(self, jobs: Sequence[ImageJob], *, at_once: int) -> None:
+        self.begun.append(([job.url for job in jobs], at_once))
+        self.jobs += jobs
+        self.entered.release()
+        thread = threading.Thread(target=self._fetch, args=(jobs,))
+        self._threads.append(thread)
+        thread.start()
+
+    def release(self, jobs: Iterable[ImageJob]) -> None:
+        self.released += jobs
+
+    def decode(self, job: ImageJob) -> None:
+        """What the scheduler grants."""
+        self._end([job])
+
+    def close(self) -> None:
+        for thread in self._threads:
+            thread.join()
+
+    def _fetch(self, jobs: Sequence[ImageJob]) -> None:
+        assert self.arrivals is not None
+        arrived = [job for job in jobs if job.url != "never"]
+        failed = [job for job in arrived if "404" in job.url]
+        self._end(failed)
+        fetched = [job for job in arrived if job not in failed]
+        if self.in_turns:
+            self.arrivals.fetched(fetched)
+        else:
+            self._end(fetched)
+
+    def _end(self, jobs: Sequence[ImageJob]) -> None:
+        assert self.arrivals is not None
+        for job in jobs:
+            job.error = _error_of(job.url)
+            if job.error is None:
+                job.pixels, job.download_ms, job.decode_ms = np.asarray(int(job.url), dtype=np.uint8), 3.0, 2.0
+        self.arrivals.ended(jobs)
+
+
+def _error_of(url: str) -> ServiceError | None:
     if "404" in url:
-        raise DownloadError
-    if "bug" in url:
-        raise ZeroDivisionError
-    if deadline.expired:
-        raise DeadlineExceeded
-    reserve(len(url))
-    return url.encode()
+        return DownloadError()
+    return InvalidImage() if "broken" in url else None
 
 
-def decode(data: bytes) -> npt.NDArray[np.uint8]:
-    if b"broken" in data:
-        raise InvalidImage
-    return np.asarray(int(data), dtype=np.uint8)
+def stack(jobs: Sequence[ImageJob]) -> npt.NDArray[np.uint8]:
+    return np.asarray([job.pixels for job in jobs])
 
 
-def tokenize(text: str) -> tuple[npt.NDArray[np.int64], bool]:
-    return np.zeros(min(len(text), 5), dtype=np.int64), len(text) > 5
+def tokenize(text: str) -> Tokens:
+    return Tokens(np.zeros(min(len(text), 5), dtype=np.int64), min(len(text), 5), len(text) > 5)
+
+
+@dataclass
+class Bench:
+    """An embedder and what is under it."""
+
+    embedder: Embedder
+    scheduler: Scheduler
+    batcher: Batcher
+    engine: DirectionEngine
+    images: ScriptedImages
+    budget: ByteBudget
+
+    def embed(
+        self, urls: Sequence[str], normalize: Sequence[bool] | None = None, deadline: Deadline | None = None
+    ) -> list[Embedding | ServiceError]:
+        flags = normalize if normalize is not None else [True] * len(urls)
+        wanted = [Wanted(url, flag) for url, flag in zip(urls, flags, strict=True)]
+        return self.embedder.embed_images(wanted, deadline or Deadline.after(SOON_S))
+
+    def has_all_places(self) -> bool:
+        """Whether a request of the largest size would be taken."""
+        self.embed(["1"] * MAX_ITEMS)
+        return self.budget.used_bytes == 0
 
 
 @contextmanager
-def embedder(
-    engine: DirectionEngine,
-    *,
-    fetcher: Callable[..., bytes] = fetch,
-    concurrency: int = 8,
-    threads: int = 16,
-    max_bytes: int = 1_000_000,
-    turns: Turns | None = None,
-) -> Iterator[Embedder]:
-    stack = {Modality.IMAGE: np.stack, Modality.TEXT: np.stack}
-    batcher = Batcher([engine], stack, dim=DIM, max_batch=32, max_items=100, turns=turns)
-    pools = Pools(ThreadPoolExecutor(threads), ThreadPoolExecutor(2))
+def bench(*, in_turns: bool = False, max_bytes: int = 1_000_000) -> Iterator[Bench]:
+    images, engine, budget = ScriptedImages(in_turns), DirectionEngine(), ByteBudget(max_bytes)
+    scheduler = Scheduler(
+        Limits(max_items=MAX_ITEMS, max_batch=MAX_ITEMS, max_tokens=10_000, max_turn_s=10.0),
+        shared=in_turns,
+        decoders=2,
+        grant=lambda item: images.decode(item.payload),
+    )
+    images.arrivals = Arrivals(scheduler)
+    stacks = {Modality.IMAGE: stack, Modality.TEXT: np.stack}
+    batcher = Batcher(scheduler, [Device(engine, stacks, dim=DIM, max_batch=MAX_ITEMS)])
+    embedder = Embedder(
+        images=images,
+        tokenize=tokenize,
+        scheduler=scheduler,
+        memory=ImageMemory(budget, PIXEL_BYTES),
+        concurrency=8,
+    )
     try:
-        yield Embedder(
-            fetch=fetcher,
-            decode=decode,
-            tokenize=tokenize,
-            batcher=batcher,
-            pools=pools,
-            memory=ImageMemory(ByteBudget(max_bytes), pixel_bytes=PIXEL_BYTES),
-            concurrency=concurrency,
-            turns=turns,
-        )
+        yield Bench(embedder, scheduler, batcher, engine, images, budget)
     finally:
-        pools.close()
+        images.close()
         batcher.close()
 
 
-def wanted(urls: Sequence[str], normalize: Sequence[bool] | None = None) -> list[Wanted]:
-    flags = normalize if normalize is not None else [True] * len(urls)
-    return [Wanted(url, flag) for url, flag in zip(urls, flags, strict=True)]
+both_ways = pytest.mark.parametrize(
+    "in_turns", [pytest.param(False, id="decoded at once"), pytest.param(True, id="decoded in turns")]
+)
 
 
-def test_one_result_per_image_in_order_with_errors_in_place() -> None:
-    """A failed download, a broken image and a bug of ours each cost only their own item."""
-    with embedder(DirectionEngine()) as target:
-        results = target.embed_images(wanted(["1", "404", "2", "broken", "bug", "3"]), Deadline.after(SOON_S))
+@both_ways
+def test_one_result_per_image_in_order_with_errors_in_place(*, in_turns: bool) -> None:
+    """A failed download, a broken image and a useless row each cost only their own item."""
+    with bench(in_turns=in_turns) as target:
+        results = target.embed(["1", "404", "2", "broken", "0", "3"], [False] * 6)
+    found = [int(result.vector[0]) if isinstance(result, Embedding) else type(result) for result in results]
 
-    assert [Embedding, DownloadError, Embedding, InvalidImage, InternalError, Embedding] == [
-        type(result) for result in results
-    ]
+    assert [1, DownloadError, 2, InvalidImage, InferenceFailed, 3] == found
 
 
-def test_no_pass_waits_for_an_image_that_is_over() -> None:
-    """However a decode ends, also one that never began, the device counts on it no longer."""
-    never = 1000.0
-    turns = Turns(shared=True, patience_s=never)
-    with embedder(DirectionEngine(), turns=turns) as target:
-        target.embed_images(wanted(["1", "broken", "404", "2"]), Deadline.after(SOON_S))
-        target.embed_images(wanted(["3"]), Deadline.after(0.0))
-        passing = threading.Thread(target=lambda: turns.computing(lambda: False).__enter__(), daemon=True)
-        passing.start()
-        passing.join(SOON_S)
-        still_waits = passing.is_alive()
+@both_ways
+def test_images_of_a_request_enter_the_model_together(*, in_turns: bool) -> None:
+    """What can be decoded is decoded first; then the model sees all of them at once."""
+    with bench(in_turns=in_turns) as target:
+        target.embed([*(str(number) for number in range(1, 11)), "broken", "404"])
 
-    assert not still_waits
+        assert [10] == target.engine.batch_sizes
 
 
 def test_normalize_is_per_item() -> None:
     """Each item's own flag decides, not the first one's."""
-    with embedder(DirectionEngine()) as target:
-        results = target.embed_images(wanted(["3", "3", "3"], [True, False, True]), Deadline.after(SOON_S))
+    with bench() as target:
+        results = target.embed(["3", "3", "3"], [True, False, True])
     norms = [float(np.linalg.norm(result.vector)) for result in results if isinstance(result, Embedding)]
 
     assert [1.0, np.sqrt(18), 1.0] == pytest.approx(norms)
 
 
-def test_images_of_a_request_enter_the_model_together() -> None:
-    """All downloads first, then one batch: the model sees ten images at once."""
-    engine = DirectionEngine()
-    with embedder(engine) as target:
-        target.embed_images(wanted([str(number) for number in range(1, 11)]), Deadline.after(SOON_S))
+def test_whole_request_is_handed_over_with_its_bound() -> None:
+    """The image processes are told once of all its images, and how many of them may be downloaded at once."""
+    with bench() as target:
+        target.embed(["1", "2", "3"])
 
-    assert [10] == engine.batch_sizes
-
-
-def test_downloads_of_a_request_are_bounded_and_concurrent() -> None:
-    """Exactly `concurrency` downloads run at once, while more are waiting."""
-    inside, most = 0, 0
-    lock, full = threading.Lock(), threading.Barrier(3)
-
-    def counting_fetch(url: str, *, deadline: Deadline, reserve: Callable[[int], None]) -> bytes:
-        nonlocal inside, most
-        with lock:
-            inside += 1
-            most = max(most, inside)
-        full.wait(SOON_S)
-        with lock:
-            inside -= 1
-        return fetch(url, deadline=deadline, reserve=reserve)
-
-    with embedder(DirectionEngine(), fetcher=counting_fetch, concurrency=3) as target:
-        results = target.embed_images(wanted(["1"] * 9), Deadline.after(SOON_S))
-
-    assert 3 == most
-    assert all(isinstance(result, Embedding) for result in results)
+        assert [(["1", "2", "3"], 8)] == target.images.begun
 
 
 def test_all_images_failing_is_a_result_too() -> None:
     """The model is not asked for nothing."""
-    engine = DirectionEngine()
-    with embedder(engine) as target:
-        results = target.embed_images(wanted(["404", "broken"]), Deadline.after(SOON_S))
+    with bench() as target:
+        results = target.embed(["404", "broken"])
 
-    assert [DownloadError, InvalidImage] == [type(result) for result in results]
-    assert [] == engine.batch_sizes
+        assert [DownloadError, InvalidImage] == [type(result) for result in results]
+        assert [] == target.engine.batch_sizes
 
 
 def test_passed_deadline_is_an_error_per_item() -> None:
-    """A request whose time is over gets DEADLINE_EXCEEDED, and the model does not run."""
-    engine = DirectionEngine()
-    with embedder(engine) as target:
-        results = target.embed_images(wanted(["1", "2"]), Deadline.after(0.0))
+    """A request whose time is over gets DEADLINE_EXCEEDED, also where its images have arrived."""
+    with bench() as target:
+        results = target.embed(["1", "never"], deadline=Deadline.after(0.0))
 
-    assert [DeadlineExceeded, DeadlineExceeded] == [type(result) for result in results]
-    assert [] == engine.batch_sizes
+        assert [DeadlineExceeded, DeadlineExceeded] == [type(result) for result in results]
+        assert [] == target.engine.batch_sizes
+
+
+def test_image_that_never_comes_costs_no_other() -> None:
+    """When the time is over those that have their vector are answered, and the late one is an error."""
+    cancellation = Cancellation()
+    results: list[Embedding | ServiceError] = []
+    with bench() as target:
+        deadline = Deadline.after(SOON_S, cancellation)
+        asking = threading.Thread(target=lambda: results.extend(target.embed(["1", "never"], deadline=deadline)))
+        asking.start()
+        assert target.images.entered.acquire(timeout=SOON_S)
+        _wait_until(lambda: target.images.jobs[0].owner.outcome is not None)
+        cancellation.cancel()
+        asking.join(SOON_S)
+
+    assert [Embedding, DeadlineExceeded] == [type(result) for result in results]
+
+
+def _wait_until(condition: Callable[[], bool]) -> None:
+    until_s = time.monotonic() + SOON_S
+    while not condition():
+        assert time.monotonic() < until_s
+        time.sleep(0.001)
 
 
 def test_text_says_when_it_was_cut() -> None:
     """A long text is embedded cut, and the result tells."""
-    with embedder(DirectionEngine()) as target:
-        short = target.embed_text("five5", normalize=False, deadline=Deadline.after(SOON_S))
-        long = target.embed_text("longer", normalize=True, deadline=Deadline.after(SOON_S))
+    with bench() as target:
+        short = target.embedder.embed_text("five5", normalize=False, deadline=Deadline.after(SOON_S))
+        long = target.embedder.embed_text("longer", normalize=True, deadline=Deadline.after(SOON_S))
 
     assert (False, True) == (short.truncated, long.truncated)
     assert (10.0, 1.0) == pytest.approx((np.linalg.norm(short.vector), np.linalg.norm(long.vector)))
 
 
 def test_timings_name_every_step() -> None:
-    """An image says where its milliseconds went."""
-    with embedder(DirectionEngine()) as target:
-        [result] = target.embed_images(wanted(["1"]), Deadline.after(SOON_S))
+    """An image says where its milliseconds went, a text which of them it has; a queue's are never less than none."""
+    with bench() as target:
+        [image] = target.embed(["1"])
+        text = target.embedder.embed_text("five5", normalize=True, deadline=Deadline.after(SOON_S))
 
-    assert isinstance(result, Embedding)
-    assert {"download_ms", "decode_ms", "queue_ms", "inference_ms", "total_ms"} == result.timings.keys()
+    assert isinstance(image, Embedding)
+    assert {"download_ms", "decode_ms", "queue_ms", "inference_ms", "total_ms"} == image.timings.keys()
+    assert (3.0, 2.0) == (image.timings["download_ms"], image.timings["decode_ms"])
+    assert {"queue_ms", "inference_ms", "total_ms"} == text.timings.keys()
+    for timings in (image.timings, text.timings):
+        assert timings["queue_ms"] >= 0
+        assert timings["total_ms"] >= timings["inference_ms"]
 
 
-def test_abandoned_request_begins_no_further_download() -> None:
-    """When the caller has gone, what is under way ends and nothing else is begun."""
+@both_ways
+def test_abandoned_request_releases_its_images_and_gives_its_places_back(*, in_turns: bool) -> None:
+    """When the caller has gone nothing is waited for: images, places and memory are free at once."""
     cancellation = Cancellation()
-    begun: list[str] = []
+    results: list[Embedding | ServiceError] = []
+    with bench(in_turns=in_turns) as target:
+        urls = ["never"] * MAX_ITEMS
+        deadline = Deadline.after(SOON_S, cancellation)
+        asking = threading.Thread(target=lambda: results.extend(target.embed(urls, deadline=deadline)))
+        asking.start()
+        assert target.images.entered.acquire(timeout=SOON_S)
+        cancellation.cancel()
+        asking.join(SOON_S)
 
-    def fetch_until_gone(url: str, *, deadline: Deadline, reserve: Callable[[int], None]) -> bytes:
-        begun.append(url)
-        if len(begun) == 2:
-            cancellation.cancel()
-        return fetch(url, deadline=deadline, reserve=reserve)
-
-    engine = DirectionEngine()
-    with embedder(engine, fetcher=fetch_until_gone, concurrency=1) as target:
-        results = target.embed_images(wanted(["1", "2", "3", "4"]), Deadline.after(SOON_S, cancellation))
-
-    assert ["1", "2"] == begun
-    assert [] == engine.batch_sizes
-    assert {DeadlineExceeded} == {type(result) for result in results[1:]}
+        assert {DeadlineExceeded} == {type(result) for result in results}
+        assert MAX_ITEMS == len(results) == len(target.images.released)
+        assert target.has_all_places()
 
 
-def test_request_without_a_free_thread_ends_at_its_deadline() -> None:
-    """Other requests hold every download thread: this one does not wait for them longer than it may."""
-    entered, gate, left = threading.Event(), threading.Event(), threading.Event()
+def test_every_request_releases_its_images() -> None:
+    """However they ended, also when they could not even be begun."""
+    with bench() as target:
+        target.embed(["1", "404", "broken"])
+        target.images.begin = _raise  # type: ignore[method-assign]
+        with pytest.raises(ZeroDivisionError):
+            target.embed(["2"])
 
-    def gated_fetch(url: str, *, deadline: Deadline, reserve: Callable[[int], None]) -> bytes:
-        if url == "1":
-            entered.set()
-            gate.wait(SOON_S / 3)
-            left.set()
-        return fetch(url, deadline=deadline, reserve=reserve)
-
-    with embedder(DirectionEngine(), fetcher=gated_fetch, threads=1) as target:
-        first = threading.Thread(target=target.embed_images, args=(wanted(["1"]), Deadline.after(SOON_S)))
-        first.start()
-        assert entered.wait(SOON_S)
-        [result] = target.embed_images(wanted(["2"]), Deadline.after(0.05))
-        was_held = not left.is_set()
-        gate.set()
-        first.join(SOON_S)
-
-    assert was_held
-    assert isinstance(result, DeadlineExceeded)
+        assert ["1", "404", "broken", "2"] == [job.url for job in target.images.released]
+        assert 0 == target.budget.used_bytes
 
 
-def test_lanes_without_a_thread_are_not_waited_for() -> None:
-    """One thread is enough for a request of two images, if a little slower."""
-    with embedder(DirectionEngine(), threads=1) as target:
-        results = target.embed_images(wanted(["1", "2"]), Deadline.after(SOON_S))
-
-    assert [Embedding, Embedding] == [type(result) for result in results]
+def _raise(*_arguments: object, **_named: object) -> None:
+    raise ZeroDivisionError
 
 
 def test_request_whose_pixels_do_not_fit_is_refused_before_any_download() -> None:
     """The bytes of decoded images are held from the start, so that a refusal is immediate."""
-    begun: list[str] = []
+    with bench(max_bytes=3 * PIXEL_BYTES) as target:
+        with pytest.raises(Overloaded):
+            target.embed(["1"] * 4)
 
-    def recording_fetch(url: str, *, deadline: Deadline, reserve: Callable[[int], None]) -> bytes:
-        begun.append(url)
-        return fetch(url, deadline=deadline, reserve=reserve)
-
-    with (
-        embedder(DirectionEngine(), fetcher=recording_fetch, max_bytes=3 * PIXEL_BYTES) as target,
-        pytest.raises(Overloaded),
-    ):
-        target.embed_images(wanted(["1"] * 4), Deadline.after(SOON_S))
-
-    assert [] == begun
+        assert [] == target.images.begun
+        assert [Embedding] * 3 == [type(result) for result in target.embed(["1"] * 3)]
 
 
-def test_download_that_does_not_fit_fails_alone_and_gives_its_bytes_back() -> None:
-    """Over the limit it is OVERLOADED in its place; afterwards all of the memory is free again."""
-    large = "0" * 90 + "7"
-    with embedder(DirectionEngine(), max_bytes=100) as target:
-        results = target.embed_images(wanted(["5", large]), Deadline.after(SOON_S))
-        [alone] = target.embed_images(wanted(["0" * 80 + "9"]), Deadline.after(SOON_S))
+def test_request_without_a_place_is_refused_before_any_download() -> None:
+    """The scheduler's bound is for images that are still elsewhere, too; a refusal holds nothing."""
+    with bench() as target:
+        with pytest.raises(Overloaded):
+            target.embed(["1"] * (MAX_ITEMS + 1))
 
-    assert [Embedding, Overloaded] == [type(result) for result in results]
-    assert isinstance(alone, Embedding)
+        assert [] == target.images.begun
+        assert target.has_all_places()
+
+
+def test_closed_scheduler_takes_nothing() -> None:
+    """A device that is lost for good: images and texts are NOT_READY."""
+    with bench() as target:
+        target.batcher.fail()
+        with pytest.raises(NotReady):
+            target.embed(["1"])
+        with pytest.raises(NotReady):
+            target.embedder.embed_text("text", normalize=True, deadline=Deadline.after(SOON_S))
+
+        assert [] == target.images.begun

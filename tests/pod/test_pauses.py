@@ -93,7 +93,7 @@ def test_master_does_not_judge_by_the_clock() -> None:
 def wait_for_signs(pod: PodProcess) -> None:
     """Wait until the watchdog has seen that the model is loaded, and has said so: loading may take long."""
     [worker] = psutil.Process(pod.process.pid).children()
-    [sentinel] = worker.children()
+    [sentinel] = [child for child in worker.children() if "sentinel" in " ".join(child.cmdline())]
     until_s = time.monotonic() + SOON_S
     signs, read = 0, sentinel.io_counters().read_chars
     # The first may be from before.
@@ -152,5 +152,5 @@ def test_pod_with_a_stuck_worker_can_be_ended(number: signal.Signals) -> None:
         status = pod.wait_for_exit()
         _, alive = psutil.wait_procs(processes, timeout=SOON_S)
 
-    assert 2 == len(processes)
+    assert len(processes) > 2
     assert (0, []) == (status, alive)

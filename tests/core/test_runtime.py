@@ -1,0 +1,128 @@
+"""What the runtime owns it ends: nothing is left of it, however its start or its end went."""
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+
+import psutil
+import pytest
+
+from core.clip.engine import Engine, Pixels, TokenIds, Vectors
+from core.clip.loading import LoadedModel, load_model
+from core.errors import StartError
+from core.images.rules import PIXEL_RULES_VERSION
+from core.runtime import Runtime, close_in_the_end
+from core.settings import ServiceSettings, load_settings
+from tests.support.process import MODEL_CACHE, TINY_MODEL
+
+SOON_S = 60.0
+
+
+@pytest.fixture(scope="module")
+def settings() -> ServiceSettings:
+    return load_settings(
+        {
+            "ALLOW_INSECURE_AUTH": "1",
+            "CLIP_MODEL": str(TINY_MODEL),
+            "CLIP_CACHE_DIR": str(MODEL_CACHE),
+            "CLIP_DTYPE": "float32",
+            "CLIP_DEVICE": "cpu",
+            "IMAGE_PROCESSES": "2",
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def model(settings: ServiceSettings) -> LoadedModel:
+    return load_model(settings, pixel_rules=PIXEL_RULES_VERSION)
+
+
+def own_threads() -> set[str]:
+    """Those that a runtime starts; others belong to libraries."""
+    return {thread.name for thread in threading.enumerate() if thread.name.startswith(("device", "image-process"))}
+
+
+def image_processes() -> set[int]:
+    return {child.pid for child in psutil.Process().children(recursive=True) if "core.images.child" in _command(child)}
+
+
+def _command(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+@pytest.fixture(autouse=True)
+def nothing_left() -> Iterator[None]:
+    """No test of this file leaves a thread or a process behind, whatever it did."""
+    before = image_processes()
+    yield
+    until_s = time.monotonic() + SOON_S
+    while own_threads() and time.monotonic() < until_s:
+        time.sleep(0.01)
+
+    assert set() == own_threads()
+    assert before == image_processes()
+
+
+def test_close_leaves_no_process_and_no_thread(settings: ServiceSettings, model: LoadedModel) -> None:
+    """When it returns they are gone already; a second time there is nothing left to do."""
+    runtime = Runtime(settings, None, model)
+    during = (len(image_processes()), own_threads(), runtime.healthy)
+    runtime.close()
+    left = (image_processes(), own_threads())
+    runtime.close()
+
+    assert (2, {"device-cpu", "image-process"}, True) == during
+    assert (set(), set()) == left
+
+
+def test_close_goes_on_in_reverse_order_when_a_step_fails(caplog: pytest.LogCaptureFixture) -> None:
+    """Each step that fails is in the log, and the next one is tried all the same."""
+    ended: list[str] = []
+
+    def fail(name: str) -> None:
+        ended.append(name)
+        raise ZeroDivisionError(name)
+
+    made = ExitStack()
+    for name in ("first", "second", "third"):
+        close_in_the_end(made, partial(fail, name))
+    made.close()
+
+    assert ["third", "second", "first"] == ended
+    assert 3 == len([record for record in caplog.records if record.exc_info and record.levelno == logging.ERROR])
+
+
+class CannotEncode:
+    """An engine of which every pass fails."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.name, self.device, self.dtype = engine.name, engine.device, engine.dtype
+        self.out_of_memory = engine.out_of_memory
+
+    def prepare_thread(self) -> None: ...
+
+    def encode_images(self, pixels: Pixels) -> Vectors:
+        raise RuntimeError("no images today")
+
+    def encode_texts(self, token_ids: TokenIds) -> Vectors:
+        raise RuntimeError("no texts today")
+
+
+def test_start_that_fails_halfway_ends_what_it_has_made(settings: ServiceSettings, model: LoadedModel) -> None:
+    """The model is found useless when image processes and devices run already."""
+    with pytest.raises(StartError, match="cannot embed"):
+        Runtime(settings, None, replace(model, engines=[CannotEncode(model.engines[0])]))
+
+
+def test_start_without_image_processes_ends_what_it_has_made(settings: ServiceSettings, model: LoadedModel) -> None:
+    """The last step of all is that they have come up: no interpreter with so little memory does."""
+    too_little = settings.model_copy(update={"max_decode_bytes": -(2**29)})
+    with pytest.raises(StartError, match="image process"):
+        Runtime(too_little, None, model)
