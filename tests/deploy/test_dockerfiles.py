@@ -73,7 +73,11 @@ def imported(module: Path, seen: set[Path]) -> set[Path]:
     for node in ast.walk(ast.parse((ROOT / module).read_text())):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "core":
             package = Path(*node.module.split("."))
-            files = [package.with_suffix(".py"), package / "__init__.py", *(package / f"{a.name}.py" for a in node.names)]
+            files = [
+                package.with_suffix(".py"),
+                package / "__init__.py",
+                *(package / f"{a.name}.py" for a in node.names),
+            ]
             for file in files:
                 if (ROOT / file).is_file():
                     imported(file, seen)
