@@ -47,7 +47,7 @@ class ScriptedRuntime:
 
     identity = IDENTITY
     torch_version = "none"
-    cuda_version = None
+    cuda_version: str | None = None
 
     def __init__(self, settings: ServiceSettings, engine: ScriptedEngine, *, in_turns: bool) -> None:
         processes = cpu.available_cores() if settings.image_processes == "auto" else settings.image_processes

@@ -6,8 +6,8 @@ Beside each attack a good client asks for small pictures; it is what the goals a
 import asyncio
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import cycle
 
@@ -83,11 +83,14 @@ class Attack:
         self.under.require("no attacker lost", self.attackers.lost == 0)
 
 
-def decode_attack(seconds: float, *, attackers: int = 2, in_turns: bool = False) -> list[Report]:
+def decode_attack(
+    seconds: float, *, attackers: int = 2, in_turns: bool = False, settings: Mapping[str, str] | None = None
+) -> list[Report]:
     """Files that take their decoder seconds, again and again."""
     files = slow_files()
-    with _attack(f"decode attack x{attackers}", seconds, files, attackers=attackers, in_turns=in_turns) as attack:
-        allowed = {"INVALID_IMAGE", "OVERLOADED"}
+    pod = _pod(settings, in_turns=in_turns)
+    attack = _attack(f"decode attack x{attackers}{_way(in_turns)}", seconds, files, attackers=attackers, pod=pod)
+    allowed = {"INVALID_IMAGE", "OVERLOADED"}
     attack.under.require(f"attackers get {allowed}", set(attack.attackers.codes) <= allowed)
     attack.under.require("what is over a limit is refused", attack.attackers.codes["INVALID_IMAGE"] > 0)
     return attack.reports()
@@ -95,9 +98,10 @@ def decode_attack(seconds: float, *, attackers: int = 2, in_turns: bool = False)
 
 def memory_attack(seconds: float, *, attackers: int = 2, in_turns: bool = False) -> list[Report]:
     """Files that take as much memory as one may."""
-    with _attack("memory attack", seconds, large_files(), attackers=attackers, in_turns=in_turns) as attack:
-        # A picture that is black has no vector in the scripted model.
-        allowed = {"INVALID_IMAGE", "IMAGE_TOO_LARGE", "OVERLOADED", "INFERENCE_ERROR"}
+    pod, name = _pod(in_turns=in_turns), f"memory attack x{attackers}{_way(in_turns)}"
+    attack = _attack(name, seconds, large_files(), attackers=attackers, pod=pod)
+    # A picture that is black has no vector in the scripted model.
+    allowed = {"INVALID_IMAGE", "IMAGE_TOO_LARGE", "OVERLOADED", "INFERENCE_ERROR"}
     bound_mb = attack.alone.vitals.peak_mb + most_mb_of_image_processes(_SETTINGS)
     attack.under.notes.append(f"{attack.under.vitals.peak_mb:.0f} MB of at most {bound_mb:.0f}")
     attack.under.require("memory under its bound", attack.under.vitals.peak_mb < bound_mb)
@@ -114,24 +118,25 @@ def most_mb_of_image_processes(settings: Mapping[str, str]) -> float:
     return 2 * PROCESSES * (_BASE_MB + read.max_decode_bytes / 1e6 + downloads_mb)
 
 
-@contextmanager
 def _attack(
-    name: str, seconds: float, files: Mapping[str, bytes], *, attackers: int, in_turns: bool
-) -> Iterator[Attack]:
+    name: str, seconds: float, files: Mapping[str, bytes], *, attackers: int, pod: AbstractContextManager[PodProcess]
+) -> Attack:
     """The good client alone, and then beside `attackers` that ask for one file after the other."""
-    way = ", in turns" if in_turns else ""
-    attack = Attack(Report("images alone"), Report(name + way))
-    with image_host(files) as host, image_host() as good_host:
-        questions = cycle(sorted(files))
-        with _pod(in_turns=in_turns) as pod:
-            before = lasting_processes(pod)
-            with probed(pod.base_url, pod.process.pid, path="/livez") as attack.alone.vitals:
-                run(_good_load(pod, attack.alone.tally, good_host, for_seconds(seconds)))
-            with probed(pod.base_url, pod.process.pid, path="/livez") as attack.under.vitals:
-                run(_both(pod, attack, good_host, lambda: image_question(host + next(questions)), attackers, seconds))
-            attack.under.require("nobody but image processes has ended", before == lasting_processes(pod))
+    attack = Attack(Report("images alone"), Report(name))
+    questions = cycle(sorted(files))
+    with image_host(files) as host, image_host() as good_host, pod as running:
+        before = lasting_processes(running)
+        with probed(running.base_url, running.process.pid, path="/livez") as attack.alone.vitals:
+            run(_good_load(running, attack.alone.tally, good_host, for_seconds(seconds)))
+        with probed(running.base_url, running.process.pid, path="/livez") as attack.under.vitals:
+            run(_both(running, attack, good_host, lambda: image_question(host + next(questions)), attackers, seconds))
+        attack.under.require("nobody but image processes has ended", before == lasting_processes(running))
     attack.require_served()
-    yield attack
+    return attack
+
+
+def _way(in_turns: bool) -> str:
+    return ", in turns" if in_turns else ""
 
 
 async def _both(
@@ -193,9 +198,8 @@ def slow_host(seconds: float, *, in_turns: bool = False, batches: int = 8) -> li
 
     async def both(pod: PodProcess, late_host: str, quick_host: str) -> None:
         await _good_load(pod, alone.tally, quick_host, for_seconds(seconds))
-        async with AsyncExitStack() as stack:
-            questions: Callable[[], Question] = lambda: batch_of(late_url, late_host)
-            await stack.enter_async_context(background_load(pod.base_url, slow, clients=batches, questions=questions))
+        load = background_load(pod.base_url, slow, clients=batches, questions=lambda: batch_of(late_url, late_host))
+        async with load:
             await asyncio.sleep(0.5)
             await _good_load(pod, beside.tally, quick_host, for_seconds(seconds))
 
@@ -214,10 +218,8 @@ def slow_host(seconds: float, *, in_turns: bool = False, batches: int = 8) -> li
     return [alone, beside]
 
 
-@contextmanager
-def _pod(*, in_turns: bool) -> Iterator[PodProcess]:
-    with chaos_pod({**_SETTINGS, **(_IN_TURNS if in_turns else {})}) as pod:
-        yield pod
+def _pod(settings: Mapping[str, str] | None = None, *, in_turns: bool) -> AbstractContextManager[PodProcess]:
+    return chaos_pod({**_SETTINGS, **(_IN_TURNS if in_turns else {}), **(settings or {})})
 
 
 def image_processes(pod: PodProcess) -> set[int]:

@@ -45,6 +45,7 @@ def test_scenario(run: Callable[[], list[Report]]) -> None:
     "run",
     [
         pytest.param(partial(strangers.decode_attack, 2.0), id="decode attack"),
+        pytest.param(partial(strangers.decode_attack, 2.0, settings={"MAX_DECODE_CPU_S": "1"}), id="decodes ended"),
         pytest.param(partial(strangers.memory_attack, 2.0), id="memory attack"),
         pytest.param(partial(strangers.killed_image_processes, 2.0), id="image process killed"),
         pytest.param(partial(strangers.slow_host, 2.0), id="slow host"),

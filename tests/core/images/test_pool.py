@@ -298,7 +298,8 @@ def test_verdict_is_for_the_image_that_it_was_about(images: ImageServer) -> None
         target.begin(next_one, at_once=1)
         process = target._processes[0]
         _wait_until(lambda: process.arena.decoding is not None)
-        process.end(process.arena.decoding.job_id - 1, InvalidImage("about the one before"))
+        [being_decoded] = process.tickets
+        process.end(being_decoded - 1, InvalidImage("about the one before"))
         _wait_until(lambda: next_one[0] in collector.delayed_jobs)
 
         assert next_one[0].error is None
