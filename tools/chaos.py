@@ -7,10 +7,10 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping
 
-from tests.chaos import scenarios
+from tests.chaos import scenarios, strangers
 from tests.chaos.scenarios import Report
 
-_HEADER = ("scenario", "requests", "accepted", "answered", "lost", "wrong", "refusal p50 ms", "worst /health ms", "MB")
+_HEADER = ("scenario", "requests", "accepted", "answered", "lost", "wrong", "refusal p50 ms", "worst health ms", "MB")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -42,7 +42,17 @@ def _scenarios(seconds: float) -> Mapping[str, Callable[[], list[Report]]]:
         "hang": lambda: scenarios.hang(short_s),
         "pauses": lambda: scenarios.pauses(seconds / 2),
         "handler": scenarios.handler_sigterm,
+        "decode": lambda: _of_each(strangers.decode_attack, seconds / 3),
+        "memory": lambda: _of_each(strangers.memory_attack, seconds / 3),
+        "image-kill": lambda: strangers.killed_image_processes(seconds / 3),
+        "slow-host": lambda: strangers.slow_host(seconds / 6),
     }
+
+
+def _of_each(attack: Callable[..., list[Report]], seconds: float) -> list[Report]:
+    """One attacker and two, beside a device of its own; two where decoder and device share the cores."""
+    cases = ({"attackers": 1}, {"attackers": 2}, {"attackers": 2, "in_turns": True})
+    return [report for case in cases for report in attack(seconds, **case)]
 
 
 def _shown(scenario: Callable[[], list[Report]]) -> list[Report]:
@@ -57,7 +67,7 @@ def _shown(scenario: Callable[[], list[Report]]) -> list[Report]:
 
 
 def _row(cells: tuple[str, ...]) -> str:
-    return f"{cells[0]:<18}" + "".join(
+    return f"{cells[0]:<28}" + "".join(
         f"{cell:>{max(len(title), 8) + 2}}" for cell, title in zip(cells[1:], _HEADER[1:], strict=True)
     )
 

@@ -183,8 +183,9 @@ class ImageProcess:
             pass_fds=descriptors,
             env=environment,
             stdin=subprocess.DEVNULL,
-            # A session of its own: Ctrl-C in a terminal is for the service, which drains.
-            start_new_session=True,
+            # A group of its own: Ctrl-C in a terminal is for the service, which drains. Not a session: kernels share
+            # time out between sessions first, and there `give_way` would give nothing.
+            process_group=0,
         )
         self._other_end.close()
         os.close(self._descriptor)

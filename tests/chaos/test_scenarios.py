@@ -3,16 +3,18 @@
 import socket
 import time
 from collections.abc import Callable
+from functools import partial
 from urllib.parse import urlsplit
 
 import pytest
 import requests
 
 from core.wire.requests import EMBED_TEXT
-from tests.chaos import scenarios
+from tests.chaos import scenarios, strangers
 from tests.chaos.engine import FATAL, HANG
 from tests.chaos.load import text_question
 from tests.chaos.scenarios import Report, chaos_pod
+from tests.chaos.strangers import Speed
 from tests.support.process import PodProcess
 from tests.support.target import signed_text
 
@@ -36,6 +38,24 @@ def test_scenario(run: Callable[[], list[Report]]) -> None:
     reports = run()
 
     assert [] == [goal for report in reports for goal in report.missed]
+
+
+@pytest.mark.parametrize("in_turns", [pytest.param(False, id="own device"), pytest.param(True, id="shared cores")])
+@pytest.mark.parametrize(
+    "run",
+    [
+        pytest.param(partial(strangers.decode_attack, 2.0), id="decode attack"),
+        pytest.param(partial(strangers.decode_attack, 2.0, settings={"MAX_DECODE_CPU_S": "1"}), id="decodes ended"),
+        pytest.param(partial(strangers.memory_attack, 2.0), id="memory attack"),
+        pytest.param(partial(strangers.killed_image_processes, 2.0), id="image process killed"),
+        pytest.param(partial(strangers.slow_host, 2.0), id="slow host"),
+    ],
+)
+def test_strangers(run: Callable[..., list[Report]], *, in_turns: bool) -> None:
+    """Every goal but those of speed: answers are right, attackers get their errors, only image processes end."""
+    reports = run(in_turns=in_turns)
+
+    assert [] == [goal for report in reports for goal in report.missed if not isinstance(goal, Speed)]
 
 
 def test_overload_is_refused_not_queued() -> None:

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -159,7 +159,7 @@ def bench(*, in_turns: bool = False, max_bytes: int = 1_000_000) -> Iterator[Ben
         grant=lambda item: images.decode(item.payload),
     )
     images.arrivals = Arrivals(scheduler)
-    stacks: dict[Modality, Stack] = {Modality.IMAGE: stack, Modality.TEXT: np.stack}
+    stacks: Mapping[Modality, Stack] = {Modality.IMAGE: stack, Modality.TEXT: np.stack}
     batcher = Batcher(scheduler, [Device(engine, stacks, dim=DIM, max_batch=MAX_ITEMS)])
     embedder = Embedder(
         images=images,

@@ -23,9 +23,9 @@ def behind_start(inserted: bytes, jpeg: bytes = BASELINE) -> bytes:
     return jpeg[:2] + inserted + jpeg[2:]
 
 
-def with_scans(count: int, before_them: bytes = b"") -> bytes:
+def with_scans(count: int, before_them: bytes = b"", jpeg: bytes = PROGRESSIVE) -> bytes:
     """A progressive JPEG whose last scan is repeated until there are `count`, all of them valid."""
-    body, last = PROGRESSIVE[: PROGRESSIVE.rindex(_END)], PROGRESSIVE.rindex(_SCAN)
+    body, last = jpeg[: jpeg.rindex(_END)], jpeg.rindex(_SCAN)
     return body + before_them + body[last:] * (count - body.count(_SCAN)) + _END
 
 

@@ -190,6 +190,21 @@ def test_slow_image_holds_nobody_up(images: ImageServer) -> None:
         assert [9, *range(5)] == greys([*slow_jobs, *quick_jobs])
 
 
+def test_slow_image_gives_way(images: ImageServer) -> None:
+    """Its process has the lowest priority, in the service's own session: between sessions priorities count nothing."""
+    spin = images.add("/spin", SPIN)
+    with pool(processes=1, budget_s=1000.0, program=SCRIPTED) as (target, collector):
+        [pid] = target.pids
+        jobs = jobs_of([spin])
+        target.begin(jobs, at_once=1)
+        _wait_until(lambda: jobs[0] in collector.delayed_jobs)
+
+        assert {19} == {os.getpriority(os.PRIO_PROCESS, int(each)) for each in os.listdir(f"/proc/{pid}/task")}
+        assert os.getsid(pid) == os.getsid(0)
+        assert os.getpgid(pid) == pid
+        target.release(jobs)
+
+
 def test_slow_images_are_bounded(images: ImageServer) -> None:
     """At most as many as there are processes dawdle; the first of too many is given up, and may be retried."""
     slow = images.add("/spin", SPIN)
@@ -298,9 +313,8 @@ def test_verdict_is_for_the_image_that_it_was_about(images: ImageServer) -> None
         target.begin(next_one, at_once=1)
         process = target._processes[0]
         _wait_until(lambda: process.arena.decoding is not None)
-        decoding = process.arena.decoding
-        assert decoding is not None
-        process.end(decoding.job_id - 1, InvalidImage("about the one before"))
+        [being_decoded] = process.tickets
+        process.end(being_decoded - 1, InvalidImage("about the one before"))
         _wait_until(lambda: next_one[0] in collector.delayed_jobs)
 
         assert next_one[0].error is None
