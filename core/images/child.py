@@ -33,15 +33,12 @@ from core.images.fetch.allowlist import AllowList
 from core.images.fetch.fetcher import Fetcher, FetchLimits
 from core.images.job import Pixels
 from core.images.messages import DECODE, ENDED, FETCHED, FORGET, READY, WORK, ChildSettings, Inbox, describe, frame
-from core.images.work import Part, Task, or_end_process
+from core.images.work import STACK_BYTES, Part, Task, or_end_process
 from core.process.logs import logging_config
 
 logger = logging.getLogger(__name__)
 
 _PR_SET_PDEATHSIG = 1
-
-# Many of them wait for a server and none calls deeply; the usual eight mebibytes each would count as memory.
-_STACK_BYTES = 512 * 1024
 
 # Decoded once before anything else: whatever the libraries set up on first use is there then, or known to be missing.
 _FIRST_PICTURE = (480, 640, 3)
@@ -230,7 +227,7 @@ def main(arguments: Sequence[str], make_decode: Callable[[ChildSettings], Decode
     prepare_decoders()
     # At DEBUG it names every chunk of every file.
     logging.getLogger("PIL").setLevel(logging.INFO)
-    threading.stack_size(_STACK_BYTES)
+    threading.stack_size(STACK_BYTES)
     arena = Arena(arena_descriptor, size_px=settings.size_px, slots=settings.slots)
     os.close(arena_descriptor)
     _limit_memory(settings.max_memory_bytes)

@@ -12,6 +12,9 @@ from core.images.fairness import Download
 
 logger = logging.getLogger(__name__)
 
+# Of a thread. Many of them wait for a server and none calls deeply; the usual eight mebibytes would count as memory.
+STACK_BYTES = 512 * 1024
+
 
 @dataclass(slots=True, eq=False)
 class Part:
