@@ -7,7 +7,7 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping
 
-from tests.chaos import scenarios, strangers
+from tests.chaos import rude, scenarios, strangers
 from tests.chaos.scenarios import Report
 
 _HEADER = ("scenario", "requests", "accepted", "answered", "lost", "wrong", "refusal p50 ms", "worst health ms", "MB")
@@ -45,6 +45,7 @@ def _scenarios(seconds: float) -> Mapping[str, Callable[[], list[Report]]]:
         "decode": lambda: _of_each(strangers.decode_attack, seconds / 3),
         "memory": lambda: _of_each(strangers.memory_attack, seconds / 3),
         "image-kill": lambda: strangers.killed_image_processes(seconds / 3),
+        "hub": lambda: [report for name in rude.ATTACKS for report in rude.hub_attack(name, seconds / 6)],
         "slow-host": lambda: strangers.slow_host(seconds / 6),
     }
 
