@@ -12,8 +12,8 @@ from bench.timing import calls_per_s
 from core.clip.artifact import ModelDirectory, open_model
 from core.clip.engine import Engine
 from core.clip.loading import load_model
-from core.images.pixels import PixelDecoder
-from core.images.rules import PIXEL_RULES_VERSION
+from core.images.decoding.pixels import PixelDecoder
+from core.images.decoding.rules import PIXEL_RULES_VERSION
 from core.process import cpu
 from core.settings import ServiceSettings
 

@@ -25,7 +25,7 @@ from core.clip.artifact import ModelDirectory
 from core.clip.engine import Engine, Pixels, Vectors
 from core.clip.towers import Towers
 from core.clip.weights import read_weights
-from core.images.pixels import PixelDecoder
+from core.images.decoding.pixels import PixelDecoder
 from core.process import cpu
 from core.settings import ServiceSettings
 

@@ -11,8 +11,8 @@ from core.batching.items import Group, Item, Modality
 from core.batching.scheduler import Limits, Scheduler
 from core.clip.engine import Engine
 from core.deadline import Deadline
+from core.images.decoding.pixels import PixelDecoder
 from core.images.job import ImageJob, PixelStack
-from core.images.pixels import PixelDecoder
 from core.process import cpu
 from core.settings import ServiceSettings
 

@@ -10,8 +10,8 @@ from collections.abc import Callable
 import simplejpeg  # type: ignore[import-untyped]
 import torch
 
-from core.images.pixels import PixelDecoder
-from core.images.resizing import Pixels
+from core.images.decoding.pixels import PixelDecoder
+from core.images.decoding.resizing import Pixels
 from tests.support.pictures import encoded, natural
 
 _SIZE_PX = 224

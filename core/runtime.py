@@ -22,9 +22,9 @@ from core.clip.loading import LoadedModel, load_model
 from core.deadline import Deadline
 from core.embedder import Arrivals, Embedder, ImageMemory, Tokens
 from core.errors import ServiceError, StartError
+from core.images.decoding.rules import PIXEL_RULES_VERSION
 from core.images.job import ImageJob, PixelStack
 from core.images.pool import ImageProcesses
-from core.images.rules import PIXEL_RULES_VERSION
 from core.images.settings import child_settings
 from core.process import cpu
 from core.settings import ServiceSettings

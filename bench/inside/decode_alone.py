@@ -14,7 +14,7 @@ from typing import Any
 _SIZE_PX = 224
 _MAX_PIXELS = 50_000_000
 # Where the decoder is, and where it was.
-_MODULES = ("core.images.pixels", "core.pixels")
+_MODULES = ("core.images.decoding.pixels", "core.pixels")
 _DECODES = 300
 
 

@@ -125,13 +125,13 @@ class State:
 
     def max_tokens(self, most: int) -> int:
         """How many padded tokens the next text pass may hold, at most `most`."""
-        longest_s = min(self.max_turn_s if self.shared else math.inf, self._text_pass_beside_images_s())
+        longest_s = self._text_pass_beside_images_s() if self.images_wait else math.inf
         return most if longest_s == math.inf else min(most, self.pace.units_in(Modality.TEXT, longest_s))
 
     def _text_pass_beside_images_s(self) -> float:
         """Images have one turn for each pass of the texts: twice as long as that leaves them their third."""
-        known = self.images_wait and self.usual_image_turn_s > 0.0
-        return 2 * self.usual_image_turn_s if known else math.inf
+        their_third_s = 2 * self.usual_image_turn_s if self.usual_image_turn_s > 0.0 else math.inf
+        return min(self.max_turn_s if self.shared else math.inf, their_third_s)
 
     def note_image_turn(self, seconds: float) -> None:
         """One is over: decoding and pass."""

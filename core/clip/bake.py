@@ -33,8 +33,8 @@ from core.clip.torch_engine import TorchEngine
 from core.clip.towers import Towers
 from core.clip.weights import is_weight, read_weights
 from core.errors import StartError
-from core.images.pixels import PixelDecoder
-from core.images.rules import PIXEL_RULES_VERSION
+from core.images.decoding.pixels import PixelDecoder
+from core.images.decoding.rules import PIXEL_RULES_VERSION
 from core.process import cpu
 
 _COPIED = ("config.json", "tokenizer.json", "preprocessor_config.json")

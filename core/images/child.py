@@ -15,9 +15,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import numpy as np
@@ -27,24 +25,20 @@ from core.byte_budget import ByteBudget
 from core.deadline import Cancellation, Deadline
 from core.errors import DeadlineExceeded, InternalError, ServiceError
 from core.images.arena import Arena
-from core.images.fairness import Download, Running, next_download
+from core.images.decoding.pixels import PixelDecoder
+from core.images.decoding.strict_decoding import prepare_decoders
+from core.images.downloads import LENT_PLACES, Downloads
+from core.images.fairness import Download
 from core.images.fetch.allowlist import AllowList
 from core.images.fetch.fetcher import Fetcher, FetchLimits
 from core.images.job import Pixels
 from core.images.messages import DECODE, ENDED, FETCHED, FORGET, READY, WORK, ChildSettings, Inbox, describe, frame
-from core.images.pixels import PixelDecoder
-from core.images.strict_decoding import prepare_decoders
+from core.images.work import STACK_BYTES, Part, Task, or_end_process
 from core.process.logs import logging_config
 
 logger = logging.getLogger(__name__)
 
 _PR_SET_PDEATHSIG = 1
-
-# Many of them wait for a server and none calls deeply; the usual eight mebibytes each would count as memory.
-_STACK_BYTES = 512 * 1024
-
-# Beside one download per request, so that one request alone can use its share: see fairness.
-_LENT_PLACES = 64
 
 # Decoded once before anything else: whatever the libraries set up on first use is there then, or known to be missing.
 _FIRST_PICTURE = (480, 640, 3)
@@ -52,103 +46,6 @@ _FIRST_PICTURE = (480, 640, 3)
 
 # Raises an `ImageError` for what is no image that is taken.
 Decode = Callable[[bytes], Pixels]
-
-
-@dataclass(slots=True, eq=False)
-class Part:
-    """What one request has given to this process. Reported together, or image by image where they take turns."""
-
-    number: int
-    deadline: Deadline
-    cancellation: Cancellation
-    at_once: int
-    left: int
-    reports: list[list[Any]] = field(default_factory=list)
-
-
-@dataclass(slots=True, eq=False)
-class Task:
-    """One image; `held` gives the bytes of its download back."""
-
-    job_id: int
-    url: str
-    slot: int
-    part: Part
-    download: Download
-    data: bytes = b""
-    download_ms: float = 0.0
-    held: ExitStack = field(default_factory=ExitStack)
-
-
-class Downloads:
-    """Runs as many as `fairness` allows, each on a thread of its own; `fetched` and `failed` are told of the end.
-
-    `fetch`: see `core.images.fetch.fetcher.Fetcher.fetch`.
-    """
-
-    def __init__(
-        self,
-        fetch: Callable[..., bytes],
-        budget: ByteBudget,
-        *,
-        threads: int,
-        fetched: Callable[[Task], None],
-        failed: Callable[[Task, ServiceError], None],
-    ) -> None:
-        self._fetch = fetch
-        self._budget = budget
-        self._fetched = fetched
-        self._failed = failed
-        self._lock = threading.Lock()
-        self._waiting: list[Task] = []
-        self._running = Running(_LENT_PLACES)
-        self._threads = ThreadPoolExecutor(threads)
-
-    def add(self, tasks: list[Task]) -> None:
-        """These wait for their downloads."""
-        with self._lock:
-            self._waiting += tasks
-        self._begin()
-
-    def _begin(self) -> None:
-        while (task := self._next()) is not None:
-            self._threads.submit(_or_end_process, self._run, task)
-
-    def _next(self) -> Task | None:
-        with self._lock:
-            position = next_download([task.download for task in self._waiting], self._running)
-            if position is None:
-                return None
-            task = self._waiting.pop(position)
-            self._running.begin(task.download)
-            return task
-
-    def _run(self, task: Task) -> None:
-        error = self._download(task)
-        with self._lock:
-            self._running.end(task.download)
-        if error is None:
-            self._fetched(task)
-        else:
-            self._failed(task, error)
-        self._begin()
-
-    def _download(self, task: Task) -> ServiceError | None:
-        began_s = time.monotonic()
-        deadline = task.part.deadline
-        if deadline.expired:
-            return DeadlineExceeded()
-        try:
-            lease = task.held.enter_context(self._budget.lease())
-            task.data = self._fetch(task.url, deadline=deadline, reserve=lease.add)
-        except ServiceError as error:
-            return error
-        except Exception:
-            # Ours to mend, and no reason to lose the other images.
-            logger.exception("an image could not be downloaded")
-            return InternalError()
-        task.download_ms = (time.monotonic() - began_s) * 1000
-        return None
 
 
 class Child:
@@ -165,7 +62,7 @@ class Child:
         self._downloads = Downloads(
             fetch,
             ByteBudget(settings.max_downloaded_bytes),
-            threads=settings.max_requests + _LENT_PLACES,
+            threads=settings.max_requests + LENT_PLACES,
             fetched=self._fetched,
             failed=self._failed,
         )
@@ -177,10 +74,10 @@ class Child:
 
     def serve(self, inbox: Inbox) -> NoReturn:
         """Until the service closes the socket, or is gone."""
-        threading.Thread(target=_or_end_process, args=(self._decode_all,), name="decode", daemon=True).start()
+        threading.Thread(target=or_end_process, args=(self._decode_all,), name="decode", daemon=True).start()
         self._decode_bytes(simplejpeg.encode_jpeg(np.zeros(_FIRST_PICTURE, dtype=np.uint8)))
         self._send([READY])
-        _or_end_process(self._listen, inbox)
+        or_end_process(self._listen, inbox)
         os._exit(0)
 
     def _listen(self, inbox: Inbox) -> None:
@@ -289,17 +186,6 @@ class Child:
             self._sock.sendall(data)
 
 
-def _or_end_process(run: Callable[..., None], *arguments: Any) -> None:  # noqa: ANN401 - those of `run`
-    """What nobody has foreseen ends the process, and its work begins again elsewhere: whoever waits for a thread that
-    is lost would wait for ever.
-    """
-    try:
-        run(*arguments)
-    except BaseException:
-        logger.critical("an image process cannot go on", exc_info=True)
-        os._exit(1)
-
-
 def _host(url: str) -> str:
     """Good enough to be fair by; whether it may be connected to is decided where it is."""
     return url.partition("://")[2].partition("/")[0].lower()
@@ -341,7 +227,7 @@ def main(arguments: Sequence[str], make_decode: Callable[[ChildSettings], Decode
     prepare_decoders()
     # At DEBUG it names every chunk of every file.
     logging.getLogger("PIL").setLevel(logging.INFO)
-    threading.stack_size(_STACK_BYTES)
+    threading.stack_size(STACK_BYTES)
     arena = Arena(arena_descriptor, size_px=settings.size_px, slots=settings.slots)
     os.close(arena_descriptor)
     _limit_memory(settings.max_memory_bytes)

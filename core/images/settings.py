@@ -1,14 +1,17 @@
 """What an image process is told of the service's settings: limits of downloads and decoding, and whom it may reach."""
 
+from core.images.downloads import LENT_PLACES
 from core.images.messages import ChildSettings
+from core.images.work import STACK_BYTES
 from core.settings import ServiceSettings
 
-# The interpreter with its libraries, and the stacks of many downloads.
-_BASE_BYTES = 268_435_456
+# The interpreter with its libraries, and what the C library keeps of past decodes.
+_BASE_BYTES = 201_326_592
 
 
 def child_settings(settings: ServiceSettings, size_px: int, *, processes: int, in_turns: bool) -> ChildSettings:
     """The part of `settings` that concerns one of `processes`; what is for all of them is shared out."""
+    stacks_bytes = (settings.max_concurrent_requests + LENT_PLACES) * STACK_BYTES
     downloaded_bytes = max(2 * settings.max_image_size_bytes, settings.max_image_bytes_in_flight // processes)
     return ChildSettings(
         size_px=size_px,
@@ -20,7 +23,7 @@ def child_settings(settings: ServiceSettings, size_px: int, *, processes: int, i
         max_image_pixels=settings.max_image_pixels,
         max_downloaded_bytes=downloaded_bytes,
         max_decoder_bytes=settings.max_decode_bytes,
-        max_memory_bytes=_BASE_BYTES + downloaded_bytes + settings.max_decode_bytes,
+        max_memory_bytes=_BASE_BYTES + stacks_bytes + downloaded_bytes + settings.max_decode_bytes,
         download_timeout_s=settings.image_download_timeout_s,
         allow_hosts=settings.download_allow_hosts,
         log_level=settings.log_level,

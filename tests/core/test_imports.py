@@ -52,6 +52,6 @@ def test_no_torch_before_the_thread_count_is_set(module: str) -> None:
 
 def test_decoding_needs_no_torch() -> None:
     """A process that decodes strangers' pictures holds no model and starts without torch's second and 200 MB."""
-    decoding = "core.images.pixels, core.images.strict_decoding"
+    decoding = "core.images.decoding.pixels, core.images.decoding.strict_decoding"
 
     assert [] == loaded_after(f"import {decoding}", ["torch", "transformers", "pydantic", *TRANSPORTS])

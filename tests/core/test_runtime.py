@@ -14,7 +14,7 @@ import pytest
 from core.clip.engine import Engine, Pixels, TokenIds, Vectors
 from core.clip.loading import LoadedModel, load_model
 from core.errors import StartError
-from core.images.rules import PIXEL_RULES_VERSION
+from core.images.decoding.rules import PIXEL_RULES_VERSION
 from core.runtime import Runtime, close_in_the_end
 from core.settings import ServiceSettings, load_settings
 from tests.support.process import MODEL_CACHE, TINY_MODEL

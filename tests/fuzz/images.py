@@ -11,8 +11,8 @@ import psutil
 from PIL import Image
 
 from core.errors import ImageError
-from core.images.pixels import PixelDecoder
-from core.images.strict_decoding import prepare_decoders
+from core.images.decoding.pixels import PixelDecoder
+from core.images.decoding.strict_decoding import prepare_decoders
 from tests.fuzz.mutate import mutated
 from tests.fuzz.report import FuzzReport
 from tests.support.pictures import encoded, natural

@@ -55,7 +55,7 @@ class ServiceProcess:
     output: IO[bytes]
 
     def log(self) -> str:
-        return Path(self.output.name).read_text()
+        return Path(self.output.name).read_text("utf-8", errors="replace")
 
     def log_lines(self) -> list[dict[str, Any]]:
         """The log's JSON lines; the SDK prints some of its own, into the middle of ours at times."""

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
-from hypothesis import settings as property_settings
 from hypothesis import strategies as st
 
 from tests.worker.scripted import Body, FakeBackend, FakeTime, settings, success, vector_of
@@ -29,7 +28,6 @@ def failed(body: Body) -> list[Body]:
     concurrency=st.integers(1, 4),
     attempts=st.integers(1, 3),
 )
-@property_settings(deadline=None)
 def test_one_result_per_item_in_order(names: list[str], batch_size: int, concurrency: int, attempts: int) -> None:
     """Whatever fails inside, an item's result is in its place, once, and is its own."""
     flaky: dict[str, int] = {}

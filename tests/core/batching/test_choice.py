@@ -1,5 +1,7 @@
 """Who goes next, as a table: no threads, no clock."""
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -117,13 +119,24 @@ def test_nothing_is_short_on_a_device_of_its_own() -> None:
     assert (8, 999) == (state.max_images(NOW_S), state.max_tokens(999))
 
 
-def test_text_passes_are_bounded_by_time_on_a_cpu() -> None:
+def test_text_passes_are_short_while_images_wait_on_a_cpu() -> None:
     """A millisecond a token makes a pass of a hundred; before anything is known, the first passes are small."""
-    state = shared()
+    state, alone = shared(ready=1), shared()
 
-    assert 1 == state.max_tokens(999)
+    assert (1, 999) == (state.max_tokens(999), alone.max_tokens(999))
+    for known in (state, alone):
+        known.pace.note(Modality.TEXT, 100, 0.0999)
+    assert (100, 999) == (state.max_tokens(999), alone.max_tokens(999))
+
+
+@pytest.mark.parametrize("make", [pytest.param(shared, id="CPU"), pytest.param(separate, id="GPU")])
+def test_text_passes_leave_waiting_images_their_third(make: Callable[..., State]) -> None:
+    """With image turns of 10 ms, a pass of the texts takes 20 at most."""
+    state = make(ready=1)
     state.pace.note(Modality.TEXT, 100, 0.0999)
-    assert 100 == state.max_tokens(999)
+    state.note_image_turn(0.01)
+
+    assert 20 == state.max_tokens(999)
 
 
 @pytest.mark.parametrize(

@@ -231,7 +231,7 @@ class Load:
                 bench.text()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     image_s=st.sampled_from([0.001, 0.01, 0.05]),
     text_s=st.sampled_from([0.001, 0.002, 0.006]),

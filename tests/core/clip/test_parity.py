@@ -21,7 +21,7 @@ from core.clip.engine import Engine
 from core.clip.reference import load_reference
 from core.clip.tokenizer import ClipTokenizer
 from core.clip.weights import read_weights
-from core.images.pixels import PixelDecoder
+from core.images.decoding.pixels import PixelDecoder
 from core.process import cpu
 from core.settings import load_settings
 from models.shapes import COLOURS, SHAPES, draw, single

@@ -16,11 +16,13 @@ from core.byte_budget import ByteBudget
 from core.deadline import Cancellation, Deadline
 from core.errors import DeadlineExceeded, DownloadError, InternalError, Overloaded, ServiceError
 from core.images.arena import Arena
-from core.images.child import Child, Downloads, Part, Task
+from core.images.child import Child
+from core.images.downloads import Downloads
 from core.images.fairness import Download
 from core.images.job import Pixels
 from core.images.messages import DECODE, ENDED, FETCHED, FORGET, WORK, ChildSettings, Inbox
 from core.images.settings import child_settings
+from core.images.work import Part, Task
 from core.settings import load_settings
 
 SOON_S = 30.0

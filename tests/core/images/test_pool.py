@@ -21,8 +21,8 @@ from core.errors import (
     StartError,
     UrlNotAllowed,
 )
+from core.images.decoding.pixels import PixelDecoder
 from core.images.job import ImageJob
-from core.images.pixels import PixelDecoder
 from core.images.pool import ImageProcesses
 from core.images.process import PROGRAM
 from core.images.settings import child_settings

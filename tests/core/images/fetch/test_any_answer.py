@@ -96,7 +96,7 @@ def fetcher(answered: Answered) -> Iterator[Fetcher]:
 @example(response=b"HTTP/1.1 200 OK\r\n\r\n" + b"a" * 100_000)
 @example(response=b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\na\r\n" * 20_000)
 @example(response=b"HTTP/1.1 200 OK\r\n" + b"A" * 100_000)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_any_answer_is_a_body_or_our_error(answered: Answered, fetcher: Fetcher, response: bytes) -> None:
     """For any bytes, `fetch` returns at most `max_bytes`, all of them reserved, or raises an error of ours."""
     answered.response = response

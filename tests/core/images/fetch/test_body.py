@@ -3,7 +3,7 @@
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from core.errors import DownloadError
@@ -52,7 +52,6 @@ def read(pieces: Pieces) -> tuple[bytes, int]:
     ),
     cuts=st.lists(st.integers(0, 700), max_size=12),
 )
-@settings(deadline=None)
 def test_pieces_do_not_matter(response: bytes, cuts: list[int]) -> None:
     """However the network cuts an answer, its body is the same and nothing is left behind it."""
     bounds = [0, *sorted(cuts), len(response)]

@@ -1,7 +1,7 @@
 """Heads of answers, from bytes."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from core.errors import DownloadError
@@ -91,7 +91,6 @@ def test_headers_are_counted(count: int, refused: bool) -> None:
 
 
 @given(st.binary(max_size=200) | st.binary(max_size=200).map(lambda tail: b"HTTP/1.1 200 OK\r\n" + tail + b"\r\n\r\n"))
-@settings(deadline=None)
 def test_any_bytes_are_a_head_or_refused(data: bytes) -> None:
     """For any bytes, `parse_head` returns a head or raises `DownloadError`; a length is never negative."""
     try:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core.images.geometry import Span, Turn, View, centre_view
-from core.images.resizing import Pixels, resize
+from core.images.decoding.geometry import Span, Turn, View, centre_view
+from core.images.decoding.resizing import Pixels, resize
 from tests.support.pictures import natural
 
 BICUBIC = Image.Resampling.BICUBIC

@@ -13,9 +13,9 @@ import simplejpeg  # type: ignore[import-untyped]
 from PIL import Image
 
 from core.errors import InvalidImage
-from core.images.geometry import Turn
-from core.images.orientation import EXIF_PREFIX, turn_of
-from core.images.resizing import Pixels
+from core.images.decoding.geometry import Turn
+from core.images.decoding.orientation import EXIF_PREFIX, turn_of
+from core.images.decoding.resizing import Pixels
 
 SIGNATURE = b"\xff\xd8\xff"
 

@@ -12,10 +12,10 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from core.errors import ImageError, ImageTooLarge, InvalidImage
-from core.images import jpeg, pillow
-from core.images.containers import refuse_floods, webp_canvas
-from core.images.geometry import Turn, View, centre_view
-from core.images.resizing import Picture, Pixels, resize
+from core.images.decoding import jpeg, pillow
+from core.images.decoding.containers import refuse_floods, webp_canvas
+from core.images.decoding.geometry import Turn, View, centre_view
+from core.images.decoding.resizing import Picture, Pixels, resize
 
 # A 1x65535 image passes every pixel limit, and hardly anything of it would be seen.
 MAX_SIDE_RATIO = 50

@@ -7,8 +7,8 @@ PROGRAM = """
 import io
 from PIL import Image, PngImagePlugin
 from core.errors import InvalidImage
-from core.images.pixels import PixelDecoder
-from core.images.strict_decoding import prepare_decoders
+from core.images.decoding.pixels import PixelDecoder
+from core.images.decoding.strict_decoding import prepare_decoders
 
 animation_of_nothing = PngImagePlugin.PngInfo()
 animation_of_nothing.add(b"acTL", bytes(8))
@@ -28,8 +28,8 @@ LARGE = """
 import io
 from PIL import Image
 from core.errors import ImageError
-from core.images.pixels import PixelDecoder
-from core.images.strict_decoding import prepare_decoders
+from core.images.decoding.pixels import PixelDecoder
+from core.images.decoding.strict_decoding import prepare_decoders
 
 prepare_decoders()
 for height in (10_000, 20_000):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from core.errors import ImageError, ImageTooLarge, InvalidImage
-from core.images.pixels import PixelDecoder
+from core.images.decoding.pixels import PixelDecoder
 from tests.support import hostile_images as hostile
 from tests.support.pictures import encoded, natural
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.images.geometry import Turn
-from core.images.orientation import turn_of
+from core.images.decoding.geometry import Turn
+from core.images.decoding.orientation import turn_of
 
 SIX = Turn(flips_y=True, transposes=True)
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.images.geometry import Span, Turn, centre_view
+from core.images.decoding.geometry import Span, Turn, centre_view
 
 SIDES = st.integers(1, 10_000)
 

@@ -3,7 +3,13 @@
 import pytest
 
 from core.errors import InvalidImage
-from core.images.containers import MAX_GIF_BLOCKS, MAX_PNG_CHUNKS, MAX_PNG_METADATA_CHUNKS, refuse_floods, webp_canvas
+from core.images.decoding.containers import (
+    MAX_GIF_BLOCKS,
+    MAX_PNG_CHUNKS,
+    MAX_PNG_METADATA_CHUNKS,
+    refuse_floods,
+    webp_canvas,
+)
 from tests.support.hostile_images import ANIMATED_WEBP, GIF, PNG, gif_with, png_chunk, png_with, webp_with_canvas
 from tests.support.pictures import encoded, natural
 

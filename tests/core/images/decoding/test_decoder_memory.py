@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from core.images.pillow import WEBP_PIXEL_BYTES
-from core.images.pixels import DEFAULT_MAX_DECODER_BYTES
+from core.images.decoding.pillow import WEBP_PIXEL_BYTES
+from core.images.decoding.pixels import DEFAULT_MAX_DECODER_BYTES
 from tests.support.hostile_images import webp_with_canvas
 from tests.support.pictures import encoded
 
@@ -20,8 +20,8 @@ SLACK_BYTES = 48 * 1024 * 1024
 PEAK = """
 import sys
 from pathlib import Path
-from core.images.pixels import PixelDecoder
-from core.images.strict_decoding import prepare_decoders
+from core.images.decoding.pixels import PixelDecoder
+from core.images.decoding.strict_decoding import prepare_decoders
 
 def status(name):
     [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name)]
@@ -38,7 +38,7 @@ STARVED = """
 import resource, sys
 from pathlib import Path
 from core.errors import ImageTooLarge
-from core.images.pixels import PixelDecoder
+from core.images.decoding.pixels import PixelDecoder
 
 data = Path(sys.argv[1]).read_bytes()
 [used] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmData")]

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from core.errors import InvalidImage
-from core.images import jpeg
-from core.images.geometry import Turn
+from core.images.decoding import jpeg
+from core.images.decoding.geometry import Turn
 from tests.support.hostile_images import BASELINE, EXIF_SEGMENT, PROGRESSIVE, behind_start, with_scans
 from tests.support.pictures import encoded, natural
 

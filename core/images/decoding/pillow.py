@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import AvifImagePlugin, GifImagePlugin, Image, PngImagePlugin, WebPImagePlugin
 
-from core.images.geometry import Turn
-from core.images.orientation import turn_of
-from core.images.resizing import Pixels
+from core.images.decoding.geometry import Turn
+from core.images.decoding.orientation import turn_of
+from core.images.decoding.resizing import Pixels
 
 # Found by content, never by name or Content-Type.
 _FORMATS = (

@@ -18,7 +18,7 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from core.errors import ImageError
-from core.images.pixels import PixelDecoder
+from core.images.decoding.pixels import PixelDecoder
 
 decoder = PixelDecoder(224, 50_000_000)
 data = Path(sys.argv[1]).read_bytes()

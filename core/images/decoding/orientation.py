@@ -2,7 +2,7 @@
 
 import struct
 
-from core.images.geometry import Turn
+from core.images.decoding.geometry import Turn
 
 _UPRIGHT = Turn()
 

@@ -19,7 +19,7 @@ from cykooz_resizer import (  # type: ignore[import-untyped]
     Resizer,
 )
 
-from core.images.geometry import Span, View
+from core.images.decoding.geometry import Span, View
 
 Pixels = npt.NDArray[np.uint8]
 
