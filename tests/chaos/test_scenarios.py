@@ -121,11 +121,19 @@ def test_request_of_a_vanished_client_gives_its_place_back() -> None:
         wait_for_code(pod, "OVERLOADED")
         waiting.close()
         wait_for_code(pod, "DEADLINE_EXCEEDED")
+        gone = wait_for_vanished(pod)
         hanging.close()
-        gone = [line["code"] for line in pod.log_lines() if line.get("client_gone")]
         pod.kill()
 
     assert ["DEADLINE_EXCEEDED"] == gone
+
+
+def wait_for_vanished(pod: PodProcess) -> list[str]:
+    """The codes of requests whose clients have hung up: a place is free a moment before that is written."""
+    until_s = time.monotonic() + SOON_S
+    while not (gone := [line["code"] for line in pod.log_lines() if line.get("client_gone")]):
+        assert time.monotonic() < until_s
+    return gone
 
 
 def sent(pod: PodProcess, text: str) -> socket.socket:
