@@ -25,6 +25,7 @@ from core.byte_budget import ByteBudget
 from core.deadline import Cancellation, Deadline
 from core.errors import DeadlineExceeded, InternalError, ServiceError
 from core.images.arena import Arena
+from core.images.decoding.effort import expected_decode_s
 from core.images.decoding.pixels import PixelDecoder
 from core.images.decoding.strict_decoding import prepare_decoders
 from core.images.downloads import LENT_PLACES, Downloads
@@ -32,7 +33,19 @@ from core.images.fairness import Download
 from core.images.fetch.allowlist import AllowList
 from core.images.fetch.fetcher import Fetcher, FetchLimits
 from core.images.job import Pixels
-from core.images.messages import DECODE, ENDED, FETCHED, FORGET, READY, WORK, ChildSettings, Inbox, describe, frame
+from core.images.messages import (
+    DECODE,
+    ENDED,
+    FETCHED,
+    FORGET,
+    READY,
+    SLOW,
+    WORK,
+    ChildSettings,
+    Inbox,
+    describe,
+    frame,
+)
 from core.images.work import STACK_BYTES, Part, Task, or_end_process
 from core.process.logs import logging_config
 
@@ -58,6 +71,7 @@ class Child:
         self._sending = threading.Lock()
         self._arena = arena
         self._in_turns = settings.in_turns
+        self._slow_s = settings.slow_s
         self._decode_bytes = decode
         self._downloads = Downloads(
             fetch,
@@ -122,12 +136,26 @@ class Child:
             self._failed(task, DeadlineExceeded())
 
     def _fetched(self, task: Task) -> None:
+        if expected_decode_s(task.data) > self._slow_s:
+            self._hand_back(task)
+            return
         if not self._in_turns:
             self._queue(task)
             return
         with self._lock:
             self._waiting_for_turn[task.job_id] = task
         self._send([FETCHED, task.job_id])
+
+    def _hand_back(self, task: Task) -> None:
+        """It is for a process where nobody waits behind it, and no longer of this part."""
+        self._forget_bytes(task)
+        part = task.part
+        with self._lock:
+            part.left -= 1
+            reports = self._due_reports(part)
+        self._send([SLOW, task.job_id])
+        if reports:
+            self._send([ENDED, *reports])
 
     def _queue(self, task: Task) -> None:
         self._to_decode.put((task.part.number, task.job_id, task))
@@ -166,18 +194,27 @@ class Child:
         return None
 
     def _report(self, task: Task, report: list[Any]) -> None:
-        task.held.close()
-        task.data = b""
+        self._forget_bytes(task)
         part = task.part
         with self._lock:
             part.reports.append(report)
             part.left -= 1
-            if part.left == 0:
-                del self._parts[part.number]
-            elif not self._in_turns:
-                return
-            reports, part.reports = part.reports, []
-        self._send([ENDED, *reports])
+            reports = self._due_reports(part)
+        if reports:
+            self._send([ENDED, *reports])
+
+    def _due_reports(self, part: Part) -> list[list[Any]]:
+        """What is to be told of a part now, with the lock held: with the last image, or in turns with each."""
+        if part.left == 0:
+            del self._parts[part.number]
+        elif not self._in_turns:
+            return []
+        reports, part.reports = part.reports, []
+        return reports
+
+    def _forget_bytes(self, task: Task) -> None:
+        task.held.close()
+        task.data = b""
 
     def _send(self, message: list[Any]) -> None:
         data = frame(message)

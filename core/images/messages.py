@@ -21,7 +21,7 @@ _MAX_BYTES = 16 * 1024 * 1024
 _MAX_MESSAGE_CHARACTERS = 200
 
 WORK, DECODE, FORGET = "work", "decode", "forget"
-READY, FETCHED, ENDED = "ready", "fetched", "ended"
+READY, FETCHED, SLOW, ENDED = "ready", "fetched", "slow", "ended"
 
 _ERRORS: dict[str, type[errors.ServiceError]] = {
     kind.code: kind
@@ -55,6 +55,9 @@ class ChildSettings:
     size_px: int
     slots: int
     in_turns: bool
+    """Whether a decode waits until it is told that it may begin."""
+    slow_s: float
+    """What will about take longer than this to decode is handed back; infinite in a process that is for those."""
     max_requests: int
     max_image_bytes: int
     max_image_pixels: int

@@ -2,6 +2,8 @@
 
 - An image whose decode takes longer than `budget_s` of processor time ends with its process, and is `InvalidImage`.
 - An image whose process dies while it is decoded is tried once more; the second time it is `InvalidImage`.
+- An image that will take long, by its head, goes to processes that are for those and have only what time nobody else
+  wants; they are started when the first one comes.
 - One that decodes for longer than `SLOW_S` gets no other work, and only what time nobody else wants; what else it had
   begins again elsewhere, and a fresh process takes its place. So a slow image costs itself and no other.
 - Whatever else was in a process that ended begins again elsewhere.
@@ -11,20 +13,23 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
 
 from core.errors import InvalidImage, Overloaded, ServiceError, StartError
 from core.images.arena import Decoding
 from core.images.job import ImageJob, Listener
-from core.images.messages import DECODE, ENDED, FETCHED, FORGET, READY, WORK, ChildSettings, Garbled, Report
+from core.images.messages import DECODE, ENDED, FETCHED, FORGET, READY, SLOW, WORK, ChildSettings, Garbled, Report
 from core.images.process import PROGRAM, ImageProcess, Ticket
 
 logger = logging.getLogger(__name__)
 
 # A photograph of 50 megapixels takes less.
 SLOW_S = 0.5
+
+# No image is slow to a process that is for slow ones. JSON has no infinity.
+_NEVER_S = 1e9
 
 # A request's images go to one process in portions of at least this many: a message costs more than an image.
 _LEAST_PART = 4
@@ -44,6 +49,15 @@ class _Attempt:
 
     process: ImageProcess
     ticket: Ticket
+
+
+@dataclass(frozen=True, slots=True)
+class _Unassigned:
+    """Images of one request that wait for a process of their kind to be ready."""
+
+    jobs: list[ImageJob]
+    at_once: int
+    slow: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +87,7 @@ class ImageProcesses:
         self._settings = settings
         self._listener = listener
         self._wanted = processes
+        self._most_slow = max(1, processes // 2)
         self._budget_s = budget_s
         self._program = program
         self._changed = threading.Condition()
@@ -80,7 +95,7 @@ class ImageProcesses:
         # None while it waits for a process.
         self._attempts: dict[ImageJob, _Attempt | None] = {}
         self._crashes: Counter[ImageJob] = Counter()
-        self._unassigned: list[tuple[list[ImageJob], int]] = []
+        self._unassigned: list[_Unassigned] = []
         self._numbers = count(1)
         self._dead_starts = 0
         self._closing = False
@@ -150,6 +165,8 @@ class ImageProcesses:
                 news.ended.extend(job for report in content if (job := self._settle(process, report)) is not None)
             elif kind == FETCHED:
                 tickets = [_ticket_of(process, job_id) for job_id in content]
+            elif kind == SLOW:
+                self._give_to_slow(process, content, news)
             elif kind == READY:
                 self._note_ready(process, news)
             else:
@@ -175,7 +192,7 @@ class ImageProcesses:
             elif used_s > self._budget_s:
                 text = f"decoding the image takes more than {self._budget_s:g} seconds of processor time"
                 process.end(ticket.job_id, InvalidImage(text))
-            elif not process.detached:
+            elif not process.detached and not process.slow:
                 self._detach(process, ticket, news)
         self._tell(news)
 
@@ -188,36 +205,40 @@ class ImageProcesses:
             if self._closing:
                 return
             self._dead_starts = 0 if process.ready else self._dead_starts + 1
-            if not process.detached and self.healthy:
+            if not process.detached and not process.slow and self.healthy:
                 self._add_process()
             self._begin_again(process, news)
         logger.warning("an image process has ended", extra={"images_begun_again": len(news.delayed)})
         self._tell(news)
 
     def _all_ready(self) -> bool:
-        return all(process.ready for process in self._processes)
+        return all(process.ready for process in self._processes if not process.slow)
 
-    def _add_process(self) -> None:
-        process = ImageProcess(self._settings, self, self._program)
+    def _add_process(self, *, slow: bool = False) -> None:
+        settings = replace(self._settings, slow_s=_NEVER_S, in_turns=False) if slow else self._settings
+        process = ImageProcess(settings, self, self._program, slow=slow)
         self._processes.append(process)
         process.start(delay_s=0.0 if self._dead_starts == 0 else min(0.1 * 2.0**self._dead_starts, _MAX_DELAY_S))
 
     def _note_ready(self, process: ImageProcess, news: _News) -> None:
         process.ready = True
         self._dead_starts = 0
+        if process.slow:
+            process.give_way()
         unassigned, self._unassigned = self._unassigned, []
-        for jobs, at_once in unassigned:
-            self._assign([job for job in jobs if job in self._attempts], at_once, news)
+        for waiting in unassigned:
+            wanted = [job for job in waiting.jobs if job in self._attempts]
+            self._assign(wanted, waiting.at_once, news, slow=waiting.slow)
         self._changed.notify_all()
 
-    def _assign(self, jobs: list[ImageJob], at_once: int, news: _News) -> None:
+    def _assign(self, jobs: list[ImageJob], at_once: int, news: _News, *, slow: bool = False) -> None:
         """Share jobs of one request out among the least busy processes."""
-        free = sorted(
-            (process for process in self._processes if process.ready and not process.detached),
-            key=lambda process: len(process.tickets),
-        )
+        of_kind = [process for process in self._processes if process.slow is slow and not process.detached]
+        if slow and all(process.tickets for process in of_kind) and len(of_kind) < self._most_slow:
+            self._add_process(slow=True)
+        free = sorted((process for process in of_kind if process.ready), key=lambda process: len(process.tickets))
         if not free:
-            self._unassigned.append((jobs, at_once))
+            self._unassigned.append(_Unassigned(jobs, at_once, slow))
             return
         parts = min(len(free), -(-len(jobs) // _LEAST_PART))
         for index, process in enumerate(free[:parts]):
@@ -240,6 +261,16 @@ class ImageProcesses:
             images.append((ticket.job_id, slot, job.url))
         timeout_ms = min(job.deadline.remaining_s() for job in jobs) * 1000
         news.messages.append((process, [WORK, part, at_once, timeout_ms, images]))
+
+    def _give_to_slow(self, process: ImageProcess, job_ids: list[Any], news: _News) -> None:
+        """These were handed back: decoding them will take long."""
+        for job_id in job_ids:
+            ticket = _ticket_of(process, job_id)
+            del process.tickets[ticket.job_id]
+            process.slots.give_back(ticket.slot)
+            if not ticket.void:
+                self._attempts[ticket.job] = None
+                self._assign([ticket.job], 1, news, slow=True)
 
     def _settle(self, process: ImageProcess, content: object) -> ImageJob | None:
         """Take one report; None if nobody waits for it."""
@@ -318,7 +349,7 @@ class ImageProcesses:
             ticket.void = True
         for jobs in parts.values():
             news.delayed.extend(jobs)
-            self._assign(jobs, len(jobs), news)
+            self._assign(jobs, len(jobs), news, slow=process.slow)
 
     def _tell(self, news: _News) -> None:
         """Without the lock: the listener has one of its own, and a socket may be full."""

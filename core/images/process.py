@@ -82,11 +82,13 @@ class Owner(Protocol):
 class ImageProcess:
     """Starts with `start`. `tickets`, `slots` and the flags belong to the owner's lock, the rest to its own thread."""
 
-    def __init__(self, settings: ChildSettings, owner: Owner, program: str = PROGRAM) -> None:
+    def __init__(self, settings: ChildSettings, owner: Owner, program: str = PROGRAM, *, slow: bool = False) -> None:
         self.tickets: dict[int, Ticket] = {}
         self.slots = FreeSlots(settings.slots)
         self.ready = False
         self.detached = False
+        self.slow = slow
+        """Whether it is for images that take long, and gives way to everything else."""
         self.verdicts: dict[int, ServiceError] = {}
         """What becomes of the image for which it was ended, if that is still being decoded then."""
         self._settings = settings

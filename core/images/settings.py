@@ -5,6 +5,10 @@ from core.images.messages import ChildSettings
 from core.images.work import STACK_BYTES
 from core.settings import ServiceSettings
 
+# A file that will take longer than this is decoded apart: others would wait behind it. Photographs of 50 megapixels as
+# JPEG are quick, a PNG or WebP of more than 6 or 7 megapixels is not.
+SLOW_S = 0.15
+
 # The interpreter with its libraries, and what the C library keeps of past decodes.
 _BASE_BYTES = 201_326_592
 
@@ -18,6 +22,7 @@ def child_settings(settings: ServiceSettings, size_px: int, *, processes: int, i
         # Every image that may be anywhere could be in one process; as many again are about to be given up.
         slots=2 * settings.max_queued_items,
         in_turns=in_turns,
+        slow_s=SLOW_S,
         max_requests=settings.max_concurrent_requests,
         max_image_bytes=settings.max_image_size_bytes,
         max_image_pixels=settings.max_image_pixels,

@@ -111,11 +111,11 @@ def memory_attack(seconds: float, *, attackers: int = 2, in_turns: bool = False)
 
 def most_mb_of_image_processes(settings: Mapping[str, str]) -> float:
     """What they may take together: each the interpreter, one decode and its share of the downloads. For each there may
-    be one more that was left alone with a slow image.
+    be one more that was left alone with a slow image, and for two of them one that is for slow images.
     """
     read = load_settings({"ALLOW_INSECURE_AUTH": "1", **settings})
     downloads_mb = read.max_image_bytes_in_flight / PROCESSES / 1e6
-    return 2 * PROCESSES * (_BASE_MB + read.max_decode_bytes / 1e6 + downloads_mb)
+    return (2 * PROCESSES + max(1, PROCESSES // 2)) * (_BASE_MB + read.max_decode_bytes / 1e6 + downloads_mb)
 
 
 def _attack(

@@ -41,7 +41,7 @@ _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE = {0xC2, 0xC6, 0xCA, 0xCE}
 # With a length and a content that libjpeg knows or skips; it refuses every other.
 _SEGMENTS = _FRAMES | {0xC4, 0xCC, 0xDB, 0xDC, 0xDD, _SCAN, 0xFE} | {*range(0xE0, 0xF0)}
-_SCAN_MARKER = b"\xff\xda"
+SCAN_MARKER = b"\xff\xda"
 _MARKER_BYTES = 2
 _LENGTH_BYTES = 2
 
@@ -167,7 +167,7 @@ def _checked(data: bytes, position: int, scan: bytes, frame: _Frame | None, turn
 
 def _refuse_many_scans(data: bytes, position: int) -> None:
     """`position` is where the first scan's data begin."""
-    if data.count(_SCAN_MARKER, position) < MAX_SCANS:
+    if data.count(SCAN_MARKER, position) < MAX_SCANS:
         return
     # Exactly: behind the picture there may be others, or a film, which hold these two bytes by chance.
     scans = 1

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from PIL import Image
 
 from core.deadline import Cancellation, Deadline
 from core.errors import (
@@ -173,6 +174,30 @@ def test_decode_over_its_budget_costs_that_image_alone(images: ImageServer) -> N
         assert "decoding the image takes more than 1 seconds of processor time" == jobs[0].error.message
         target.wait_until_ready()
         assert not set(before) & set(target.pids)
+
+
+def test_image_that_will_take_long_is_decoded_apart(images: ImageServer) -> None:
+    """By a process that gives way to all others, which is started for the first one and kept for the next."""
+    large = encoded(Image.new("RGB", (3000, 3000), "red"), "PNG")
+    small = encoded(draw(single("red", "circle"), 100), "PNG")
+    urls = [images.add("/large.png", large), images.add("/small.png", small)]
+        images.add("/large.png", large),
+        images.add("/small.png", encoded(draw(single("red", "circle"), 100), "PNG")),
+    ]
+    with pool(processes=1) as (target, collector):
+        [quick] = target.pids
+        for _ in range(2):
+            jobs = jobs_of(urls)
+            target.begin(jobs, at_once=2)
+            collector.wait_for(jobs)
+
+            assert [None, None] == [job.error for job in jobs]
+            assert jobs[0].pixels is not None
+            assert [255, 0, 0] == jobs[0].pixels[:, 5, 5].tolist()
+            target.release(jobs)
+        [slow] = set(target.pids) - {quick}
+
+        assert (0, 19) == (psutil.Process(quick).nice(), psutil.Process(slow).nice())
 
 
 def test_slow_image_holds_nobody_up(images: ImageServer) -> None:

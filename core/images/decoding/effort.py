@@ -1,0 +1,67 @@
+"""How long a file will about take to decode, from its head alone: so that long ones can be done apart from the others.
+
+A guess, and no limit: what it says decides where a file is decoded, not whether. For any bytes it returns a number.
+"""
+
+import struct
+
+from core.errors import InvalidImage
+from core.images.decoding import jpeg
+from core.images.decoding.containers import webp_canvas
+
+# Processor time per pixel, resize included: the worst that was seen of each format (`python -m bench.pixels` for one).
+_JPEG_PIXEL_NS = 3.0
+_JPEG_FURTHER_SCAN_NS = 0.85
+_PNG_PIXEL_NS = 24.0
+_WEBP_PIXEL_NS = 20.0
+_GIF_PIXEL_NS = 8.0
+_AVIF_PIXEL_NS = 10.0
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_GIF_SIGNATURE = b"GIF8"
+_AVIF_BRAND = b"ftypavi"
+# The box with a picture's size stands among the first ones; a file of tiles has one for each and one for all.
+_AVIF_SIZE, _AVIF_HEAD_BYTES = b"ispe", 65_536
+
+
+def expected_decode_s(data: bytes) -> float:
+    """Seconds of processor time; 0.0 for what is no image, and is refused at once."""
+    if data.startswith(jpeg.SIGNATURE):
+        return _of_jpeg(data)
+    if data.startswith(_PNG_SIGNATURE):
+        return _seconds(_sides(">II", data, 16), _PNG_PIXEL_NS)
+    if data.startswith(_GIF_SIGNATURE):
+        return _seconds(_sides("<HH", data, 6), _GIF_PIXEL_NS)
+    if (canvas := webp_canvas(data)) is not None:
+        return _seconds(canvas, _WEBP_PIXEL_NS)
+    return _of_avif(data) if data[4:11] == _AVIF_BRAND else 0.0
+
+
+def _of_jpeg(data: bytes) -> float:
+    try:
+        head = jpeg.read_head(data)
+    except InvalidImage:
+        return 0.0
+    # Those in a preview that the file carries are counted too, which does no harm.
+    further_scans = max(0, data.count(jpeg.SCAN_MARKER) - 1)
+    return _seconds((head.width, head.height), _JPEG_PIXEL_NS + further_scans * _JPEG_FURTHER_SCAN_NS)
+
+
+def _of_avif(data: bytes) -> float:
+    seconds, position = 0.0, data.find(_AVIF_SIZE, 0, _AVIF_HEAD_BYTES)
+    while position >= 0:
+        # Behind the name are version and flags.
+        seconds = max(seconds, _seconds(_sides(">II", data, position + 8), _AVIF_PIXEL_NS))
+        position = data.find(_AVIF_SIZE, position + 4, _AVIF_HEAD_BYTES)
+    return seconds
+
+
+def _sides(form: str, data: bytes, position: int) -> tuple[int, int]:
+    if len(data) < position + struct.calcsize(form):
+        return (0, 0)
+    width, height = struct.unpack_from(form, data, position)
+    return width, height
+
+
+def _seconds(sides: tuple[int, int], pixel_ns: float) -> float:
+    return sides[0] * sides[1] * pixel_ns / 1e9
