@@ -181,9 +181,6 @@ def test_image_that_will_take_long_is_decoded_apart(images: ImageServer) -> None
     large = encoded(Image.new("RGB", (3000, 3000), "red"), "PNG")
     small = encoded(draw(single("red", "circle"), 100), "PNG")
     urls = [images.add("/large.png", large), images.add("/small.png", small)]
-        images.add("/large.png", large),
-        images.add("/small.png", encoded(draw(single("red", "circle"), 100), "PNG")),
-    ]
     with pool(processes=1) as (target, collector):
         [quick] = target.pids
         for _ in range(2):
