@@ -47,7 +47,7 @@ def own_threads() -> set[str]:
 
 
 def image_processes() -> set[int]:
-    return {child.pid for child in psutil.Process().children(recursive=True) if "core.images.child" in _command(child)}
+    return {child.pid for child in psutil.Process().children() if "core.images.child" in _command(child)}
 
 
 def _command(process: psutil.Process) -> str:
