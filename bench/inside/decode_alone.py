@@ -30,10 +30,10 @@ def decoder() -> Any:  # noqa: ANN401 - of any commit
 
 def as_in_an_image_process() -> None:
     """Begin again in the environment that image processes have, in a checkout that has any."""
-    try:
-        environment = importlib.import_module("core.images.process").OWN_ENVIRONMENT
-    except ModuleNotFoundError:
+    # Not by importing it: an editable installation of another checkout would lend this one its modules.
+    if not Path("core/images/process.py").is_file():
         return
+    environment = importlib.import_module("core.images.process").OWN_ENVIRONMENT
     if not environment.items() <= os.environ.items():
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **environment})  # noqa: S606
 
