@@ -63,7 +63,7 @@ class ServiceSettings(BaseModel):
     # What running requests hold of decoded images, and as much again of downloaded ones.
     max_image_bytes_in_flight: Positive = 536_870_912
     # On a CPU, while texts come: how long decoding and encoding images may keep the next text waiting.
-    max_image_pass_ms: Positive = 200
+    max_image_pass_ms: Positive = 250
     # Longer than any right forward pass; with the start of a fresh process, still under a minute.
     watchdog_forward_s: Seconds = 30.0
     # The thread that holds the connections never works for longer than milliseconds.
