@@ -127,9 +127,7 @@ def test_places_are_given_back_when_the_request_ends() -> None:
     with running(engine, max_items=3) as target:
         with target.busy(engine):
             items = [pending.item for pending in target.submit([1, 2])]
-            entered = target.scheduler.entered([])
-            with entered:
-                target.scheduler._leave(items)
+            target.scheduler._leave(items)
             waiting = target.scheduler.waiting_items
             last = target.submit([3, 4])
         results = [pending.value() for pending in last]
