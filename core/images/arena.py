@@ -9,7 +9,6 @@ import os
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 _HEADER_BYTES = mmap.PAGESIZE
 
@@ -74,6 +73,3 @@ class FreeSlots:
 
     def give_back(self, slot: int) -> None:
         heapq.heappush(self._returned, slot)
-
-
-Slots = npt.NDArray[np.uint8]
