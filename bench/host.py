@@ -28,7 +28,7 @@ from bench.table import checklist
 from bench.trees import OTHER, Tree, add_against, in_turn, trees
 from bench.usage import STAGES, Spent, Usage, spent
 from bench.workload import RESULTS, THUMBNAIL, pictures
-from tests.support.process import PodProcess
+from tools.testbed.process import PodProcess
 
 _THUMBNAILS, _LARGE = image_batches(THUMBNAIL, 4), image_batches("1080p", 4)
 _SINGLES, _TEXTS = single_images(THUMBNAIL, 8), texts(8)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bench.pod import connection, wait_until_ready
 from bench.trees import Tree
-from tests.support.process import GUNICORN, PodProcess, environment, pod_process
+from tools.testbed.process import GUNICORN, PodProcess, environment, pod_process
 
 _INSIDE = Path(__file__).resolve().parent / "inside"
 # Without them numpy and torch start a thread per core, pinned to one core or not.

@@ -22,7 +22,7 @@ from bench.pod import full_size_pod, worker_of
 from bench.table import checklist, table
 from bench.timing import new_process
 from bench.workload import RESULTS
-from tests.support.process import SECRET, PodProcess
+from tools.testbed.process import SECRET, PodProcess
 
 REQUESTS = 20_000
 MOST_GROWTH = 0.02

@@ -29,7 +29,7 @@ from bench.timing import new_process
 from bench.trees import Tree, add_against, trees
 from bench.work import Texts
 from bench.workload import RESULTS, THUMBNAIL, pictures
-from tests.support.process import SECRET, PodProcess
+from tools.testbed.process import SECRET, PodProcess
 
 SIZES = (THUMBNAIL, "1080p")
 TEXT_CLIENTS = (0, 1, 4, 16)

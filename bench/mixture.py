@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from bench.work import EMBED_IMAGE, EMBED_TEXT, ImageBatches, Request, SingleImages, Texts
-from tests.support.pictures import encoded, natural
+from tools.testbed.pictures import encoded, natural
 
 _SIDES = ((224, 224), (90, 60), (640, 480), (480, 1200), (1280, 720), (1920, 1080))
 _LARGE = (4000, 3000)

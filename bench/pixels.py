@@ -12,7 +12,7 @@ import torch
 
 from core.images.decoding.pixels import PixelDecoder
 from core.images.decoding.resizing import Pixels
-from tests.support.pictures import encoded, natural
+from tools.testbed.pictures import encoded, natural
 
 _SIZE_PX = 224
 _SIZES = ((512, 512), (960, 540), (1920, 1080), (4000, 3000))

@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from bench.trees import THIS, Tree
 from bench.workload import full_size_model
-from tests.support.process import PodProcess, pod_process
+from tools.testbed.process import PodProcess, pod_process
 
 # The first start exports the model, which takes ten seconds on two idle cores.
 _READY_TIMEOUT_S = 300.0

@@ -18,7 +18,7 @@ from bench.timing import Arguments, isolated
 from bench.trees import Tree, add_against, trees
 from bench.workload import RESULTS, SIZES, full_size_model, pictures
 from core.settings import ServiceSettings
-from tests.support.process import MODEL_CACHE
+from tools.testbed.process import MODEL_CACHE
 
 SECTIONS = (NAIVE, ENGINE, DECODE, HTTP, START)
 

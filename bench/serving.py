@@ -14,7 +14,7 @@ from bench.machine import busy_cpu_s
 from bench.pod import Passes, cpu_s, full_size_pod, peak_mib, poll_health, worker_of
 from bench.timing import new_process
 from bench.work import ImageBatches, SingleImages, Texts, Work
-from tests.support.process import SECRET, PodProcess
+from tools.testbed.process import SECRET, PodProcess
 
 _NO_END_S = 3600.0
 _WARM_UP_S = 1.5

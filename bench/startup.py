@@ -26,7 +26,7 @@ from bench.pod import FULL_SIZE, wait_until_ready
 from bench.table import table
 from bench.work import Texts
 from bench.workload import full_size_model
-from tests.support.process import MODEL_CACHE, SECRET, PodProcess, pod_process
+from tools.testbed.process import MODEL_CACHE, SECRET, PodProcess, pod_process
 
 # What a start on OpenVINO cannot do without. No start can be faster than importing it.
 _LIBRARIES = (

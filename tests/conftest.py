@@ -5,10 +5,10 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.support.control_plane import ControlPlane, control_plane
-from tests.support.image_server import ImageServer, image_server
-from tests.support.process import PodProcess, ServiceProcess, handler_process, pod_process
-from tests.support.target import HandlerTarget, PodTarget
+from tools.testbed.control_plane import ControlPlane, control_plane
+from tools.testbed.image_server import ImageServer, image_server
+from tools.testbed.process import PodProcess, ServiceProcess, handler_process, pod_process
+from tools.testbed.target import HandlerTarget, PodTarget
 
 # A slow machine is no finding: neither one example's time nor that of making them decides.
 settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -24,7 +24,7 @@ from bench.work import (
 from core.api import OPERATIONS
 from core.wire.requests import validate
 from shared_auth import Authenticator
-from tests.support.loopback import QuietHandler, base_url, serving
+from tools.testbed.loopback import QuietHandler, base_url, serving
 
 SECRET = "bench-secret"
 URLS = ("http://127.0.0.1:1/a.jpg", "http://127.0.0.1:1/b.jpg")

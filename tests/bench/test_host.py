@@ -9,7 +9,7 @@ from bench.pod import worker_of
 from bench.trees import OTHER, THIS
 from bench.usage import DEVICES, HUB, STAGES, Spent, Usage, spent, stage_of
 from bench.work import Texts
-from tests.support.process import SECRET
+from tools.testbed.process import SECRET
 
 
 def test_a_pod_with_an_instant_engine_serves() -> None:

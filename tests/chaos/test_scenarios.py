@@ -10,13 +10,13 @@ import pytest
 import requests
 
 from core.wire.requests import EMBED_TEXT
-from tests.chaos import scenarios, strangers
-from tests.chaos.engine import FATAL, HANG
-from tests.chaos.load import text_question
-from tests.chaos.scenarios import Report, chaos_pod
-from tests.chaos.strangers import Speed
-from tests.support.process import PodProcess
-from tests.support.target import signed_text
+from tools.chaos import scenarios, strangers
+from tools.chaos.engine import FATAL, HANG
+from tools.chaos.load import text_question
+from tools.chaos.scenarios import Report, chaos_pod
+from tools.chaos.strangers import Speed
+from tools.testbed.process import PodProcess
+from tools.testbed.target import signed_text
 
 SOON_S = 30.0
 

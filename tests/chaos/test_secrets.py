@@ -9,11 +9,11 @@ import pytest
 import requests
 
 from core.wire.requests import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT
-from tests.chaos.engine import FATAL, HANG, NAN, POISON
-from tests.chaos.scenarios import chaos_pod
-from tests.support.image_server import ImageServer
-from tests.support.process import PodProcess, pod_process
-from tests.support.target import signed_image, signed_text
+from tools.chaos.engine import FATAL, HANG, NAN, POISON
+from tools.chaos.scenarios import chaos_pod
+from tools.testbed.image_server import ImageServer
+from tools.testbed.process import PodProcess, pod_process
+from tools.testbed.target import signed_image, signed_text
 
 SECRET = "a-secret-that-must-never-be-seen"
 PREVIOUS = "the-secret-before-that"

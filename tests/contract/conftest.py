@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import pytest
 
 from models.shapes import COLOURS, SHAPES, draw, single
-from tests.support.image_server import ImageServer
-from tests.support.pictures import encoded
-from tests.support.target import Target
+from tools.testbed.image_server import ImageServer
+from tools.testbed.pictures import encoded
+from tools.testbed.target import Target
 
 
 @dataclass(frozen=True, slots=True)

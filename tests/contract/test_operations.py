@@ -7,8 +7,8 @@ import pytest
 
 from core.wire.requests import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT
 from tests.contract.conftest import Drawing
-from tests.support.image_server import ImageServer
-from tests.support.target import Target, signed_batch, signed_image, signed_text
+from tools.testbed.image_server import ImageServer
+from tools.testbed.target import Target, signed_batch, signed_image, signed_text
 
 # Relative to the length of the vector, in float32: batches of different sizes add in a different order.
 ROW_TOLERANCE = 1e-3

@@ -7,7 +7,7 @@ import pytest
 
 from core.wire.requests import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT
 from tests.contract.conftest import Drawing
-from tests.support.target import Target, signed_batch, signed_image, signed_text, without
+from tools.testbed.target import Target, signed_batch, signed_image, signed_text, without
 
 Body = dict[str, Any]
 

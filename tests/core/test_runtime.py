@@ -17,7 +17,7 @@ from core.errors import StartError
 from core.images.decoding.rules import PIXEL_RULES_VERSION
 from core.runtime import Runtime, close_in_the_end
 from core.settings import ServiceSettings, load_settings
-from tests.support.process import MODEL_CACHE, TINY_MODEL
+from tools.testbed.process import MODEL_CACHE, TINY_MODEL
 
 SOON_S = 60.0
 

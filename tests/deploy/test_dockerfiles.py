@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.process import ROOT
 from tools.docker_build import commands
+from tools.testbed.process import ROOT
 
 ROLES = ["pod", "serverless"]
 

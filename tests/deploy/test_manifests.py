@@ -10,8 +10,8 @@ import yaml
 
 from core.settings import ServiceSettings
 from serverless.settings import HandlerSettings
-from tests.support.control_plane import ControlPlane, control_plane
-from tests.support.process import ROOT, handler_process
+from tools.testbed.control_plane import ControlPlane, control_plane
+from tools.testbed.process import ROOT, handler_process
 
 KUBERNETES_VERSION = "1.34"
 _DEFAULT = re.compile(r"\$\{\w+(?::-(?P<default>[^}]*)|:\?[^}]*)\}")

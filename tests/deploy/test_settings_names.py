@@ -11,7 +11,7 @@ import yaml
 
 from core.settings import ServiceSettings
 from serverless.settings import HandlerSettings
-from tests.support.process import ROOT
+from tools.testbed.process import ROOT
 from worker.settings import WorkerSettings
 
 SERVICE = {name.upper() for name in HandlerSettings.model_fields | ServiceSettings.model_fields}

@@ -8,10 +8,10 @@ import numpy.typing as npt
 import pytest
 
 from models.shapes import KINDS, draw, single
-from tests.support.control_plane import API_KEY, ENDPOINT_ID, ControlPlane
-from tests.support.image_server import ImageServer
-from tests.support.pictures import encoded
-from tests.support.process import PodProcess, ServiceProcess, environment, pod_process
+from tools.testbed.control_plane import API_KEY, ENDPOINT_ID, ControlPlane
+from tools.testbed.image_server import ImageServer
+from tools.testbed.pictures import encoded
+from tools.testbed.process import PodProcess, ServiceProcess, environment, pod_process
 from worker import ClipClient, Embedding, create_clip_client, load_settings
 from worker.errors import ClipClientError
 

@@ -1,7 +1,7 @@
 """A small slice of `make fuzz`."""
 
-from tests.fuzz.images import fuzz_images
-from tests.fuzz.requests import fuzz_requests
+from tools.fuzz.images import fuzz_images
+from tools.fuzz.requests import fuzz_requests
 
 
 def test_mutated_images() -> None:

@@ -11,9 +11,9 @@ import requests
 from core.wire.requests import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT
 from pod.errors import STATUS
 from tests.core.test_errors import leaves
-from tests.fuzz.requests import outcome
-from tests.support.image_server import ImageServer
-from tests.support.target import PodTarget, signed_batch, signed_image, signed_text
+from tools.fuzz.requests import outcome
+from tools.testbed.image_server import ImageServer
+from tools.testbed.target import PodTarget, signed_batch, signed_image, signed_text
 
 
 def test_every_error_has_a_status() -> None:

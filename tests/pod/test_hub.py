@@ -8,9 +8,9 @@ import pytest
 import requests
 
 from core.wire.requests import EMBED_TEXT
-from tests.support.process import GUNICORN, PodProcess, pod_process
-from tests.support.raw_http import PATIENCE_S, attack, connected, head, read_answer, send_until_ended
-from tests.support.target import PodTarget, signed_text
+from tools.testbed.process import GUNICORN, PodProcess, pod_process
+from tools.testbed.raw_http import PATIENCE_S, attack, connected, head, read_answer, send_until_ended
+from tools.testbed.target import PodTarget, signed_text
 
 SOON_S = 30.0
 GOOD_ANSWERS = 50
@@ -23,7 +23,7 @@ BRACES = b'{"a":[' + b'{"":{}},' * 131_000 + b"0]}"
 def impatient() -> Iterator[PodProcess]:
     """A pod that gives a drain two seconds, and so heads and unread answers not more."""
     settings = {"CHAOS_ITEM_S": "0", "DRAIN_TIMEOUT_S": "2"}
-    with pod_process(settings, command=[*GUNICORN, "tests.chaos.wsgi:app"]) as process:
+    with pod_process(settings, command=[*GUNICORN, "tools.chaos.wsgi:app"]) as process:
         yield process
 
 

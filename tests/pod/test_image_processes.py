@@ -11,10 +11,10 @@ import pytest
 import requests
 
 from core.wire.requests import EMBED_IMAGE_BATCH
-from tests.chaos.strangers import image_processes
-from tests.support.image_server import ImageServer
-from tests.support.process import SECRET, TINY_MODEL, PodProcess, pod_process
-from tests.support.target import signed_batch
+from tools.chaos.strangers import image_processes
+from tools.testbed.image_server import ImageServer
+from tools.testbed.process import SECRET, TINY_MODEL, PodProcess, pod_process
+from tools.testbed.target import signed_batch
 
 SOON_S = 60.0
 RED = (TINY_MODEL / "examples" / "red-circle.png").read_bytes()

@@ -4,9 +4,9 @@ import requests
 from prometheus_client.parser import text_string_to_metric_families
 
 from core.wire.requests import EMBED_IMAGE, EMBED_TEXT
-from tests.support.image_server import ImageServer
-from tests.support.process import TINY_MODEL, PodProcess
-from tests.support.target import signed_image, signed_text
+from tools.testbed.image_server import ImageServer
+from tools.testbed.process import TINY_MODEL, PodProcess
+from tools.testbed.target import signed_image, signed_text
 
 SOON_S = 30.0
 RED_CIRCLE = (TINY_MODEL / "examples" / "red-circle.png").read_bytes()

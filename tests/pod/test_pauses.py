@@ -13,10 +13,10 @@ import requests
 
 from core.process.sentinel_process import SIGN_BYTES
 from core.wire.requests import EMBED_TEXT
-from tests.chaos.engine import HANG, SEIZE
-from tests.chaos.scenarios import chaos_pod, stopped, workers
-from tests.support.process import GUNICORN, ROOT, PodProcess, environment
-from tests.support.target import signed_text
+from tools.chaos.engine import HANG, SEIZE
+from tools.chaos.scenarios import chaos_pod, stopped, workers
+from tools.testbed.process import GUNICORN, ROOT, PodProcess, environment
+from tools.testbed.target import signed_text
 
 SOON_S = 60.0
 

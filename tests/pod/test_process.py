@@ -14,9 +14,9 @@ import pytest
 import requests
 
 from core.wire.requests import EMBED_IMAGE, EMBED_TEXT
-from tests.support.image_server import ImageServer
-from tests.support.process import GUNICORN, TINY_MODEL, PodProcess, pod_process
-from tests.support.target import signed_image, signed_text
+from tools.testbed.image_server import ImageServer
+from tools.testbed.process import GUNICORN, TINY_MODEL, PodProcess, pod_process
+from tools.testbed.target import signed_image, signed_text
 
 SOON_S = 30.0
 
@@ -116,7 +116,7 @@ def test_answers_while_loading() -> None:
 
 def test_nothing_is_monkey_patched() -> None:
     """In a running worker threading, socket and the rest are Python's own, and torch is not there yet."""
-    with pod_process(ready=False, command=[*GUNICORN, "tests.support.introspection_app:app"]) as pod:
+    with pod_process(ready=False, command=[*GUNICORN, "tools.testbed.introspection_app:app"]) as pod:
         told = requests.get(pod.base_url, timeout=SOON_S).json()
 
     assert ([], False) == (told["patched"], told["torch"])
@@ -136,7 +136,7 @@ def test_request_has_one_line_in_the_log() -> None:
 
 def test_what_is_loaded_is_kept_from_the_collector() -> None:
     """Once loading has ended, a full collection no longer goes through every module and stops all threads meanwhile."""
-    with pod_process(ready=False, command=[*GUNICORN, "tests.support.introspection_app:app"]) as pod:
+    with pod_process(ready=False, command=[*GUNICORN, "tools.testbed.introspection_app:app"]) as pod:
         until_s = time.monotonic() + SOON_S
         while not (frozen := requests.get(pod.base_url, timeout=SOON_S).json()["frozen"]):
             assert time.monotonic() < until_s

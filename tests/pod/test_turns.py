@@ -7,9 +7,9 @@ from contextlib import contextmanager
 import requests
 
 from core.wire.requests import EMBED_IMAGE_BATCH, EMBED_TEXT
-from tests.chaos.images import image_host, picture_url
-from tests.chaos.scenarios import chaos_pod
-from tests.support.target import signed_batch, signed_text
+from tools.chaos.images import image_host, picture_url
+from tools.chaos.scenarios import chaos_pod
+from tools.testbed.target import signed_batch, signed_text
 
 SOON_S = 60.0
 

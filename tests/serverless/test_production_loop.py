@@ -13,10 +13,10 @@ from typing import Any
 
 from core.wire.requests import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT
 from shared_auth.canonical import legacy_message
-from tests.support.control_plane import ControlPlane, control_plane
-from tests.support.image_server import ImageServer
-from tests.support.process import SECRET, TINY_MODEL, ServiceProcess, handler_process
-from tests.support.target import signed_batch, signed_image, signed_text
+from tools.testbed.control_plane import ControlPlane, control_plane
+from tools.testbed.image_server import ImageServer
+from tools.testbed.process import SECRET, TINY_MODEL, ServiceProcess, handler_process
+from tools.testbed.target import signed_batch, signed_image, signed_text
 
 SOON_S = 60.0
 RED_CIRCLE = (TINY_MODEL / "examples" / "red-circle.png").read_bytes()
@@ -190,7 +190,7 @@ def test_model_that_cannot_be_loaded_ends_the_process(tmp_path: Path) -> None:
 def test_handler_that_holds_its_interpreter_is_ended(tmp_path: Path) -> None:
     """The platform sees a container that has ended, and not one that is silent for good."""
     seize = tmp_path / "seize"
-    command = [sys.executable, "-m", "tests.support.seized_handler"]
+    command = [sys.executable, "-m", "tools.testbed.seized_handler"]
     with control_plane() as plane:
         settings = {**plane.worker_environment(), "WATCHDOG_HUB_S": "5", "SEIZE_AT": str(seize)}
         with handler_process(settings, command=command) as process:

@@ -7,9 +7,9 @@ from pathlib import Path
 import requests
 
 from core.settings import DEFAULT_MODEL
-from tests.support.process import SECRET, pod_process
-from tests.support.target import signed_text
 from tools.run_local import choose_model, share_secret
+from tools.testbed.process import SECRET, pod_process
+from tools.testbed.target import signed_text
 
 
 def test_secret_is_made_once_and_only_for_its_owner(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.support.loopback import QuietHandler, base_url, serving
+from tools.testbed.loopback import QuietHandler, base_url, serving
 from worker import WorkerSettings
 from worker.clock import Clock
 

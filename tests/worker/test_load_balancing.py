@@ -5,7 +5,7 @@ from http.server import BaseHTTPRequestHandler
 
 import pytest
 
-from tests.support.loopback import QuietHandler, base_url, serving
+from tools.testbed.loopback import QuietHandler, base_url, serving
 from worker.backends import create_backend, is_load_balancer
 from worker.backends.pod import PodBackend
 from worker.channel import HttpChannel

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.image_server import ImageServer
-from tests.support.process import SECRET, TINY_MODEL, PodProcess, pod_process
+from tools.testbed.image_server import ImageServer
+from tools.testbed.process import SECRET, TINY_MODEL, PodProcess, pod_process
 from worker import ClipClient, Embedding, ImageItem, create_clip_client, errors, load_settings
 
 # Relative to the length of the vector, in float32: batches of different sizes add in a different order.

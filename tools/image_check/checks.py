@@ -12,12 +12,12 @@ from typing import Any
 import requests
 
 from core.wire.requests import EMBED_IMAGE, EMBED_TEXT
-from tests.support.control_plane import ControlPlane, control_plane
-from tests.support.image_server import image_server
-from tests.support.process import SECRET, TINY_MODEL
-from tests.support.target import HandlerTarget, PodTarget, Target, signed_image, signed_text, without
 from tools.image_check.buildah import Image
 from tools.image_check.container import READY_TIMEOUT_S, Container, finished, started
+from tools.testbed.control_plane import ControlPlane, control_plane
+from tools.testbed.image_server import image_server
+from tools.testbed.process import SECRET, TINY_MODEL
+from tools.testbed.target import HandlerTarget, PodTarget, Target, signed_image, signed_text, without
 
 # docker stop gives ten seconds; what is in flight here takes far less.
 GRACE_S = 10.0

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from core.clip.artifact import ModelDirectory, open_model
-from tests.support.process import ROOT, TINY_MODEL
+from tools.testbed.process import ROOT, TINY_MODEL
 
 _MAKE_FULL_SIZE = ROOT.parent / "shared" / "tools" / "make_random_clip.py"
 

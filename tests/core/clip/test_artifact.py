@@ -16,7 +16,7 @@ from core.clip.towers import Towers
 from core.clip.weights import read_weights
 from core.errors import StartError
 from core.settings import DEFAULT_MODEL
-from tests.support.process import TINY_MODEL
+from tools.testbed.process import TINY_MODEL
 
 REVISION = "3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268"
 

@@ -17,7 +17,7 @@ from core.clip.choice import Choice, load_engines
 from core.clip.manifest import MANIFEST, Manifest, sha256_of
 from core.errors import StartError
 from core.settings import load_settings
-from tests.support.process import ROOT, TINY_MODEL, handler_process
+from tools.testbed.process import ROOT, TINY_MODEL, handler_process
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from core.clip.artifact import open_model
 from core.clip.fingerprint import fingerprint
 from core.clip.tensors import Tensor
 from core.clip.weights import read_weights
-from tests.support.process import TINY_MODEL
+from tools.testbed.process import TINY_MODEL
 
 WEIGHTS = read_weights(open_model(str(TINY_MODEL)))
 TOKENIZER = TINY_MODEL / "tokenizer.json"

@@ -17,7 +17,7 @@ from core.clip.loading import load_model
 from core.clip.weights import read_weights
 from core.errors import StartError
 from core.settings import ServiceSettings, load_settings
-from tests.support.process import MODEL_CACHE, ROOT, TINY_MODEL
+from tools.testbed.process import MODEL_CACHE, ROOT, TINY_MODEL
 
 FINGERPRINT = "7bf860063b1eaba3"
 

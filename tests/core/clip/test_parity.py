@@ -25,7 +25,7 @@ from core.images.decoding.pixels import PixelDecoder
 from core.process import cpu
 from core.settings import load_settings
 from models.shapes import COLOURS, SHAPES, draw, single
-from tests.support.pictures import encoded, natural
+from tools.testbed.pictures import encoded, natural
 
 Vectors = npt.NDArray[np.float32]
 

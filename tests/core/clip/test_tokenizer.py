@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from core.clip.tokenizer import ClipTokenizer
-from tests.support.process import TINY_MODEL
+from tools.testbed.process import TINY_MODEL
 
 CONTEXT_LENGTH = 77
 PATH = TINY_MODEL / "tokenizer.json"

@@ -14,7 +14,7 @@ from core.clip.artifact import open_model
 from core.clip.towers import Towers
 from core.clip.weights import read_weights
 from core.errors import StartError
-from tests.support.process import TINY_MODEL
+from tools.testbed.process import TINY_MODEL
 
 _SMALL = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_hidden_layers": 2}
 # What transformers writes for models that were converted before it fixed the number.

@@ -14,7 +14,7 @@ from core.clip.artifact import open_model
 from core.clip.fingerprint import fingerprint
 from core.clip.weights import read_weights
 from core.errors import StartError
-from tests.support.process import TINY_MODEL
+from tools.testbed.process import TINY_MODEL
 
 _SAFETENSORS = "model.safetensors"
 _PICKLE = "pytorch_model.bin"

@@ -30,8 +30,8 @@ from core.images.settings import child_settings
 from core.settings import load_settings
 from models.shapes import draw, single
 from tests.core.images.scripted_child import BUG, CRASH, PANIC, SLOW, SPIN, STUCK
-from tests.support.image_server import ImageServer, image_server
-from tests.support.pictures import encoded
+from tools.testbed.image_server import ImageServer, image_server
+from tools.testbed.pictures import encoded
 
 SOON_S = 60.0
 SIZE_PX = 32

@@ -10,8 +10,8 @@ from core.images.decoding.containers import (
     refuse_floods,
     webp_canvas,
 )
-from tests.support.hostile_images import ANIMATED_WEBP, GIF, PNG, gif_with, png_chunk, png_with, webp_with_canvas
-from tests.support.pictures import encoded, natural
+from tools.testbed.hostile_images import ANIMATED_WEBP, GIF, PNG, gif_with, png_chunk, png_with, webp_with_canvas
+from tools.testbed.pictures import encoded, natural
 
 EMPTY_COMMENT = b"!\xfe\0"
 

@@ -10,8 +10,8 @@ from PIL import Image
 
 from core.images.decoding.pillow import WEBP_PIXEL_BYTES
 from core.images.decoding.pixels import DEFAULT_MAX_DECODER_BYTES
-from tests.support.hostile_images import webp_with_canvas
-from tests.support.pictures import encoded
+from tools.testbed.hostile_images import webp_with_canvas
+from tools.testbed.pictures import encoded
 
 SIDE_PX = 4000
 # Bands, copies of the file, an allocator's rounding: what does not grow with the picture.

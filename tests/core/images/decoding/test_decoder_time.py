@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import hostile_images as hostile
+from tools.testbed import hostile_images as hostile
 
 # Each took 4 to 133 seconds before it was refused by its structure, and takes milliseconds now.
 CPU_S = 30

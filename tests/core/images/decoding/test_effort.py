@@ -9,7 +9,7 @@ from PIL import Image
 
 from core.images.decoding.effort import expected_decode_s
 from core.images.settings import SLOW_S
-from tests.support.pictures import encoded
+from tools.testbed.pictures import encoded
 
 
 def png_head(width: int, height: int) -> bytes:

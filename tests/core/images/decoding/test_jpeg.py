@@ -11,8 +11,8 @@ from PIL import Image
 from core.errors import InvalidImage
 from core.images.decoding import jpeg
 from core.images.decoding.geometry import Turn
-from tests.support.hostile_images import BASELINE, EXIF_SEGMENT, PROGRESSIVE, behind_start, with_scans
-from tests.support.pictures import encoded, natural
+from tools.testbed.hostile_images import BASELINE, EXIF_SEGMENT, PROGRESSIVE, behind_start, with_scans
+from tools.testbed.pictures import encoded, natural
 
 COMMENT = b"\xff\xfe\x00\x02"
 HIDDEN_END = b"\xff\xfe\x00\x04\xff\xd9"

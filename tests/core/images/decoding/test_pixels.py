@@ -12,8 +12,8 @@ from PIL import Image, ImageOps
 
 from core.errors import ImageError, ImageTooLarge, InvalidImage
 from core.images.decoding.pixels import PixelDecoder
-from tests.support import hostile_images as hostile
-from tests.support.pictures import encoded, natural
+from tools.testbed import hostile_images as hostile
+from tools.testbed.pictures import encoded, natural
 
 SIZE_PX = 224
 BICUBIC = Image.Resampling.BICUBIC

@@ -8,7 +8,7 @@ from PIL import Image
 
 from core.images.decoding.geometry import Span, Turn, View, centre_view
 from core.images.decoding.resizing import Pixels, resize
-from tests.support.pictures import natural
+from tools.testbed.pictures import natural
 
 BICUBIC = Image.Resampling.BICUBIC
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from tests.support.loopback import QuietHandler, base_url, serving
+from tools.testbed.loopback import QuietHandler, base_url, serving
 
 ENDPOINT_ID = "test-endpoint"
 API_KEY = "test-api-key"

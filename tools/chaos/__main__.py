@@ -7,8 +7,8 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping
 
-from tests.chaos import rude, scenarios, strangers
-from tests.chaos.scenarios import Report
+from tools.chaos import rude, scenarios, strangers
+from tools.chaos.scenarios import Report
 
 _HEADER = ("scenario", "requests", "accepted", "answered", "lost", "wrong", "refusal p50 ms", "worst health ms", "MB")
 

@@ -19,7 +19,7 @@ from core.service import Service
 from core.settings import ServiceSettings
 from core.wire.responses import ModelIdentity
 from shared_auth import Authenticator
-from tests.chaos.engine import DIM, MAX_TOKENS, SIZE_PX, ScriptedEngine, pad, tokenize
+from tools.chaos.engine import DIM, MAX_TOKENS, SIZE_PX, ScriptedEngine, pad, tokenize
 
 IDENTITY = ModelIdentity("scripted", "none", "cpu", "float32", "scripted", DIM, "0" * 16)
 

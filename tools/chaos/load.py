@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from core.wire.requests import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT
-from tests.chaos.engine import right_vector
-from tests.support.target import Body, signed_batch, signed_image, signed_text
+from tools.chaos.engine import right_vector
+from tools.testbed.target import Body, signed_batch, signed_image, signed_text
 
 _CONNECT_TIMEOUT_S = 5.0
 _ANSWER_TIMEOUT_S = 100.0

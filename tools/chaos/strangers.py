@@ -14,9 +14,9 @@ from itertools import cycle
 import psutil
 
 from core.settings import load_settings
-from tests.chaos.bombs import large_files, slow_files
-from tests.chaos.images import image_host, late_url, picture_url
-from tests.chaos.load import (
+from tools.chaos.bombs import large_files, slow_files
+from tools.chaos.images import image_host, late_url, picture_url
+from tools.chaos.load import (
     Question,
     Tally,
     background_load,
@@ -26,9 +26,9 @@ from tests.chaos.load import (
     next_text,
     percentile,
 )
-from tests.chaos.probe import probed
-from tests.chaos.scenarios import Report, chaos_pod, for_seconds, run
-from tests.support.process import PodProcess
+from tools.chaos.probe import probed
+from tools.chaos.scenarios import Report, chaos_pod, for_seconds, run
+from tools.testbed.process import PodProcess
 
 GOOD_CLIENTS = 4
 BATCH = 16

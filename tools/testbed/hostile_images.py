@@ -5,7 +5,7 @@ import zlib
 
 from PIL import Image
 
-from tests.support.pictures import encoded, natural
+from tools.testbed.pictures import encoded, natural
 
 BASELINE = encoded(natural(64, 48), "JPEG")
 PROGRESSIVE = encoded(natural(64, 48), "JPEG", progressive=True)

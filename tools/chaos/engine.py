@@ -18,7 +18,7 @@ from PIL import Image
 
 from core.clip.engine import EngineBroken, Pixels, TokenIds, Vectors
 from core.embedder import Tokens
-from tests.support.pictures import encoded
+from tools.testbed.pictures import encoded
 
 DIM = 8
 MAX_TOKENS = 32

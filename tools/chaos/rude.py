@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
 from core.wire.requests import EMBED_TEXT
-from tests.chaos.load import closed_loop, percentile
-from tests.chaos.probe import probed
-from tests.chaos.scenarios import Report, chaos_pod, for_seconds, run, workers
-from tests.support.raw_http import connected, head
+from tools.chaos.load import closed_loop, percentile
+from tools.chaos.probe import probed
+from tools.chaos.scenarios import Report, chaos_pod, for_seconds, run, workers
+from tools.testbed.raw_http import connected, head
 
 GOOD_CLIENTS = 4
 LIVEZ_MS = 50.0

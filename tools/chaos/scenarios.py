@@ -13,14 +13,14 @@ import psutil
 import requests
 
 from core.wire.requests import EMBED_TEXT
-from tests.chaos.engine import FATAL, HANG, POISON
-from tests.chaos.load import Client, Tally, background_load, closed_loop, next_text, open_loop, percentile
-from tests.chaos.probe import Vitals, probed
-from tests.support.control_plane import control_plane
-from tests.support.process import GUNICORN, PodProcess, handler_process, pod_process
-from tests.support.target import signed_text
+from tools.chaos.engine import FATAL, HANG, POISON
+from tools.chaos.load import Client, Tally, background_load, closed_loop, next_text, open_loop, percentile
+from tools.chaos.probe import Vitals, probed
+from tools.testbed.control_plane import control_plane
+from tools.testbed.process import GUNICORN, PodProcess, handler_process, pod_process
+from tools.testbed.target import signed_text
 
-COMMAND = [*GUNICORN, "tests.chaos.wsgi:app"]
+COMMAND = [*GUNICORN, "tools.chaos.wsgi:app"]
 
 # One item takes so long: the capacity is known, 100 a second, and the machine has time left for the clients.
 ITEM_S = 0.01
@@ -295,7 +295,7 @@ def poison(requests_after: int = 1000) -> list[Report]:
         halved = [line for line in pod.log_lines() if line["message"].startswith("a batch failed")]
     report.notes = [f"{len(halved)} shared batches halved"]
     report.require_all_answered()
-    report.require("every poisoned request failed", {"INFERENCE_ERROR": 10} == dict(poisoned.codes))
+    report.require("every poisoned request failed", dict(poisoned.codes) == {"INFERENCE_ERROR": 10})
     report.require("no other request failed", not report.tally.codes)
     report.require("batches were shared", len(halved) > 0)
     return [report]

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from serverless.handler import main
-from tests.chaos.engine import seize_interpreter
+from tools.chaos.engine import seize_interpreter
 
 
 def _seize_when_told(told: Path) -> None:

@@ -10,11 +10,11 @@ from urllib.parse import urlsplit
 import psutil
 
 from core.wire.requests import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT
-from tests.chaos.scenarios import chaos_pod
-from tests.fuzz.mutate import mutated
-from tests.fuzz.report import FuzzReport
-from tests.support.process import PodProcess
-from tests.support.target import signed_batch, signed_image, signed_text
+from tools.chaos.scenarios import chaos_pod
+from tools.fuzz.mutate import mutated
+from tools.fuzz.report import FuzzReport
+from tools.testbed.process import PodProcess
+from tools.testbed.target import signed_batch, signed_image, signed_text
 
 _CLIENTS = 16
 _ANSWER_TIMEOUT_S = 60.0

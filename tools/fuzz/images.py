@@ -13,9 +13,9 @@ from PIL import Image
 from core.errors import ImageError
 from core.images.decoding.pixels import PixelDecoder
 from core.images.decoding.strict_decoding import prepare_decoders
-from tests.fuzz.mutate import mutated
-from tests.fuzz.report import FuzzReport
-from tests.support.pictures import encoded, natural
+from tools.fuzz.mutate import mutated
+from tools.fuzz.report import FuzzReport
+from tools.testbed.pictures import encoded, natural
 
 SIZE_PX = 224
 # Of the service: far less than it allows would hide what large images do, far more would only take time.

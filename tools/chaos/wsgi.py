@@ -1,4 +1,4 @@
-"""The real pod around the scripted engine: `gunicorn -c pod/gunicorn_conf.py tests.chaos.wsgi:app`.
+"""The real pod around the scripted engine: `gunicorn -c pod/gunicorn_conf.py tools.chaos.wsgi:app`.
 
 The engine is chosen by which application gunicorn is told to load, so no setting of a production pod leads here.
 """
@@ -8,7 +8,7 @@ import os
 from core.service import Service
 from core.settings import load_settings
 from pod.app import create_app
-from tests.chaos.service import scripted_service
+from tools.chaos.service import scripted_service
 
 _settings = load_settings(os.environ)
 _service: Service = scripted_service(_settings, os.environ)

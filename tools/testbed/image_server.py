@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
-from tests.support.loopback import QuietHandler, base_url, serving
+from tools.testbed.loopback import QuietHandler, base_url, serving
 
 
 class Gate:

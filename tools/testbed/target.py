@@ -13,8 +13,8 @@ import requests
 
 from core.wire.requests import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT
 from shared_auth import Authenticator, image_payload_id, text_payload_id
-from tests.support.control_plane import ControlPlane
-from tests.support.process import SECRET
+from tools.testbed.control_plane import ControlPlane
+from tools.testbed.process import SECRET
 
 Body = dict[str, Any]
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 from PIL import Image
 
-from tests.support.hostile_images import EXIF_SEGMENT, behind_start, webp_with_canvas, with_scans
-from tests.support.pictures import encoded
+from tools.testbed.hostile_images import EXIF_SEGMENT, behind_start, webp_with_canvas, with_scans
+from tools.testbed.pictures import encoded
 
 # Just what a service takes: 50 megapixels, and a hundred scans.
 _WIDE_PX = 7071

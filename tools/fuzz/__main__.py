@@ -9,9 +9,9 @@ import sys
 import time
 from collections.abc import Callable
 
-from tests.fuzz.images import fuzz_images
-from tests.fuzz.report import FuzzReport
-from tests.fuzz.requests import fuzz_requests
+from tools.fuzz.images import fuzz_images
+from tools.fuzz.report import FuzzReport
+from tools.fuzz.requests import fuzz_requests
 
 
 def main(arguments: list[str] | None = None) -> int:

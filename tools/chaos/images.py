@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 
-from tests.chaos.engine import picture
+from tools.chaos.engine import picture
 
 # `/late/12345678.png` is answered after so long.
 LATE_S = 3.0
