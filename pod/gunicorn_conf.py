@@ -48,6 +48,8 @@ limit_request_field_size = 4096
 # Below graceful_timeout: an idle connection must not hold up the drain. A head that trickles in has no more than this.
 keepalive = max(1, min(15, _settings.drain_timeout_s // 2))
 control_socket_disable = True
+# Nobody's word on scheme and path is taken, so it need not be found out, for each request, who may give it.
+forwarded_allow_ips, secure_scheme_headers, forwarder_headers = "*", dict[str, str](), ""
 logconfig_dict = logging_config(_settings.log_level)
 logger_class = "pod.gunicorn_logger.QuietLogger"
 
