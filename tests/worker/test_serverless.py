@@ -60,7 +60,9 @@ def test_completed_at_once() -> None:
 
     [seen] = script.seen
     assert ("POST", "/v2/abc123/runsync", f"Bearer {KEY}") == (seen.method, seen.path, seen.headers["Authorization"])
-    assert {"path", "text", "request_id", "normalize", "encoding_format", "auth"} == seen.body["input"].keys()
+    assert {"path", "text", "request_id", "normalize", "encoding_format", "auth", "timeout_ms"} == seen.body[
+        "input"
+    ].keys()
     assert ("/v1/embed/text", "base64") == (seen.body["input"]["path"], seen.body["input"]["encoding_format"])
     assert (vector_of("x"), "query-1", "runpod_serverless") == (
         embedding.vector.tolist(),
