@@ -8,7 +8,9 @@ import threading
 
 from worker.errors import WrongResponse
 
-_VERSION = 1
+EXPECTED_SETTING = "CLIP_EXPECTED_FINGERPRINT"
+
+_FIRST_VERSION = 1
 _WITH_VERSION = re.compile(r"(?:([0-9]{1,4})-)?[0-9a-f]{16}")
 
 # A fingerprint changes with a rollout. Forgetting the oldest keeps a backend that sends a new one each time harmless.
@@ -18,13 +20,13 @@ _MOST_REMEMBERED = 64
 def version_of(fingerprint: str) -> int | None:
     """Return the version of the rules of a fingerprint, or None if it has the form of none."""
     match = _WITH_VERSION.fullmatch(fingerprint)
-    return int(match[1] or _VERSION) if match else None
+    return int(match[1] or _FIRST_VERSION) if match else None
 
 
 def why_they_differ(expected: str, answered: str, setting: str | None) -> str:
     """Say what to do about an answer by other rules than the expected fingerprint's; empty where both have the same.
 
-    `setting` is the variable that holds the expected one, or None if it was learned from a backend.
+    `setting` is EXPECTED_SETTING, or None if the expected one was learned from a backend.
     """
     old, new = version_of(expected), version_of(answered)
     if old is None or new is None or old == new:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from worker.breaker import Admission
 from worker.errors import ClipClientError, ConfigurationError, FingerprintMismatch, FingerprintUnknown
-from worker.fingerprints import why_they_differ
+from worker.fingerprints import EXPECTED_SETTING, why_they_differ
 from worker.lane import Lane
 from worker.operations import Operation
 from worker.outcomes import Outcome, goes_elsewhere, is_down
@@ -14,8 +14,6 @@ from worker.retry import RetryPolicy
 from worker.values import Embedding
 
 logger = logging.getLogger(__name__)
-
-_EXPECTED_SETTING = "CLIP_EXPECTED_FINGERPRINT"
 
 
 class Router:
@@ -112,7 +110,7 @@ class Router:
         for position, item in enumerate(operation.items):
             error = FingerprintUnknown(
                 f"{self._primary.name} is down and was never seen, so {fallback.name} cannot be compared with it:"
-                f" set {_EXPECTED_SETTING} to let it answer",
+                f" set {EXPECTED_SETTING} to let it answer",
                 request_id=item.request_id,
             )
             error.__cause__ = causes[position] if causes is not None else None
@@ -159,7 +157,7 @@ class Router:
         ]
 
     def _mismatch(self, embedding: Embedding, reference: str) -> FingerprintMismatch:
-        setting = _EXPECTED_SETTING if self._expected else None
+        setting = EXPECTED_SETTING if self._expected else None
         return FingerprintMismatch(
             f"{embedding.backend} answers with fingerprint {embedding.fingerprint}, expected {reference}"
             f" ({setting or self._primary.name}){why_they_differ(reference, embedding.fingerprint, setting)}",

@@ -19,6 +19,7 @@ from tools.chaos.engine import picture
 from tools.testbed.image_server import ImageServer
 from tools.testbed.process import GUNICORN, SECRET, PodProcess, pod_process
 from worker import ClipClient, Embedding, create_clip_client, errors
+from worker.backends import Backend
 from worker.backends.pod import PodBackend
 from worker.channel import HttpChannel
 from worker.client import assemble_client
@@ -294,7 +295,10 @@ def test_real_pod_that_fails_on_every_item(pods: tuple[PodProcess, PodProcess], 
     broken, working = pods
     chosen = settings(EMBEDDING_HMAC_SECRET=SECRET, CLIP_RETRY_ATTEMPTS="1", CLIP_BREAKER_FAILURES="1")
     channel = HttpChannel(connect_timeout_s=5, clock=Clock())
-    backends = [PodBackend(broken.base_url, channel, timeout_s=60), SparePod(working.base_url, channel, timeout_s=60)]
+    backends: list[Backend] = [
+        PodBackend(broken.base_url, channel, timeout_s=60),
+        SparePod(working.base_url, channel, timeout_s=60),
+    ]
 
     with assemble_client(backends, chosen, Clock()) as client:
         by = [backends_of(client.embed_images(urls)) for _ in range(2)]

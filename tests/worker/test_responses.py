@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -241,7 +241,7 @@ HEALTH_NAMES = ["status", "fingerprint", "dim", "model_name", "device", "insecur
 def test_any_answer_is_read_or_refused(kind: str, changes: Body) -> None:
     """With any JSON in any member, an answer is read or is `WrongResponse`, and no word of it can do harm in a log."""
     body: Body = {**wire(), "results": [wire()], "status": "ok"} | changes
-    reads = {
+    reads: dict[str, Callable[[], list[Any]]] = {
         "single": lambda: [read_single(body, ITEM, "pod")],
         "batch": lambda: read_batch(body, [ITEM], "pod"),
         "health": lambda: [read_health(body, "pod")],
