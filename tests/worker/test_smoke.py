@@ -98,7 +98,7 @@ def test_a_targets_words_do_no_harm(body: dict[str, str], capsys: pytest.Capture
     printed = capsys.readouterr()
     assert 1 == status
     assert all(line.isprintable() for line in (printed.out + printed.err).splitlines())
-    assert "WRONG_RESPONSE" in printed.err
+    assert "failed at health: WRONG_RESPONSE" in printed.err
 
 
 @pytest.mark.parametrize(
