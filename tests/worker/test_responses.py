@@ -237,8 +237,8 @@ TEXTS = ["request_id", "fingerprint", "model_name", "status", "device"]
 OTHERS = ["embedding", "dim", "normalized", "results", "error", "insecure_auth"]
 CHANGES = st.fixed_dictionaries(
     {},
-    optional={name: HOSTILE | JSON for name in TEXTS}
-    | {name: JSON for name in OTHERS}
+    optional=dict.fromkeys(TEXTS, HOSTILE | JSON)
+    | dict.fromkeys(OTHERS, JSON)
     | {"timings": st.dictionaries(HOSTILE, st.floats() | JSON, max_size=3)},
 )
 
