@@ -22,7 +22,7 @@ from core.wire.requests import (
     TextRequest,
     validate,
 )
-from core.wire.responses import Body, ModelIdentity, batch_timings, embedding_body, item_body
+from core.wire.responses import Body, ModelIdentity, batch_timings, embedding_body, item_body, text_body
 from shared_auth import Authenticator, AuthError, ExpiredSignature, UnsignablePayload
 
 AnyRequest = TypeVar("AnyRequest", bound=Request)
@@ -66,7 +66,7 @@ def _embed_image_batch(model: Model, request: ImageBatchRequest, _request_id: st
 
 def _embed_text(model: Model, request: TextRequest, request_id: str, deadline: Deadline) -> Body:
     result = model.embedder.embed_text(request.text, normalize=request.normalize, deadline=deadline)
-    body = embedding_body(request_id, result, normalized=request.normalize, encoding=request.encoding_format)
+    body = text_body(request_id, result, normalized=request.normalize, encoding=request.encoding_format)
     return body | model.identity.for_response()
 
 
