@@ -20,6 +20,7 @@ def warn_of_old_names(environ: Mapping[str, str]) -> None:
 
     A warning and no error: the environment of an old deployment may still be needed to go back to it.
     """
-    found = {old: new for old, new in OLD_NAMES.items() if environ.get(old)}
+    given = {name.upper() for name, value in environ.items() if value != ""}
+    found = {old: new for old, new in OLD_NAMES.items() if old in given}
     if found:
         logger.warning("variables of the system before are set, and nobody reads them", extra={"variables": found})
