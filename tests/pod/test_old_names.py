@@ -40,8 +40,8 @@ def test_pod_warns_once_of_old_names() -> None:
 
 
 def test_handler_warns_once_of_old_names() -> None:
-    """The same on serverless, with the name that the download's timeout had there."""
-    with ready_handler(HANDLER_NAMES) as handler:
+    """The same on serverless, with the name that the timeout of downloads had there, in any case of letters."""
+    with ready_handler({name.lower(): value for name, value in HANDLER_NAMES.items()}) as handler:
         warnings = warnings_of(handler)
 
     assert [{name: OLD_NAMES[name] for name in HANDLER_NAMES}] == warnings
