@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from core.clip.artifact import ModelDirectory
-from core.clip.cuda import usable_devices
+from core.clip.cuda import usable_devices, why_no_device
 from core.clip.engine import Engine
 from core.clip.graph_files import GraphFiles
 from core.clip.weights import Weights
@@ -69,8 +69,13 @@ def choose_engine(setting: str, devices: list[str]) -> str:
     return setting
 
 
-def choose_devices(setting: str, count_cuda: Callable[[], int] = usable_devices) -> list[str]:
-    """Turn CLIP_DEVICE into device names: `auto` is every CUDA device, else the CPU. Raises `StartError`."""
+def choose_devices(
+    setting: str, count_cuda: Callable[[], int] = usable_devices, why_none: Callable[[], str] = why_no_device
+) -> list[str]:
+    """Turn CLIP_DEVICE into device names: `auto` is every CUDA device, else the CPU.
+
+    Raises `StartError` for a device that is not here; where CUDA was asked for and there is none, it says why.
+    """
     if setting == "cpu":
         return ["cpu"]
     count = count_cuda()
@@ -81,6 +86,8 @@ def choose_devices(setting: str, count_cuda: Callable[[], int] = usable_devices)
         return ["cuda"] if count == 1 else every
     if setting in every:
         return [setting]
+    if count == 0 and setting.partition(":")[0] == "cuda":
+        raise StartError(f"CLIP_DEVICE: {setting} is not here: {why_none()}")
     raise StartError(f"CLIP_DEVICE: {setting} is not here: expected auto, cpu, or one of {count} CUDA devices")
 
 
