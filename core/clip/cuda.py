@@ -53,13 +53,10 @@ def ask_driver(load: Callable[[str], Any] = ctypes.CDLL) -> Driver | None:
     number, count = ctypes.c_int(0), ctypes.c_int(0)
     known = driver.cuDriverGetVersion(ctypes.byref(number)) == _SUCCESS
     cuda = (number.value // 1000, number.value % 1000 // 10) if known else None
-    calls = {
-        "cuInit": lambda: driver.cuInit(0),
-        "cuDeviceGetCount": lambda: driver.cuDeviceGetCount(ctypes.byref(count)),
-    }
-    for name, call in calls.items():
-        if (error := call()) != _SUCCESS:
-            return Driver(0, cuda, f"{name}: {_name_of(driver, error)}")
+    if (error := driver.cuInit(0)) != _SUCCESS:
+        return Driver(0, cuda, f"cuInit: {_name_of(driver, error)}")
+    if (error := driver.cuDeviceGetCount(ctypes.byref(count))) != _SUCCESS:
+        return Driver(0, cuda, f"cuDeviceGetCount: {_name_of(driver, error)}")
     return Driver(count.value, cuda)
 
 
