@@ -81,10 +81,9 @@ def test_machine_without_a_driver_has_no_device() -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="torch can use a CUDA device here")
-def test_devices_that_torch_cannot_use_do_not_count(recwarn: pytest.WarningsRecorder) -> None:
-    """What the driver shows is not enough; and torch's own warning, of several lines, is kept from the log."""
+def test_devices_that_torch_cannot_use_do_not_count() -> None:
+    """What the driver shows is not enough."""
     assert 0 == usable_devices(ScriptedDriver(2).load)
-    assert [] == list(recwarn)
 
 
 @pytest.mark.parametrize(
