@@ -83,6 +83,8 @@ class CudaEngine(TorchEngine):
         """Capture the graphs, on the thread that will replay them. Raises `StartError`."""
         # What torch would do on the CPU is done by numpy: its other threads would only take turns with the decoders.
         torch.set_num_threads(1)
+        # Of this thread: what is not told a device would else make a context on the first one too.
+        torch.cuda.set_device(self._stream.device)
         if self._captures is None:
             return
         with self._captures.turn, starting(self.device, "capture CUDA graphs (CLIP_CUDA_GRAPHS=0 does without)"):
