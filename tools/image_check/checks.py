@@ -67,7 +67,7 @@ def refuses_to_start_without_the_gpu_that_is_asked_for(built: Built) -> str:
     [line] = [line for line in log.splitlines() if "cannot start" in line]
     assert status != 0, "it started"
     assert "CLIP_DEVICE: cuda is not here: torch " in line, log
-    return f"status {status}: {line.partition('CLIP_DEVICE')[2][:90]}"
+    return f"status {status}: {line[line.index('CLIP_DEVICE') :][:90]}"
 
 
 def root_is_read_only_and_tmp_is_not(built: Built) -> str:
