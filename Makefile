@@ -64,7 +64,7 @@ bench-mixed: $(VENV)/installed-dev ## images and texts at once, and one slow hos
 bench-health: $(VENV)/installed-dev ## does /health answer while batches of 16 run? (full-size model, about a minute)
 	$(BIN)/python -m bench.health
 
-docker-build: ## build both images with Docker: TORCH=cuda|cpu MODEL=hub-id IMAGE_PREFIX=registry/name/
+docker-build: ## build both images with Docker: TORCH=cuda|cu126|cpu MODEL=hub-id IMAGE_PREFIX=registry/name/
 	@$(PYTHON) -m tools.docker_build
 
 image-check: $(VENV)/installed-dev ## build both images without Docker and try them (root, buildah, debootstrap; minutes)

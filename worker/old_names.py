@@ -7,7 +7,7 @@ logger = logging.getLogger(__name__)
 
 _NOTHING = "nothing"
 # What has taken a name's place. A name that ends in an underscore stands for all that begin with it.
-_PLACE_OF: Mapping[str, str] = {
+OLD_NAMES: Mapping[str, str] = {
     "CLIP_ENABLED": "CLIP_INFERENCE_BACKEND",
     "CLIP_NORMALIZE": "the argument normalize",
     "CLIP_TIMEOUT_S": "CLIP_POD_TIMEOUT_S, RUNPOD_TIMEOUT_S and CLIP_TOTAL_TIMEOUT_S",
@@ -31,7 +31,7 @@ def warn_of_old_names(names: Iterable[str]) -> None:
 
 
 def _place_of(name: str) -> str | None:
-    exact = _PLACE_OF.get(name)
+    exact = OLD_NAMES.get(name)
     if exact is not None:
         return exact
-    return next((place for old, place in _PLACE_OF.items() if old.endswith("_") and name.startswith(old)), None)
+    return next((place for old, place in OLD_NAMES.items() if old.endswith("_") and name.startswith(old)), None)

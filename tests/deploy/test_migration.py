@@ -13,28 +13,18 @@ from core import errors
 from core.old_names import OLD_NAMES
 from models.shapes import KINDS, draw, single
 from serverless.settings import HandlerSettings
+from tools.docs_check.blocks import NOT_RUN, blocks_of
 from tools.testbed.image_server import ImageServer
 from tools.testbed.pictures import encoded
 from tools.testbed.process import ROOT, SECRET, PodProcess
+from worker import old_names as worker_old_names
 from worker.settings import WorkerSettings
 
 TEXT = (ROOT / "docs" / "migration.md").read_text()
 SERVICE = {name.upper() for name in HandlerSettings.model_fields}
 WORKER = {name.upper() for name in WorkerSettings.model_fields}
 CODES = {kind.code for kind in vars(errors).values() if isinstance(kind, type) and hasattr(kind, "code")}
-# What old workers set; the two that end in an underscore begin many names.
-OLD_WORKER = {
-    "CLIP_ENABLED",
-    "CLIP_NORMALIZE",
-    "CLIP_TIMEOUT_S",
-    "CLIP_MODEL_NAME",
-    "CLIP_PRETRAINED",
-    "CLIP_MODEL_VERSION",
-    "CLIP_MAX_IMAGE_SIZE",
-    "CLIP_FRAME_STRATEGY",
-    "CLIP_RUNPOD_",
-    "CLIP_TEXT_EMBEDDING_",
-}
+OLD_WORKER = set(worker_old_names.OLD_NAMES)
 # Read by `make smoke`.
 OTHERS = {"SMOKE_IMAGE_URL"}
 
@@ -47,10 +37,11 @@ def table(title: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in after.splitlines()[1:]]
 
 
-def commands() -> str:
-    """The indented block that embeds a sample again and compares, as a shell reads it."""
-    block = TEXT.split("before you trust the rest:\n\n", 1)[1].split("\n\n", 1)[0]
-    return block.replace(".venv/bin/python", sys.executable)
+def commands() -> tuple[str, str]:
+    """The two commands that embed a sample again and compare, as a shell reads them."""
+    [block] = [block for block in blocks_of(TEXT, "migration.md") if block.detail == NOT_RUN["data"]]
+    first, second = block.text.replace(".venv/bin/python", sys.executable).split("\n", 1)
+    return first, second
 
 
 def test_names_of_the_service_are_those_that_it_warns_of() -> None:
@@ -92,7 +83,7 @@ def test_commands_find_the_vectors_that_have_changed(pod: PodProcess, images: Im
         "CLIP_POD_BASE_URL": pod.base_url,
         "EMBEDDING_HMAC_SECRET": SECRET,
     }
-    first, second = commands().strip().split("\n", 1)
+    first, second = commands()
     subprocess.run(["/bin/bash", "-ec", first], cwd=tmp_path, env=environ, check=True)
     old = np.load(tmp_path / "new.npy") * 3
     old[2] = -old[2]

@@ -20,6 +20,7 @@ NOT_RUN: Mapping[str, str] = {
     "docker": "needs Docker",
     "account": "needs a RunPod account",
     "cluster": "needs a Kubernetes cluster",
+    "data": "needs vectors of the system before",
     "buildah": "needs root, buildah and debootstrap",
 }
 
