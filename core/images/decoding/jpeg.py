@@ -54,8 +54,9 @@ _START_OF_IMAGE, _END_OF_IMAGE = b"\xff\xd8", b"\xff\xd9"
 _JFIF_PREFIX, _JFIF_BYTES = b"JFIF\0", 14
 _JFIF_SEGMENT = b"\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0"
 _ADOBE_PREFIX, _ADOBE_TRANSFORM = b"Adobe", 11
-# Bytes that nothing needs behind the last scan, as some cameras write them.
-_PADDED_END = re.compile("Corrupt JPEG data: [0-9]+ extraneous bytes before marker 0xd9")
+# How libjpeg puts it that nothing needs the bytes before the end, as some cameras write them, and that there is no end.
+_PADDED_END = re.compile("Corrupt JPEG data: ([0-9]+) extraneous bytes before marker 0xd9")
+_NO_END = "Premature end of JPEG file"
 
 _CMYK_COMPONENTS = 4
 _COMPONENTS = {1, 3, _CMYK_COMPONENTS}
@@ -133,12 +134,12 @@ def decode(data: bytes, head: Jpeg, scale: int) -> Pixels:
     if simplejpeg.decode_jpeg_header(data)[:2] != (head.height, head.width):
         raise InvalidImage("the JPEG has not the size that its head says")
     try:
-        pixels = _decode(data, head, scale, strict=True)
+        pixels = _decode(data, head, scale)
     except ValueError as error:
-        if not _PADDED_END.fullmatch(str(error)):
+        mended = _with_plain_end(data, head, str(error))
+        if mended is None:
             raise
-        # The message is the first warning, and behind this marker nothing is read: there was no other one.
-        pixels = _decode(data, head, scale, strict=False)
+        pixels = _decode(mended, head, scale)
     return _rgb_of_cmyk(pixels) if head.components == _CMYK_COMPONENTS else pixels
 
 
@@ -149,13 +150,13 @@ def decoder_bytes(head: Jpeg, scale: int) -> int:
     return coefficients + pixels * (_CMYK_PIXEL_BYTES if head.components == _CMYK_COMPONENTS else _RGB_PIXEL_BYTES)
 
 
-def _decode(data: bytes, head: Jpeg, scale: int, *, strict: bool) -> Pixels:
+def _decode(data: bytes, head: Jpeg, scale: int) -> Pixels:
     pixels: Pixels = simplejpeg.decode_jpeg(
         data,
         "CMYK" if head.components == _CMYK_COMPONENTS else "RGB",
         min_height=_scaled(head.height, scale),
         min_width=_scaled(head.width, scale),
-        strict=strict,
+        strict=True,
     )
     return pixels
 
@@ -212,9 +213,7 @@ def _without_metadata(data: bytes, head: Jpeg) -> bytes:
     """The same picture: its tables, its frame, what says how the components are to be read, and its scans."""
     *segments, scan = _segments_to_scan(data)
     kept = (_kept(data, segment, head) for segment in segments)
-    # Where one scan holds everything, what it lacks is seen in it. Of several, whole ones might be missing.
-    end = b"" if head.several_scans else _END_OF_IMAGE
-    return b"".join((_START_OF_IMAGE, *kept, memoryview(data)[scan.start :], end))
+    return b"".join((_START_OF_IMAGE, *kept, memoryview(data)[scan.start :]))
 
 
 def _kept(data: bytes, segment: _Segment, head: Jpeg) -> bytes:
@@ -234,16 +233,38 @@ def _adobe_segment(transformed: bool, head: Jpeg) -> bytes:
     return b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0" + bytes([transform])
 
 
+def _with_plain_end(data: bytes, head: Jpeg, warning: str) -> bytes | None:
+    """The file to decode once more, just as strictly, where only its end was odd; None if it was not that.
+
+    The warning is the first one: whether there would have been others shows then.
+    """
+    if warning == _NO_END and not head.several_scans:
+        # Where one scan holds everything, what it lacks is seen in it. Of several, whole ones might be missing.
+        return data + _END_OF_IMAGE
+    padded = _PADDED_END.fullmatch(warning)
+    if padded is None:
+        return None
+    end = _end_of_scans(data, _segments_to_scan(data)[-1].end)
+    return None if end is None else data[: end - int(padded[1])] + _END_OF_IMAGE
+
+
 def _refuse_many_scans(data: bytes, position: int) -> None:
     """`position` is where the first scan's data begin."""
-    if data.count(SCAN_MARKER, position) < MAX_SCANS:
-        return
-    # Exactly: behind the picture there may be others, or a film, which hold these two bytes by chance.
+    # Exactly, when there might be too many: behind the picture there may be others, or a film, which hold these two
+    # bytes by chance.
+    if data.count(SCAN_MARKER, position) >= MAX_SCANS:
+        _end_of_scans(data, position)
+
+
+def _end_of_scans(data: bytes, position: int) -> int | None:
+    """Where the marker at the end stands, None without one. `position` is where the first scan's data begin."""
     scans = 1
     for _ in range(MAX_SEGMENTS):
         found = _MARKER_AFTER_SCAN.search(data, position)
-        if found is None or data[found.end() - 1] == _END:
-            return
+        if found is None:
+            return None
+        if data[found.end() - 1] == _END:
+            return found.start()
         scans += data[found.end() - 1] == _SCAN
         if scans > MAX_SCANS:
             raise InvalidImage(f"the JPEG has more than {MAX_SCANS} scans")

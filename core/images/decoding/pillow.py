@@ -25,13 +25,13 @@ _FORMATS = (
 WEBP_PIXEL_BYTES = 16
 # Of an AVIF with deep colours: the planes of all channels, the answer and the picture.
 _AVIF_PIXEL_BYTES = 16
-# Pillow holds one, two or four bytes per pixel, and PNG and GIF are decoded line by line.
+# Pillow holds one, two or four bytes per pixel, and PNG, GIF and BMP are decoded line by line.
 _MODE_PIXEL_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2}
 _LARGEST_MODE_PIXEL_BYTES = 4
 # The low bytes of a PNG of 16 bits beside the picture, where they are wanted.
 _DEEP_KEYED_PIXEL_BYTES = 8
 # What Pillow makes of a compressed BMP: an array that grows, its copy and the picture.
-_BMP_RLE_PIXEL_BYTES = 4
+_BMP_RLE_PIXEL_BYTES = 3
 _BMP_RLE = "bmp_rle"
 
 _WHITE = 255
@@ -64,7 +64,7 @@ class PillowPicture:
 
     @property
     def decoder_bytes(self) -> int:
-        """The most that is held at once while this is decoded, beside the file: measured per format and mode."""
+        """The most that is held at once while this is decoded, beside the file: measured per kind."""
         pixels = self.width * self.height
         if self.image.format == WebPImagePlugin.WebPImageFile.format:
             return pixels * WEBP_PIXEL_BYTES
@@ -72,7 +72,7 @@ class PillowPicture:
             return pixels * _AVIF_PIXEL_BYTES
         if self.low_bytes is not None:
             return pixels * _DEEP_KEYED_PIXEL_BYTES
-        if self.image.tile[0].codec_name == _BMP_RLE:
+        if any(tile.codec_name == _BMP_RLE for tile in self.image.tile):
             return pixels * _BMP_RLE_PIXEL_BYTES
         return pixels * _MODE_PIXEL_BYTES.get(self.image.mode, _LARGEST_MODE_PIXEL_BYTES)
 
@@ -85,10 +85,9 @@ class PillowPicture:
     def rgb(self, columns: range, rows: range) -> Pixels:
         box = (columns.start, rows.start, columns.stop, rows.stop)
         piece = self.image.crop(box)
-        rgb = np.asarray(_flatten(piece))
         if self.low_bytes is not None:
-            return _without_key(rgb, np.asarray(self.low_bytes.crop(box)), piece.info["transparency"])
-        return self._on_white(rgb, columns, rows)
+            return _without_key(np.asarray(piece), np.asarray(self.low_bytes.crop(box)), piece.info["transparency"])
+        return self._on_white(np.asarray(_flatten(piece)), columns, rows)
 
     def _on_white(self, rgb: Pixels, columns: range, rows: range) -> Pixels:
         if self.covered == (range(self.width), range(self.height)):
