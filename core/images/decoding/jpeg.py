@@ -8,6 +8,7 @@ what makes pixels: its warnings refuse a picture, and browsers show those with a
 import re
 import struct
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import simplejpeg  # type: ignore[import-untyped]
@@ -77,21 +78,16 @@ class Jpeg:
     several_scans: bool
 
 
-@dataclass(frozen=True, slots=True)
-class _Segment:
-    """What stands behind a marker and its length; the marker's own position is `start`."""
+class _Segment(NamedTuple):
+    """What stands from `start`, where its marker is, to `end`; the content lacks marker and length.
+
+    A tuple, because a head has a dozen and is read with every picture.
+    """
 
     marker: int
     start: int
+    end: int
     content: bytes
-
-    @property
-    def content_start(self) -> int:
-        return self.start + _MARKER_BYTES + _LENGTH_BYTES
-
-    @property
-    def end(self) -> int:
-        return self.content_start + len(self.content)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +174,7 @@ def _segments_to_scan(data: bytes) -> list[_Segment]:
         if marker not in _SEGMENTS:
             raise InvalidImage("the JPEG has a segment of an unknown kind")
         content_start, position = position + _LENGTH_BYTES, _end_of_segment(data, position)
-        segments.append(_Segment(marker, start, data[content_start:position]))
+        segments.append(_Segment(marker, start, position, data[content_start:position]))
         if marker == _SCAN:
             return segments
     raise InvalidImage(f"the JPEG has more than {MAX_SEGMENTS} segments")

@@ -75,6 +75,15 @@ def test_grey_png(bits: int, key: int | None, *, interlaced: bool) -> None:
     assert (expected == decoded(png(grey, handmade.GREY, bits, before_data=before, interlaced=interlaced))).all()
 
 
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_only_the_bits_of_a_sample_count(bits: int) -> None:
+    """The transparent grey is given in two bytes, whose upper bits mean nothing."""
+    grey = samples(1, bits)
+    one, more = (png(grey, handmade.GREY, bits, before_data=transparent(key)) for key in (1, 1 | 1 << bits | 1 << 15))
+
+    assert (decoded(one) == decoded(more)).all()
+
+
 @INTERLACED
 @pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("key", [None, (1, 1, 1), (0, 0, 0)], ids=["opaque", "one-transparent", "black-transparent"])
