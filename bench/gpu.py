@@ -7,7 +7,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,7 @@ from bench.table import checklist, table
 from bench.timing import call_times_ms
 from bench.workload import RESULTS, full_size_model, pictures
 from core.clip.artifact import ModelDirectory
+from core.clip.cuda import why_no_device
 from core.clip.engine import Engine, Pixels, Vectors
 from core.clip.towers import Towers
 from core.clip.weights import read_weights
@@ -44,16 +45,12 @@ PARITY = "float16 error, relative to spread"
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """The service's engines, and a decoder for them."""
+    """One of the service's engines, still to be prepared by the thread that uses it, and a decoder for it."""
 
     settings: ServiceSettings
     directory: ModelDirectory
-    engines: Sequence[Engine]
+    engine: Engine
     decoder: PixelDecoder
-
-    @property
-    def engine(self) -> Engine:
-        return self.engines[0]
 
 
 def main() -> None:
@@ -63,7 +60,7 @@ def main() -> None:
     parser.add_argument("--model", help="a model directory or hub id; a full-size one with random weights if not given")
     options = parser.parse_args()
     if not torch.cuda.is_available():
-        sys.exit(f"bench-gpu needs a CUDA device, and torch {torch.__version__} sees none")
+        sys.exit(f"bench-gpu needs a CUDA device: {why_no_device()}")
     loaded = load_for("cuda:0", options.model or str(full_size_model()))
     rows = measure(loaded, "cuda:0", "float16", options.seconds)
     settings = {"seconds": options.seconds, "gpu": torch.cuda.get_device_name(0), "cuda": torch.version.cuda}
@@ -75,15 +72,17 @@ def main() -> None:
 
 
 def load_for(device: str, model: str) -> Loaded:
-    """Load the engines as the service does, for one device."""
+    """Load as the service does, for one device."""
     cpu.limit_library_threads(cpu.available_cores())
     settings = ServiceSettings(clip_model=model, clip_device=device, max_device_batch=_MAX_DEVICE_BATCH)
-    directory, engines = load(settings)
-    return Loaded(settings, directory, engines, PixelDecoder(directory.size_px, settings.max_image_pixels))
+    directory, [engine, *_] = load(settings)
+    return Loaded(settings, directory, engine, PixelDecoder(directory.size_px, settings.max_image_pixels))
 
 
 def measure(loaded: Loaded, device: str, dtype: str, seconds: float) -> tuple[Row, ...]:
     """All rows. Device and dtype are arguments so that a CPU can go through every line of it."""
+    threads = torch.get_num_threads()
+    loaded.engine.prepare_thread()
     matrix_rate = matrix_flop_per_s(device, getattr(torch, dtype), _MATRIX_SIDE, seconds)
     exact = Towers.of(loaded.directory, read_weights(loaded.directory))
     tower = exact.on(device, dtype).images
@@ -95,10 +94,12 @@ def measure(loaded: Loaded, device: str, dtype: str, seconds: float) -> tuple[Ro
             Row(GPU, share_name(batch), 100 * rate * _image_flop(loaded.directory) / matrix_rate, "%"),
             Row(GPU, f"engine with transfers, batch {batch}", _engine_rate(loaded, batch, seconds), "images/s"),
         ]
+    rows += _single_rows(loaded)
+    # What it is compared with is computed on the CPU.
+    torch.set_num_threads(threads)
     jpegs = pictures("1080p")
     return (
         *rows,
-        *_single_rows(loaded),
         _parity_row(loaded, exact.images, jpegs),
         *_pipeline_rows(loaded, jpegs, seconds),
     )
@@ -117,7 +118,9 @@ def _single_rows(loaded: Loaded) -> tuple[Row, ...]:
 
 def _pipeline_rows(loaded: Loaded, jpegs: list[bytes], seconds: float) -> tuple[Row, ...]:
     cores = cpu.available_cores()
-    per_s = images_per_s(loaded.settings, loaded.engines, loaded.decoder, jpegs, seconds)
+    # Engines of their own: they are prepared by the batcher's threads.
+    _, engines = load(loaded.settings)
+    per_s = images_per_s(loaded.settings, engines, loaded.decoder, jpegs, seconds)
     return (
         Row(GPU, f"1080p JPEG bytes to vectors, {cores} cores", per_s, "images/s"),
         Row(GPU, "1080p JPEG bytes to vectors, per CPU core", per_s / cores, "images/s"),

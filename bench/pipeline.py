@@ -32,9 +32,11 @@ def images_per_s(
     scheduler = Scheduler(limits, shared=False, decoders=cores, grant=lambda _item: None)
     stack = {Modality.IMAGE: PixelStack(decoder.size_px)}
     dim = len(engines[0].encode_images(decoder.decode(jpegs[0])[None])[0])
-    batcher = Batcher(
-        scheduler, [Device(engine, stack, dim=dim, max_batch=settings.max_device_batch) for engine in engines]
-    )
+    max_batch = settings.max_device_batch
+    devices = [
+        Device(engine, stack, dim=dim, max_batch=max_batch, prepare_thread=engine.prepare_thread) for engine in engines
+    ]
+    batcher = Batcher(scheduler, devices)
     decodes = ThreadPoolExecutor(cores)
     numbers = count()
     until_s = time.monotonic() + seconds

@@ -5,7 +5,7 @@ Both adapters look operations up here, so an operation is one row and exists on 
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -22,8 +22,8 @@ from core.wire.requests import (
     TextRequest,
     validate,
 )
-from core.wire.responses import Body, ModelIdentity, batch_timings, embedding_body, item_body
-from shared_auth import Authenticator, AuthError, ExpiredSignature, UnsignablePayload
+from core.wire.responses import Body, ModelIdentity, batch_timings, embedding_body, item_body, text_body
+from shared_auth import Authenticator, AuthError, ExpiredSignature, Signature, UnsignablePayload
 
 AnyRequest = TypeVar("AnyRequest", bound=Request)
 
@@ -66,7 +66,7 @@ def _embed_image_batch(model: Model, request: ImageBatchRequest, _request_id: st
 
 def _embed_text(model: Model, request: TextRequest, request_id: str, deadline: Deadline) -> Body:
     result = model.embedder.embed_text(request.text, normalize=request.normalize, deadline=deadline)
-    body = embedding_body(request_id, result, normalized=request.normalize, encoding=request.encoding_format)
+    body = text_body(request_id, result, normalized=request.normalize, encoding=request.encoding_format)
     return body | model.identity.for_response()
 
 
@@ -130,12 +130,23 @@ class Api:
         """Every item of a batch is signed by itself; one bad signature refuses the whole request."""
         if self._authenticator is None:
             return
+        verify = self._authenticator.verify
         try:
-            for payload_id, auth in request.signed_payloads():
-                self._authenticator.verify(path, payload_id, auth)
+            signatures = [verify(path, payload_id, auth) for payload_id, auth in request.signed_payloads()]
         except UnsignablePayload as error:
             raise ValidationFailed("the request holds text that is not valid Unicode") from error
         except ExpiredSignature as error:
             raise AuthExpired from error
         except AuthError as error:
             raise AuthFailed from error
+        _refuse_repeated(signatures)
+
+
+def _refuse_repeated(signatures: Sequence[Signature]) -> None:
+    """Otherwise whoever has seen one signed item gets a whole batch of work for it in each request."""
+    first: dict[Signature, int] = {}
+    for position, signature in enumerate(signatures):
+        if first.setdefault(signature, position) != position:
+            raise ValidationFailed(
+                f"items[{position}].auth: items[{first[signature]}] has the same signature; in a batch each has its own"
+            )

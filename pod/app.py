@@ -6,14 +6,13 @@ and writes. What the bytes mean is found out on a thread, which parses, checks a
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 from urllib.parse import quote
 
 from flask import Flask, Request, Response, g, request
-from gevent import Timeout
 from gevent.threadpool import ThreadPool
 from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import HTTPException
@@ -29,6 +28,7 @@ from core.wire.requests import new_request_id, request_id_of
 from core.wire.responses import Body, error_body
 from core.wire.strict_json import encode, parse_object
 from pod import SERVICE_EXTENSION, metrics
+from pod.connection import Connection, Due
 from pod.errors import STATUS, from_gunicorn, from_http
 from pod.presence import cancelled_when_gone
 
@@ -107,13 +107,14 @@ def create_app(settings: ServiceSettings, service: Service) -> Flask:
 
 def _run_operation(door: _Door, path: str) -> Response:
     environ = request.environ
+    connection: Connection = environ["gunicorn.socket"]
     exchange: _Exchange = g.exchange
     cancellation = Cancellation()
     asked_ms = parse_timeout_ms(environ.get(_TIMEOUT_VARIABLE), _TIMEOUT_HEADER)
     deadline = door.service.deadline(asked_ms, cancellation)
-    body = _read_body(door, environ, deadline)
+    body = _read_body(door, connection, environ, deadline)
     try:
-        with door.service.admitted() as api, cancelled_when_gone(environ.get("gunicorn.socket"), cancellation):
+        with door.service.admitted() as api, cancelled_when_gone(connection, cancellation):
             exchange.request_id, outcome = door.threads.apply(_attempt, (api, path, body, deadline))
     except CapacityError as refused:
         exchange.request_id = _id_in(body)
@@ -124,7 +125,7 @@ def _run_operation(door: _Door, path: str) -> Response:
     return Response(outcome, content_type=_JSON)
 
 
-def _read_body(door: _Door, environ: dict[str, Any], deadline: Deadline) -> bytes:
+def _read_body(door: _Door, connection: Connection, environ: Mapping[str, Any], deadline: Deadline) -> bytes:
     """Raises `BodyTooLarge`, `Overloaded`, `InvalidJson` for what breaks off or is no HTTP, and `DeadlineExceeded`
     for a body that trickles in."""
     is_chunked = "HTTP_TRANSFER_ENCODING" in environ
@@ -132,8 +133,9 @@ def _read_body(door: _Door, environ: dict[str, Any], deadline: Deadline) -> byte
     expected = door.max_body_bytes + 1 if is_chunked else int(environ.get("CONTENT_LENGTH") or 0)
     if expected > door.max_body_bytes and not is_chunked:
         raise BodyTooLarge
-    in_time = Timeout(min(_BODY_TIMEOUT_S, deadline.remaining_s()), DeadlineExceeded("the body did not arrive in time"))
-    with door.bodies.lease(expected), in_time:
+    due_s = time.monotonic() + min(_BODY_TIMEOUT_S, deadline.remaining_s())
+    late = DeadlineExceeded("the body did not arrive in time")
+    with door.bodies.lease(expected), connection.bytes_due(Due(due_s, late)):
         body = _received(environ["wsgi.input"], expected)
     if len(body) > door.max_body_bytes:
         raise BodyTooLarge

@@ -5,8 +5,9 @@ Knows bytes and time; what they mean is gunicorn's parser's business.
 
 import errno
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 from gevent import Timeout, get_hub, socket
@@ -54,10 +55,18 @@ class Turns:
             mine.set()
 
 
+@dataclass(frozen=True, slots=True)
+class Due:
+    """When something has to be there, on the monotonic clock, and the error if it is not."""
+
+    at_s: float
+    error: Exception
+
+
 class Connection(socket.socket):
     """Takes over an accepted connection; `send_timeout_s` is how long a client may leave an answer lying."""
 
-    __slots__ = ("_send_timeout_s", "_turn_began_s", "_turns")
+    __slots__ = ("_due", "_send_timeout_s", "_turn_began_s", "_turns")
 
     # What gevent's annotations leave out.
     _sock: Any
@@ -69,6 +78,7 @@ class Connection(socket.socket):
         super().__init__(family, kind, protocol, fileno=accepted.detach())
         self._turns = turns
         self._send_timeout_s = send_timeout_s
+        self._due: Due | None = None
         self._turn_began_s = time.thread_time()
 
     def recv(self, size: int, flags: int = 0) -> bytes:
@@ -77,11 +87,20 @@ class Connection(socket.socket):
             try:
                 data: bytes = self._sock.recv(min(size, _PIECE_BYTES), flags)
             except BlockingIOError:
-                self._wait(self._read_event)
+                self._wait_for_bytes()
                 self._turn_began_s = time.thread_time()
             else:
                 self.end_turn_if_due()
                 return data
+
+    @contextmanager
+    def bytes_due(self, due: "Due") -> Iterator[None]:
+        """Reads that have to wait end with the error of `due`, from then on."""
+        self._due = due
+        try:
+            yield
+        finally:
+            self._due = None
 
     def end_turn_if_due(self) -> None:
         """Let the others go first, if this connection has kept the hub for a turn."""
@@ -89,8 +108,13 @@ class Connection(socket.socket):
             self._turns.wait()
             self._turn_began_s = time.thread_time()
 
-    def sendall(self, data: Any, flags: int = 0) -> None:  # noqa: ANN401 - any buffer
+    def sendall(self, data: Any, flags: int = 0) -> None:  # noqa: ANN401 - bytes, or a view of them
         """Raises `ConnectionResetError` for a client that does not take its answer: it is as good as gone."""
+        with suppress(BlockingIOError):
+            sent = self._sock.send(data, flags)
+            if sent == len(data):
+                return
+            data = memoryview(data)[sent:]
         self.settimeout(self._send_timeout_s + memoryview(data).nbytes / _SLOWEST_BYTES_PER_S)
         try:
             super().sendall(data, flags)
@@ -98,6 +122,14 @@ class Connection(socket.socket):
             raise ConnectionResetError(errno.ECONNRESET, "the client does not read its answer") from error
         finally:
             self.settimeout(None)
+
+    def _wait_for_bytes(self) -> None:
+        if self._due is None:
+            self._wait(self._read_event)
+            return
+        # Made here, and not where the time begins: most bodies have come with their heads.
+        with Timeout(max(0.0, self._due.at_s - time.monotonic()), self._due.error):
+            self._wait(self._read_event)
 
     def linger(self) -> None:
         """End this side, and read on for a moment, so that the client is not reset before it has its answer."""

@@ -82,6 +82,11 @@ class UnpatchedGeventWorker(GeventWorker):
         name = cast("socket.socket", _Name(listener.getsockname()))
         return SweepingServer(listener, handle=partial(self.handle, name), spawn=spawn)
 
+    def init_process(self) -> None:
+        # gunicorn looks each setting up by way of two methods, some forty times for each request.
+        vars(self.cfg).update({name: setting.get() for name, setting in self.cfg.settings.items()})
+        super().init_process()
+
     def patch(self) -> None:
         # gunicorn hands over wrappers of its own, which its annotations call sockets.
         listeners = cast("list[Any]", self.sockets)

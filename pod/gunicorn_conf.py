@@ -8,6 +8,7 @@ from typing import Any
 
 from core.build import require_usable
 from core.errors import StartError
+from core.old_names import warn_of_old_names
 from core.process.logs import logging_config
 from core.settings import ServiceSettings, load_settings
 from core.watchdog import WatchdogLimits
@@ -48,20 +49,16 @@ limit_request_field_size = 4096
 # Below graceful_timeout: an idle connection must not hold up the drain. A head that trickles in has no more than this.
 keepalive = max(1, min(15, _settings.drain_timeout_s // 2))
 control_socket_disable = True
+# Nobody's word on scheme and path is taken, so it need not be found out, for each request, who may give it.
+forwarded_allow_ips, secure_scheme_headers, forwarder_headers = "*", dict[str, str](), ""
 logconfig_dict = logging_config(_settings.log_level)
 logger_class = "pod.gunicorn_logger.QuietLogger"
 
 
 def on_starting(_arbiter: Any) -> None:  # noqa: ANN401 - gunicorn is untyped
-    """Refuse a taken port in one line, before gunicorn tries it five times. A handed-over socket is not tried."""
-    if _settings.port == 0 or {"GUNICORN_FD", "LISTEN_FDS"} & os.environ.keys():
-        return
-    with socket.socket(_family(), socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((_settings.host, _settings.port))
-        except OSError as error:
-            sys.exit(f"cannot start: {_why_not(error)}")
+    """In the master, so once for all workers, and when its log is there."""
+    warn_of_old_names(os.environ)
+    _refuse_taken_port()
 
 
 def pre_fork(_arbiter: Any, worker: Any) -> None:  # noqa: ANN401 - gunicorn is untyped
@@ -85,6 +82,18 @@ def worker_exit(_arbiter: Any, worker: Any) -> None:  # noqa: ANN401 - gunicorn 
     """Stop the threads of a worker that has drained."""
     if worker.wsgi is not None:
         worker.wsgi.extensions[SERVICE_EXTENSION].close()
+
+
+def _refuse_taken_port() -> None:
+    """End in one line, before gunicorn tries the port five times. A handed-over socket is not tried."""
+    if _settings.port == 0 or {"GUNICORN_FD", "LISTEN_FDS"} & os.environ.keys():
+        return
+    with socket.socket(_family(), socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((_settings.host, _settings.port))
+        except OSError as error:
+            sys.exit(f"cannot start: {_why_not(error)}")
 
 
 def _family() -> socket.AddressFamily:

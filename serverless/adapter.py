@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from core.deadline import Cancellation, parse_timeout_ms
-from core.errors import BatchTooLarge, InternalError, InvalidJson, ServiceError
+from core.errors import BatchTooLarge, InternalError, InvalidJson, ServiceError, ValidationFailed
 from core.service import Service, Status
 from core.wire.requests import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT, new_request_id, request_id_of
 from core.wire.responses import Body, error_body
@@ -85,7 +85,7 @@ class JobHandler:
     async def _answer(self, members: object, request_id: str) -> Body:
         if not isinstance(members, Mapping):
             raise InvalidJson("the job's input is not an object")
-        path = _path_of(members)
+        path, is_old_style = _path_of(members)
         if path == HEALTH:
             return self._service.health()
         cancellation = Cancellation()
@@ -93,11 +93,12 @@ class JobHandler:
         with self._service.admitted() as api:
             call = api.prepare(path, members, request_id=request_id, deadline=deadline)
             try:
-                return await self._on_thread(lambda: self._checked(call.run()))
+                body = await self._on_thread(lambda: self._checked(call.run()))
             except asyncio.CancelledError:
                 # The platform stopped the job: what it has not begun is not begun any more.
                 cancellation.cancel()
                 raise
+        return _with_old_members(body) if is_old_style else body
 
     def _beat(self) -> None:
         """Tell the watchdog that the loop is not stuck, again and again while jobs run."""
@@ -121,11 +122,23 @@ class JobHandler:
         return plain
 
 
-def _path_of(members: Mapping[str, Any]) -> str:
+def _path_of(members: Mapping[str, Any]) -> tuple[str, bool]:
+    """The path of the operation, and whether the job is an old-style one: it names none, and the path is inferred.
+
+    Raises `ValidationFailed`.
+    """
     path = members.get("path")
     if isinstance(path, str):
-        return path
-    return next((path for member, path in _PATH_OF_MEMBER.items() if member in members), "")
+        return path, False
+    for member, inferred in _PATH_OF_MEMBER.items():
+        if member in members:
+            return inferred, True
+    raise ValidationFailed(f"the job's input has neither path nor any of {', '.join(_PATH_OF_MEMBER)}")
+
+
+def _with_old_members(body: Body) -> Body:
+    """What old clients read beside the contract's members: the model's name under its old name."""
+    return body | {"model": body["model_name"]} if "model_name" in body else body
 
 
 def _log(job: Mapping[str, Any], request_id: str, error: ServiceError | None, started_s: float) -> None:

@@ -2,20 +2,20 @@
 
 from core.wire.requests import EMBED_IMAGE
 from serverless.settings import HandlerSettings
-from shared_auth import Authenticator, BadSignature
+from shared_auth import Authenticator, BadSignature, Signature
 
 
 class LegacyAuthenticator(Authenticator):
     """Accepts for single images also what old clients sign: `image_url|ts`."""
 
-    def verify(self, path: str, payload_id: str, auth: object) -> None:
+    def verify(self, path: str, payload_id: str, auth: object) -> Signature:
         """See `Authenticator.verify`."""
         try:
-            super().verify(path, payload_id, auth)
+            return super().verify(path, payload_id, auth)
         except BadSignature:
             if path != EMBED_IMAGE:
                 raise
-            self.verify_legacy(payload_id, auth)
+            return self.verify_legacy(payload_id, auth)
 
 
 def build_authenticator(settings: HandlerSettings) -> Authenticator | None:
@@ -24,4 +24,4 @@ def build_authenticator(settings: HandlerSettings) -> Authenticator | None:
     if not secrets:
         return None
     kind = LegacyAuthenticator if settings.accept_legacy_signatures else Authenticator
-    return kind(secrets, window_s=settings.serverless_auth_time_window_seconds)
+    return kind(secrets, window_s=settings.job_window_s)

@@ -6,6 +6,7 @@ import sys
 
 from core.build import build_service
 from core.errors import StartError
+from core.old_names import warn_of_old_names
 from core.process.garbage import kept_from_collector
 from core.process.logs import logging_config
 from core.service import Service
@@ -27,6 +28,7 @@ def main() -> None:
     try:
         settings = load_handler_settings(os.environ)
         logging.config.dictConfig(logging_config(settings.log_level))
+        warn_of_old_names(os.environ)
         service = build_service(settings, build_authenticator(settings))
         # Before the SDK's loop: a worker that takes jobs can answer them.
         with kept_from_collector():

@@ -12,6 +12,14 @@ class HandlerSettings(ServiceSettings):
     serverless_concurrency: Positive = 16
     accept_legacy_signatures: bool = False
 
+    @property
+    def job_window_s(self) -> int:
+        """How old, or how far in the future, a job's signature may be: who has set the common window alone means it."""
+        own, common = "serverless_auth_time_window_seconds", "auth_time_window_seconds"
+        if own not in self.model_fields_set and common in self.model_fields_set:
+            return self.auth_time_window_seconds
+        return self.serverless_auth_time_window_seconds
+
 
 def load_handler_settings(environ: Mapping[str, str]) -> HandlerSettings:
     """Read the handler's settings from `environ`. Raises `StartError`, see `read_settings`."""

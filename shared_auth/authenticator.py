@@ -49,19 +49,21 @@ class Authenticator:
         ts = int(self._clock())
         return Signature(ts, _mac(self._keys[0], canonical_message(path, payload_id, ts)))
 
-    def verify(self, path: str, payload_id: str, auth: object) -> None:
-        """Return if `auth` is a recent signature of this payload for this path, else raise an `AuthError`.
+    def verify(self, path: str, payload_id: str, auth: object) -> Signature:
+        """Return `auth` as a recent signature of this payload for this path, else raise an `AuthError`.
 
         `auth` is whatever the caller sent. Its shape is checked first, then the MAC against every secret in
         constant time, then the window: a wrong signature never learns anything about the clock.
         """
         signature = parse_auth(auth)
         self._check(signature, canonical_message(path, payload_id, signature.ts))
+        return signature
 
-    def verify_legacy(self, image_url: str, auth: object) -> None:
+    def verify_legacy(self, image_url: str, auth: object) -> Signature:
         """Like `verify`, for the old serverless form that signs `image_url|ts`."""
         signature = parse_auth(auth)
         self._check(signature, legacy_message(image_url, signature.ts))
+        return signature
 
     def _check(self, signature: Signature, message: bytes) -> None:
         sent = signature.sig.encode()

@@ -11,7 +11,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 _ROOT = Path(__file__).resolve().parent.parent
-_PASSED_ON = ("BASE_IMAGE", "TORCH", "TORCH_CPU_INDEX", "MODEL", "MODEL_REVISION", "MODEL_FINGERPRINT")
+_PASSED_ON = (
+    "BASE_IMAGE",
+    "TORCH",
+    "TORCH_CPU_INDEX",
+    "TORCH_CU126_INDEX",
+    "MODEL",
+    "MODEL_REVISION",
+    "MODEL_FINGERPRINT",
+)
 
 
 def commands(environ: Mapping[str, str], version: str, commit: str) -> list[list[str]]:

@@ -1,22 +1,17 @@
 """Any number of images through batches: bounded concurrency, results in order, one per item.
 
-A batch that fails as a whole fails for its own items only. Items whose own error can pass (their download timed
-out) are sent again by themselves, as often and for as long as the retry policy allows a call.
+A batch that fails as a whole fails for its own items only; what is sent again, or elsewhere, is decided below.
 """
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 
-from worker.errors import BackendOff, ClipClientError, ConfigurationError, RetryableError, ValidationFailed
+from worker.errors import ClipClientError, ValidationFailed
 from worker.operations import EmbedImageBatch
-from worker.retry import RetryPolicy
-from worker.values import Embedding, ImageItem
+from worker.outcomes import Outcome
+from worker.values import ImageItem
 
-logger = logging.getLogger(__name__)
-
-Outcome = Embedding | ClipClientError
 Progress = Callable[[int, int], object]
 Send = Callable[[EmbedImageBatch], list[Outcome]]
 
@@ -31,12 +26,11 @@ class _Place:
 
 @dataclass(frozen=True, slots=True)
 class BatchRunner:
-    """`send` answers one batch or raises a `ClipClientError`, its own retries done."""
+    """`send` returns one outcome per item of a batch, its retries done."""
 
     send: Send
     batch_size: int
     concurrency: int
-    policy: RetryPolicy
 
     def run(self, items: Sequence[ImageItem], on_progress: Progress | None) -> list[Outcome]:
         """Return one outcome per item, in order. `on_progress(done, total)` is called in this thread."""
@@ -63,26 +57,8 @@ class BatchRunner:
             pool.shutdown(cancel_futures=True)
 
     def _run_batch(self, places: Sequence[_Place]) -> dict[int, Outcome]:
-        clock = self.policy.clock
-        until_s = clock.monotonic() + self.policy.total_s
-        outcomes: dict[int, Outcome] = {}
-        pending = list(places)
-        for attempt in range(1, self.policy.attempts + 1):
-            try:
-                results = self.send(EmbedImageBatch([place.item for place in pending]))
-            except (BackendOff, ConfigurationError):
-                # Nothing was wrong with the items, and no item will ever do better: that is the caller's to know.
-                raise
-            except ClipClientError as error:
-                return outcomes | {place.position: error for place in pending}
-            outcomes |= {place.position: result for place, result in zip(pending, results, strict=True)}
-            pending = [place for place in pending if isinstance(outcomes[place.position], RetryableError)]
-            pause_s = self.policy.pause_s(attempt, None)
-            if not pending or attempt == self.policy.attempts or clock.monotonic() + pause_s >= until_s:
-                break
-            logger.debug("items are sent again", extra={"items": len(pending), "attempt": attempt})
-            clock.sleep(pause_s)
-        return outcomes
+        results = self.send(EmbedImageBatch([place.item for place in places]))
+        return {place.position: result for place, result in zip(places, results, strict=True)}
 
 
 def _refusal(item: ImageItem) -> ClipClientError | None:

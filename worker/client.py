@@ -9,11 +9,12 @@ from worker.batches import BatchRunner
 from worker.breaker import Breaker
 from worker.clock import Clock
 from worker.errors import ClipClientError, ConfigurationError
+from worker.fingerprints import Dimensions
 from worker.lane import Lane
-from worker.operations import EmbedImage, EmbedText, signer
+from worker.operations import EmbedImage, EmbedText, Operation, Sign, signer
 from worker.retry import RetryPolicy
 from worker.router import Router
-from worker.settings import WorkerSettings
+from worker.settings import BackendName, WorkerSettings
 from worker.values import Embedding, Health, ImageItem, TextItem, new_request_id
 
 
@@ -29,7 +30,7 @@ class ClipClient:
         """Return the float32 (dim,) vector of the image at `url`. Raises a `ClipClientError`."""
         item = ImageItem(url, request_id or new_request_id(), normalize)
         item.check()
-        return self._router.call(EmbedImage(item))
+        return self._single(EmbedImage(item))
 
     def embed_images(
         self, items: Iterable[str | ImageItem], *, on_progress: Callable[[int, int], object] | None = None
@@ -37,8 +38,9 @@ class ClipClient:
         """Return one result per item, in order: its embedding, or the error of that item in its place.
 
         Any number of items, as URLs or `ImageItem`s. They travel in batches, several at once. An item's retryable
-        error (its download timed out) has been retried when it is returned. `on_progress(done, total)` is called
-        in this thread after each batch. Raises only `BackendOff` and `ConfigurationError`.
+        error (its download timed out) has been retried when it is returned, and one that the backend is at fault for
+        has been sent to the fallback, as a single image's is. `on_progress(done, total)` is called in this thread
+        after each batch. Raises only `BackendOff` and `ConfigurationError`.
         """
         images = [ImageItem(item) if isinstance(item, str) else item for item in items]
         return self._batches.run(images, on_progress)
@@ -47,7 +49,13 @@ class ClipClient:
         """Return the float32 (dim,) vector of `text`; a longer one is cut and says so. Raises a `ClipClientError`."""
         item = TextItem(text, request_id or new_request_id(), normalize)
         item.check()
-        return self._router.call(EmbedText(item))
+        return self._single(EmbedText(item))
+
+    def _single(self, operation: Operation) -> Embedding:
+        [outcome] = self._router.call(operation)
+        if isinstance(outcome, ClipClientError):
+            raise outcome
+        return outcome
 
     def health(self) -> Health:
         """Ask the chosen backend, once. One that loads or drains answers too. Raises a `ClipClientError`."""
@@ -84,21 +92,25 @@ def create_clip_client(settings: WorkerSettings, *, clock: Clock | None = None) 
 def assemble_client(backends: list[Backend], settings: WorkerSettings, clock: Clock) -> ClipClient:
     """Return a client over one backend, or over a primary and a fallback."""
     policy = RetryPolicy(settings.clip_retry_attempts, settings.clip_total_timeout_s, clock)
-    lanes = [_lane(backend, policy, settings) for backend in backends]
+    sign, dimensions = signer(settings, clock), Dimensions()
+    lanes = [_lane(backend, settings, policy, sign, dimensions) for backend in backends]
+    fallback = lanes[1] if len(lanes) > 1 else None
     router = Router(
         lanes[0],
-        lanes[1] if len(lanes) > 1 else None,
+        fallback,
+        policy=policy,
+        reserve_s=settings.reserve_s(BackendName(fallback.name)) if fallback else 0.0,
         expected_fingerprint=settings.clip_expected_fingerprint,
         allow_mismatch=settings.clip_allow_fingerprint_mismatch,
     )
-    batches = BatchRunner(router.call, settings.clip_batch_size, settings.clip_concurrent_batches, policy)
+    batches = BatchRunner(router.call, settings.clip_batch_size, settings.clip_concurrent_batches)
     return ClipClient(router, lanes, batches)
 
 
-def _lane(backend: Backend, policy: RetryPolicy, settings: WorkerSettings) -> Lane:
+def _lane(backend: Backend, settings: WorkerSettings, policy: RetryPolicy, sign: Sign, dimensions: Dimensions) -> Lane:
     breaker = Breaker(
         max_failures=settings.clip_breaker_failures,
         cool_down_s=settings.clip_breaker_cool_down_s,
         monotonic=policy.clock.monotonic,
     )
-    return Lane(backend, breaker, policy, signer(settings, policy.clock))
+    return Lane(backend, breaker, policy, sign, dimensions)

@@ -1,7 +1,8 @@
 """Every error the client raises: one tree, and the table from the service's codes to its classes.
 
 Two branches answer the only question most callers have: `RetryableError` (the same call can succeed later) or
-`PermanentError`. A message never holds a secret, an API key, a signature or the query of a URL.
+`PermanentError`. A message never holds a secret, an API key, a signature or the query of a URL, and nothing that is
+not printable, whatever a server said.
 """
 
 from collections.abc import Mapping
@@ -112,7 +113,10 @@ class InvalidImage(PermanentError):
 
 
 class UnavailableError(RetryableError):
-    """The backend could not serve a request that may be fine: retried, counted by the breaker, then sent elsewhere."""
+    """The backend could not serve a request that may be fine: retried, counted by the breaker, then sent elsewhere.
+
+    The same for a call and for an item of a batch; `worker/outcomes.py` says how.
+    """
 
     code = "UNAVAILABLE"
     unavailable = True
@@ -193,7 +197,7 @@ class JobCancelled(PermanentError):
 
 
 class WrongResponse(PermanentError):
-    """JSON that is not the contract's: missing members, wrong length, numbers that are not finite."""
+    """JSON that is not the contract's: missing members, wrong length, a vector that cannot be what was asked for."""
 
     code = "WRONG_RESPONSE"
 
@@ -245,17 +249,40 @@ _OF_SERVICE: tuple[type[ClipClientError], ...] = (
 _BY_CODE: Mapping[str, type[ClipClientError]] = {error.code: error for error in _OF_SERVICE}
 
 
+# The service's own are far shorter; whatever else a server says must not fill a log.
+MAX_CODE_CHARACTERS = 64
+MAX_MESSAGE_CHARACTERS = 1000
+MAX_ID_CHARACTERS = 128
+
+
+def printable(text: str, max_characters: int) -> str:
+    """Return a stranger's text so that it is safe in a log or a terminal, with at most so many characters.
+
+    What is not printable (line breaks, escape sequences, marks that turn the direction of writing) is written out as
+    Python would, and what is too long ends in an ellipsis.
+    """
+    # Cut first too: megabytes are not worth writing out.
+    shown = "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in text[: max_characters + 1]
+    )
+    return shown if len(shown) <= max_characters else shown[: max_characters - 1] + "\N{HORIZONTAL ELLIPSIS}"
+
+
 def error_from_wire(error: object, *, retry_after_s: float | None = None) -> ClipClientError | None:
-    """Return the typed error of a wire error object, or None if it is not one (`code` and `message` are required)."""
+    """Return the typed error of a wire error object, or None if it is not one (`code` and `message` are required).
+
+    Its texts are made printable here, where they enter: callers log them.
+    """
     if not isinstance(error, Mapping):
         return None
     code, message, request_id = error.get("code"), error.get("message"), error.get("request_id")
     if not isinstance(code, str) or not isinstance(message, str):
         return None
     return _class_of(error, code)(
-        message,
-        code=code,
-        request_id=request_id if isinstance(request_id, str) else None,
+        printable(message, MAX_MESSAGE_CHARACTERS),
+        code=printable(code, MAX_CODE_CHARACTERS),
+        request_id=printable(request_id, MAX_ID_CHARACTERS) if isinstance(request_id, str) else None,
         retry_after_s=retry_after_s,
     )
 

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from worker.errors import ConfigurationError
+from worker.old_names import warn_of_old_names
 
 logger = logging.getLogger(__name__)
 
@@ -17,6 +18,8 @@ Positive = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 _LOOPBACK_HOSTS = {"127.0.0.1", "localhost", "::1"}
+# However long an attempt at the fallback may take, the primary keeps a third of a call's seconds.
+_MOST_RESERVED = 2 / 3
 _ENDPOINT_ID = re.compile(r"[A-Za-z0-9_-]+|\.")
 _OLD_SERVERLESS_NAME = "runpod"
 _BACKEND_VARIABLES = ("clip_inference_backend", "clip_fallback_backend")
@@ -53,7 +56,8 @@ class WorkerSettings(BaseModel):
     runpod_timeout_s: Seconds = 120.0
 
     clip_connect_timeout_s: Seconds = 5.0
-    # Attempts of one call at one backend, and the seconds that all of them and their pauses may take together.
+    # Attempts of one call, or of an item of a batch, at one backend; and the seconds that all attempts of a call at
+    # both backends, with the pauses between them, may take together.
     clip_retry_attempts: Positive = 4
     clip_total_timeout_s: Seconds = 180.0
 
@@ -107,6 +111,7 @@ class WorkerSettings(BaseModel):
     def from_environ(cls, environ: Mapping[str, str]) -> Self:
         """Read the settings; a variable that is set to nothing counts as not set. Raises `ConfigurationError`."""
         given: dict[str, Any] = {name.lower(): value for name, value in environ.items() if value != ""}
+        warn_of_old_names(given)
         given["local_environ"] = dict(environ) if _wants_local(given) else {}
         try:
             return cls.model_validate(given)
@@ -117,6 +122,14 @@ class WorkerSettings(BaseModel):
         """The chosen backend, then the fallback if there is one; `off` is none."""
         fallback = self.clip_fallback_backend
         return [self.clip_inference_backend, *([fallback] if fallback not in (None, BackendName.OFF) else [])]
+
+    def reserve_s(self, fallback: BackendName) -> float:
+        """Return the seconds of a call that the primary leaves to the fallback: those of one whole attempt there.
+
+        A primary that hangs would use up all of them, and the fallback would never be asked.
+        """
+        attempt_s = {BackendName.POD: self.clip_pod_timeout_s, BackendName.SERVERLESS: self.runpod_timeout_s}
+        return min(attempt_s.get(fallback, self.clip_total_timeout_s), self.clip_total_timeout_s * _MOST_RESERVED)
 
     def secret(self) -> str | None:
         """What requests are signed with."""

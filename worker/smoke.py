@@ -1,10 +1,11 @@
 """`make smoke`: checks a running or deployed target through the client, and prints what was checked.
 
 The target is what the worker's settings name. Only here do settings have local defaults: the addresses of
-`make run` and `make run-serverless`, and the secret that those share in `.env`.
+`make run` and `make run-serverless`, and how requests to them are signed, which they note for this command.
 """
 
 import argparse
+import json
 import logging
 import os
 import sys
@@ -13,9 +14,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
-from pydantic import SecretStr
+from pydantic import SecretStr, TypeAdapter, ValidationError
 
 from worker.client import ClipClient, create_clip_client
 from worker.commands.table import format_table
@@ -26,6 +28,7 @@ from worker.values import Embedding, ImageItem, Vector
 
 _ENV_FILE = Path(__file__).resolve().parent.parent / ".env"
 _SECRET = "EMBEDDING_HMAC_SECRET"  # noqa: S105 - the variable's name
+_INSECURE = "ALLOW_INSECURE_AUTH"
 _BACKENDS = {"pod": BackendName.POD, "serverless": BackendName.SERVERLESS}
 
 _NORM_TOLERANCE = 1e-4
@@ -68,7 +71,8 @@ def main(arguments: Sequence[str], environ: Mapping[str, str], *, env_file: Path
 def with_local_defaults(environ: Mapping[str, str], target: str, env_file: Path) -> dict[str, str]:
     """Return `environ` with the target's backend chosen and, where nothing is set, the local target's address.
 
-    The secret is taken from `env_file` if it is not set. No fallback: the check is of this target.
+    Where nothing says how to sign, it is taken from what the run there has noted, else the secret from `env_file`.
+    No fallback: the check is of this target.
     """
     given = {name: value for name, value in environ.items() if value != ""}
     chosen = given | {"CLIP_INFERENCE_BACKEND": _BACKENDS[target].value, "CLIP_FALLBACK_BACKEND": ""}
@@ -77,15 +81,42 @@ def with_local_defaults(environ: Mapping[str, str], target: str, env_file: Path)
     elif given.get("RUNPOD_CLIP_ENDPOINT_ID", ".") == ".":
         chosen["RUNPOD_CLIP_ENDPOINT_ID"] = "."
         chosen.setdefault("RUNPOD_BASE_URL", f"http://127.0.0.1:{given.get('SERVERLESS_PORT', '8001')}")
-    if _SECRET not in chosen and env_file.exists():
-        chosen |= {name: value for name, value in _assignments(env_file) if name == _SECRET and value}
+    if _SECRET not in chosen and not _is_on(chosen.get(_INSECURE, "")):
+        address = chosen.get("CLIP_POD_BASE_URL" if target == "pod" else "RUNPOD_BASE_URL", "")
+        chosen |= _noted(address, env_file) or _shared(env_file)
     return chosen
 
 
-def _assignments(env_file: Path) -> Iterator[tuple[str, str]]:
-    for line in env_file.read_text().splitlines():
-        name, _, value = line.partition("=")
-        yield name.strip(), value.strip()
+def _is_on(flag: str) -> bool:
+    """As the settings read it; what they refuse they refuse later, by its name."""
+    try:
+        return TypeAdapter(bool).validate_python(flag)
+    except ValidationError:
+        return False
+
+
+def _noted(address: str, env_file: Path) -> dict[str, str]:
+    """How the `make run` that is at `address` now is signed (`tools.run_local` writes it); empty if there is none."""
+    port = urlsplit(address).netloc.rpartition(":")[2]
+    note = env_file.parent / ".cache" / "run" / f"{port}.json"
+    if not is_loopback(address) or not note.exists():
+        return {}
+    run = json.loads(note.read_text())
+    try:
+        os.kill(run["pid"], 0)  # only asks whether it lives
+    except OSError:
+        return {}
+    signing: dict[str, str] = run["environ"]
+    return signing
+
+
+def _shared(env_file: Path) -> dict[str, str]:
+    """The secret that all runs share that were given none."""
+    if not env_file.exists():
+        return {}
+    assignments = (line.partition("=") for line in env_file.read_text().splitlines())
+    secrets = [value.strip() for name, _, value in assignments if name.strip() == _SECRET and value.strip()]
+    return {_SECRET: secrets[-1]} if secrets else {}
 
 
 @contextmanager
@@ -154,7 +185,8 @@ def _same_twice(target: Target) -> str:
 
 
 def _batch(target: Target) -> str:
-    items = [ImageItem(target.image_url), ImageItem(target.image_url, normalize=False)]
+    # A fragment is not sent to the image's server. Without it both had one signature, which a batch may hold once.
+    items = [ImageItem(target.image_url), ImageItem(f"{target.image_url}#again", normalize=False)]
     results = target.client.embed_images(items)
     embeddings = [_embedding(result) for result in results]
     single = target.client.embed_image(target.image_url).vector
@@ -170,7 +202,9 @@ def _text(target: Target) -> str:
 
 def _wrong_signature(target: Target) -> str:
     if target.client.health().insecure_auth:
-        raise SmokeFailure("the target takes requests without signatures (ALLOW_INSECURE_AUTH)")
+        if _expects_open(target.settings):
+            return f"not asked: {_INSECURE} is set here and there"
+        raise SmokeFailure(f"the target takes requests without signatures ({_INSECURE})")
     forged = target.settings.model_copy(update={"embedding_hmac_secret": SecretStr("not the secret of anybody")})
     with create_clip_client(forged) as client:
         try:
@@ -178,6 +212,11 @@ def _wrong_signature(target: Target) -> str:
         except AuthFailed as error:
             return f"refused with {error.code}"
     raise SmokeFailure("a request with a wrong signature was answered")
+
+
+def _expects_open(settings: WorkerSettings) -> bool:
+    """On this machine only: elsewhere a target without signatures is a fault, whoever knows of it."""
+    return settings.secret() is None and settings.allow_insecure_auth and is_loopback(_target_url(settings))
 
 
 CHECKS: Mapping[str, Check] = {

@@ -52,12 +52,16 @@ class TextItem:
         check_request_id(self.request_id)
 
 
+Item = ImageItem | TextItem
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Embedding:
     """A float32 (dim,) vector, and where it comes from.
 
-    `timings` are the service's milliseconds; `truncated` says that a text was longer than the model reads;
-    `backend` is the name of the backend that answered.
+    `timings` are the service's milliseconds, of the steps that it took for this answer; `truncated` says that a text
+    was longer than the model reads; `backend` is the name of the backend that answered; `model_name` is None if it did
+    not say.
     """
 
     vector: Vector
@@ -67,6 +71,7 @@ class Embedding:
     timings: Mapping[str, float]
     truncated: bool
     backend: str
+    model_name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

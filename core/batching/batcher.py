@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 
 from core.batching.device import Device
 from core.batching.items import Modality
@@ -15,21 +16,27 @@ logger = logging.getLogger(__name__)
 
 
 class Batcher:
-    """Owns one thread per device, which alone touches the model there."""
+    """Owns one thread per device, which alone touches the model there.
+
+    It is made when every device is prepared: no pass runs while another device is. Raises what preparing raises.
+    """
 
     def __init__(
         self, scheduler: Scheduler, devices: Sequence[Device], *, clock: Callable[[], float] = time.monotonic
     ) -> None:
+        prepared = [(device, Future[None]()) for device in devices]
         self._scheduler = scheduler
         self._clock = clock
         self._devices = devices
         self._broken = False
         self._threads = [
-            threading.Thread(target=self._serve, args=(device,), name=f"device-{device.name}", daemon=True)
-            for device in devices
+            threading.Thread(target=self._serve, args=pair, name=f"device-{pair[0].name}", daemon=True)
+            for pair in prepared
         ]
         for thread in self._threads:
             thread.start()
+        for _, outcome in prepared:
+            self._wait_for(outcome)
 
     @property
     def healthy(self) -> bool:
@@ -61,8 +68,20 @@ class Batcher:
             if not self._broken:
                 thread.join()
 
-    def _serve(self, device: Device) -> None:
-        device.prepare_thread()
+    def _wait_for(self, prepared: Future[None]) -> None:
+        try:
+            prepared.result()
+        except Exception:
+            self.fail()
+            raise
+
+    def _serve(self, device: Device, prepared: Future[None]) -> None:
+        try:
+            device.prepare_thread()
+        except Exception as error:
+            prepared.set_exception(error)
+            return
+        prepared.set_result(None)
         while (taken := self._scheduler.next_pass(device)) is not None:
             began_s = self._clock()
             try:

@@ -5,15 +5,20 @@ import importlib.util
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from core.clip.artifact import ModelDirectory
-from core.clip.cuda import usable_devices
+from core.clip.cuda import usable_devices, why_no_device
 from core.clip.engine import Engine
 from core.clip.graph_files import GraphFiles
 from core.clip.weights import Weights
 from core.errors import StartError
 from core.process import cpu
 from core.settings import ServiceSettings
+
+if TYPE_CHECKING:
+    from core.clip.cuda_graphs import Captures
+    from core.clip.towers import Towers
 
 logger = logging.getLogger(__name__)
 
@@ -69,8 +74,13 @@ def choose_engine(setting: str, devices: list[str]) -> str:
     return setting
 
 
-def choose_devices(setting: str, count_cuda: Callable[[], int] = usable_devices) -> list[str]:
-    """Turn CLIP_DEVICE into device names: `auto` is every CUDA device, else the CPU. Raises `StartError`."""
+def choose_devices(
+    setting: str, count_cuda: Callable[[], int] = usable_devices, why_none: Callable[[], str] = why_no_device
+) -> list[str]:
+    """Turn CLIP_DEVICE into device names: `auto` is every CUDA device, else the CPU.
+
+    Raises `StartError` for a device that is not here; where CUDA was asked for and there is none, it says why.
+    """
     if setting == "cpu":
         return ["cpu"]
     count = count_cuda()
@@ -81,6 +91,8 @@ def choose_devices(setting: str, count_cuda: Callable[[], int] = usable_devices)
         return ["cuda"] if count == 1 else every
     if setting in every:
         return [setting]
+    if count == 0 and setting.partition(":")[0] == "cuda":
+        raise StartError(f"CLIP_DEVICE: {setting} is not here: {why_none()}")
     raise StartError(f"CLIP_DEVICE: {setting} is not here: expected auto, cpu, or one of {count} CUDA devices")
 
 
@@ -95,29 +107,41 @@ def choose_dtype(setting: str, device: str) -> str:
     return "bfloat16" if cpu.has_bfloat16() else "float32"
 
 
+def graphs_to_capture(settings: ServiceSettings, directory: ModelDirectory) -> "Captures | None":
+    """Return what CLIP_CUDA_GRAPHS asks for: graphs for every shape that the batcher makes, or none."""
+    from core.clip.cuda_graphs import Captures
+
+    if not settings.clip_cuda_graphs:
+        return None
+    return Captures(directory.size_px, directory.context_length, settings.max_device_batch)
+
+
 def _torch(
     settings: ServiceSettings, directory: ModelDirectory, weights: Weights, devices: Sequence[str]
 ) -> list[Engine]:
-    from core.clip.torch_engine import CudaEngine, TorchEngine
+    from core.clip.torch_engine import TorchEngine
     from core.clip.towers import Towers
 
-    towers, engines = Towers.of(directory, weights), list[Engine]()
+    towers = Towers.of(directory, weights)
+    if devices != ["cpu"]:
+        return _on_cuda(settings, directory, towers, devices)
+    dtype = choose_dtype(settings.clip_dtype, "cpu")
+    return [TorchEngine(towers.on("cpu", dtype), device="cpu", dtype=dtype)]
+
+
+def _on_cuda(
+    settings: ServiceSettings, directory: ModelDirectory, towers: "Towers", devices: Sequence[str]
+) -> list[Engine]:
+    from core.clip.torch_engine import CudaEngine, starting, without_cudnn_attention
+
+    without_cudnn_attention()
+    captures, engines = graphs_to_capture(settings, directory), list[Engine]()
     for device in devices:
         dtype = choose_dtype(settings.clip_dtype, device)
-        placed = towers.on(device, dtype)
-        if device == "cpu":
-            engines.append(TorchEngine(placed, device=device, dtype=dtype))
-            continue
-        for _ in range(_STREAMS_PER_GPU):
-            engines.append(
-                CudaEngine(
-                    placed,
-                    device=device,
-                    dtype=dtype,
-                    size_px=directory.size_px,
-                    max_batch=settings.max_device_batch,
-                )
-            )
+        with starting(device, "take the model"):
+            placed = towers.on(device, dtype)
+            for _ in range(_STREAMS_PER_GPU):
+                engines.append(CudaEngine(placed, device=device, dtype=dtype, captures=captures))
     return engines
 
 

@@ -14,6 +14,10 @@ class EngineBroken(Exception):
     """The device is lost: no later call can succeed in this process."""
 
 
+class OutOfDeviceMemory(Exception):
+    """The device had no memory for a batch: a smaller one may do."""
+
+
 class Engine(Protocol):
     """Runs both towers on one device. Not thread-safe: one of the batcher's threads owns it."""
 
@@ -34,7 +38,7 @@ class Engine(Protocol):
         """What it raises when a batch is too large for it; a smaller one may do."""
 
     def prepare_thread(self) -> None:
-        """Called once by the thread that will own the engine, before anything else."""
+        """Called once by the thread that will own the engine, before anything else. Raises `StartError`."""
 
     def encode_images(self, pixels: Pixels) -> Vectors:
         """Turn uint8 (n, 3, size, size) RGB into float32 (n, dim), not normalised."""

@@ -3,19 +3,17 @@
 import os
 from pathlib import Path
 
-_CGROUP_V2 = Path("/sys/fs/cgroup/cpu.max")
-_CGROUP_V1_QUOTA = Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us")
-_CGROUP_V1_PERIOD = Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us")
+_CGROUP = Path("/sys/fs/cgroup")
 _CPUINFO = Path("/proc/cpuinfo")
 
 # Without one of these, bfloat16 is emulated and tens of times slower than float32.
 _BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
 
 
-def available_cores() -> int:
+def available_cores(cgroup: Path = _CGROUP) -> int:
     """Cores this process may use: the scheduler's affinity, cut by the container's quota; at least 1."""
     affinity = len(os.sched_getaffinity(0))
-    quota = _quota_cores()
+    quota = _quota_cores(cgroup)
     return affinity if quota is None else max(1, min(affinity, int(quota)))
 
 
@@ -37,12 +35,13 @@ def has_bfloat16() -> bool:
     return bool(_BFLOAT16_FLAGS & set(flags.split()))
 
 
-def _quota_cores() -> float | None:
-    text = _read(_CGROUP_V2)
+def _quota_cores(cgroup: Path) -> float | None:
+    """Version 2 of control groups has one file, version 1 has two; no file, `max` and -1 are no quota."""
+    text = _read(cgroup / "cpu.max")
     if text is not None:
         quota, period = text.split()
         return None if quota == "max" else int(quota) / int(period)
-    quota_us, period_us = _read(_CGROUP_V1_QUOTA), _read(_CGROUP_V1_PERIOD)
+    quota_us, period_us = _read(cgroup / "cpu" / "cpu.cfs_quota_us"), _read(cgroup / "cpu" / "cpu.cfs_period_us")
     if quota_us is None or period_us is None or int(quota_us) <= 0:
         return None
     return int(quota_us) / int(period_us)

@@ -48,6 +48,12 @@ def embedding_body(request_id: str, embedding: Embedding, *, normalized: bool, e
     return body
 
 
+def text_body(request_id: str, embedding: Embedding, *, normalized: bool, encoding: EncodingFormat | None) -> Body:
+    """Like `embedding_body`. Clients of the system before read `download_ms` of every answer: for a text it is null."""
+    body = embedding_body(request_id, embedding, normalized=normalized, encoding=encoding)
+    return body | {"timings": {"download_ms": None, **embedding.timings}}
+
+
 def item_body(item: ImageItem, result: Embedding | ServiceError, default: EncodingFormat | None) -> Body:
     """One item of a batch: a success or an error in its place."""
     if isinstance(result, ServiceError):

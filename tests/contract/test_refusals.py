@@ -51,6 +51,28 @@ def test_one_bad_signature_refuses_the_whole_batch(target: Target, drawings: lis
     assert "AUTH_FAILED" == target.send(EMBED_IMAGE_BATCH, batch).code
 
 
+def test_signature_appears_once_in_a_batch(target: Target, drawings: list[Drawing]) -> None:
+    """What is signed once is embedded once: the message names the first item that repeats another's signature."""
+    urls = [drawing.url for drawing in drawings[:3]]
+    batch = signed_batch([*urls, urls[1]])
+    batch["items"][3]["auth"] = batch["items"][1]["auth"]
+
+    answer = target.send(EMBED_IMAGE_BATCH, batch)
+
+    assert ("VALIDATION_ERROR", False) == (answer.code, answer.body["error"]["retryable"])
+    assert answer.body["error"]["message"].startswith("items[3].auth: ")
+
+
+def test_same_image_signed_at_another_second_is_another_signature(target: Target, drawings: list[Drawing]) -> None:
+    """One URL may stand in a batch twice, each time with a signature of its own."""
+    earlier = signed_image(drawings[0].url, path=EMBED_IMAGE_BATCH, request_id="earlier", age_s=10)
+    batch = signed_batch([drawings[0].url])
+
+    answer = target.send(EMBED_IMAGE_BATCH, {"items": [*batch["items"], earlier]})
+
+    assert [512, 512] == [result["dim"] for result in answer.body["results"]]
+
+
 @pytest.mark.parametrize(
     ("path", "make", "code", "named"),
     [

@@ -30,6 +30,21 @@ def stage(role: str, name: str) -> list[str]:
     return rest[:end]
 
 
+def environment(role: str, torch: str) -> dict[str, str]:
+    """The environment that the image is given when it is built with this TORCH, stage by stage."""
+    variables: dict[str, str] = {}
+    name = "service"
+    while True:
+        [start] = [line for line in instructions(role) if line.startswith("FROM") and line.endswith(f" AS {name}")]
+        for line in stage(role, name):
+            if line.startswith("ENV "):
+                # What a stage sets wins over what it is built on.
+                variables = dict(re.findall(r"(\w+)=(\S+)", line)) | variables
+        name = start.split()[1].replace("${TORCH}", torch)
+        if name == "${BASE_IMAGE}":
+            return variables
+
+
 @pytest.mark.parametrize("role", ROLES)
 def test_image_runs_as_an_ordinary_user(role: str) -> None:
     """By number, so that an orchestrator can see that it is not root."""
@@ -55,7 +70,7 @@ def test_code_is_copied_after_everything_that_is_slow(role: str) -> None:
 
 def test_dependency_stages_are_the_same_in_both() -> None:
     """The same instructions give the same layers, which are stored and pulled once."""
-    for name in ("torch", "core", "bake"):
+    for name in ("torch", "core", "bake", "device-cuda", "device-cu126", "device-cpu"):
         assert stage("pod", name) == stage("serverless", name)
 
 
@@ -123,6 +138,82 @@ def test_docker_build_names_both_images() -> None:
     assert "--tag=me/clip-pod:1.2.3" in pod
     assert {"--build-arg=TORCH=cpu", "--build-arg=VERSION=1.2.3", "--build-arg=COMMIT=abc"} <= set(pod)
     assert "--file=Dockerfile.serverless" in serverless
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_docker_build_passes_on_what_a_dockerfile_takes(role: str) -> None:
+    """An argument that the Dockerfile reads and the command does not hand over would be set in vain."""
+    taken = {line.split()[1].partition("=")[0] for line in instructions(role) if line.startswith("ARG ")}
+    command, _ = commands(dict.fromkeys(taken, "x"), "1.2.3", "abc")
+    passed = {argument.split("=")[1] for argument in command if argument.startswith("--build-arg=")}
+
+    assert taken == passed
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize(
+    ("torch", "device"),
+    [
+        pytest.param("cuda", "cuda", id="cuda"),
+        pytest.param("cu126", "cuda", id="cu126"),
+        pytest.param("cpu", "auto", id="cpu"),
+    ],
+)
+def test_image_for_gpus_asks_for_one(role: str, torch: str, device: str) -> None:
+    """With `auto` a pod that has lost its GPU would serve from the host's CPU, and be well."""
+    assert device == environment(role, torch)["CLIP_DEVICE"]
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_every_torch_that_can_be_asked_for_has_a_device(role: str) -> None:
+    """What the first stage lets through, the last one is built on."""
+    [check] = [line for line in stage(role, "requirements") if line.startswith("RUN case")]
+    choices = {choice for arm in re.findall(r"([\w|]+)\) extras=", check) for choice in arm.split("|")}
+    devices = {line.split("AS device-")[1] for line in instructions(role) if "AS device-" in line}
+
+    assert {"cuda", "cu126", "cpu"} == choices == devices
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize(
+    ("torch", "built", "status"),
+    [
+        pytest.param("cuda", "'13.0'", 0, id="cuda"),
+        pytest.param("cuda", "None", 1, id="a CPU's for cuda"),
+        pytest.param("cu126", "'12.6'", 0, id="cu126"),
+        pytest.param("cu126", "'13.0'", 1, id="the default for cu126"),
+        pytest.param("cpu", "None", 0, id="cpu"),
+        pytest.param("cpu", "'13.0'", 0, id="without an index of CPU wheels"),
+    ],
+)
+def test_build_ends_when_the_index_gave_another_torch(
+    tmp_path: Path, role: str, torch: str, built: str, status: int
+) -> None:
+    """The stage's own shell, with what installs and removes left out: pip takes whatever satisfies the version."""
+    [run] = [line for line in stage(role, "torch") if line.startswith("RUN ")]
+    choice = run.removeprefix("RUN ").partition(" && if [")[0]
+    [check] = re.findall(r"if ! grep.*?fi", run)
+    (tmp_path / "version.py").write_text(f"cuda: Optional[str] = {built}\n")
+    script = f"{choice} && torch=. && {check}"
+    variables = {"TORCH": torch, "TORCH_CPU_INDEX": "", "TORCH_CU126_INDEX": "https://index.example/cu126"}
+
+    done = subprocess.run(["/bin/sh", "-c", script], cwd=tmp_path, env=variables, capture_output=True, check=False)
+
+    assert status == done.returncode
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_wheels_for_an_older_cuda_need_their_index(role: str) -> None:
+    """Without it pip would take the default build, which those hosts cannot run."""
+    [run] = [line for line in stage(role, "torch") if line.startswith("RUN ")]
+    choice = run.removeprefix("RUN ").partition(" && if [")[0]
+
+    done = subprocess.run(
+        ["/bin/sh", "-c", choice], env={"TORCH": "cu126"}, capture_output=True, text=True, check=False
+    )
+
+    assert 0 != done.returncode
+    assert "TORCH_CU126_INDEX" in done.stderr
 
 
 def test_hadolint_finds_nothing() -> None:

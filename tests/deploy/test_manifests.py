@@ -85,6 +85,49 @@ def test_compose_pod_is_confined_and_checked() -> None:
     assert ["CMD", "python", "/app/healthcheck.py"] == pod["healthcheck"]["test"]
 
 
+def cuda_of_the_image() -> str:
+    """The CUDA version, such as `13.0`, whose libraries an image for GPUs holds."""
+    [pin] = re.findall(r"^cuda-toolkit==(\d+\.\d+)\.", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    version: str = pin
+    return version
+
+
+def runpod_bodies() -> list[Any]:
+    paths = sorted((ROOT / "deploy" / "runpod").glob("*.json"))
+    return [pytest.param(json.loads(path.read_text()), id=path.stem) for path in paths]
+
+
+@pytest.mark.parametrize("body", runpod_bodies())
+def test_runpod_gives_hosts_whose_driver_knows_the_images_cuda(body: dict[str, Any]) -> None:
+    """On an older one the container would not start, and be paid for while it tries."""
+    assert cuda_of_the_image() == body["gpu"]["minCudaVersion"]
+
+
+@pytest.mark.parametrize("name", ["hub.json", "tests.json"])
+def test_hub_gives_hosts_whose_driver_knows_the_images_cuda(name: str) -> None:
+    """The hub's name for it is a list of all that will do."""
+    config = json.loads((ROOT / ".runpod" / name).read_text())["config"]
+
+    assert [cuda_of_the_image()] == config["allowedCudaVersions"]
+
+
+def test_command_in_the_guide_asks_for_the_images_cuda() -> None:
+    """The same pod, made with the command line tool."""
+    guide = (ROOT / "docs" / "deploy.md").read_text()
+
+    assert [cuda_of_the_image()] == re.findall(r"--min-cuda-version (\S+)", guide)
+
+
+def test_libraries_of_a_gpu_build_are_pinned() -> None:
+    """All of one CUDA release: two builds of one commit hold the same libraries."""
+    pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
+    cuda = {name: pin for name, pin in pins.items() if name.startswith(("cuda-", "nvidia-")) or name == "triton"}
+
+    assert {"cuda-bindings", "nvidia-cublas", "nvidia-cuda-runtime", "nvidia-cudnn-cu13", "triton"} < set(cuda)
+    for name in ("cuda-bindings", "nvidia-cuda-nvrtc", "nvidia-cuda-runtime", "nvidia-nvjitlink"):
+        assert cuda[name].startswith(f"{cuda_of_the_image()}.")
+
+
 def test_endpoint_scales_by_what_a_worker_takes() -> None:
     """One more worker for every worker's fill of jobs, no more and no less."""
     body = json.loads((ROOT / "deploy" / "runpod" / "serverless.json").read_text())

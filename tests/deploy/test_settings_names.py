@@ -39,6 +39,7 @@ OTHERS = {
     "IMAGE_PREFIX": "make docker-build",
     "BASE_IMAGE": "make docker-build",
     "TORCH_CPU_INDEX": "make docker-build",
+    "TORCH_CU126_INDEX": "make docker-build",
     "VERSION": "the Dockerfiles",
     "COMMIT": "the Dockerfiles",
     "API": "a shell variable of docs/deploy.md",

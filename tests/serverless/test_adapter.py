@@ -86,6 +86,46 @@ def test_path_is_named_or_inferred(job_input: dict[str, Any], path: str) -> None
     assert [path] == service.paths
 
 
+@pytest.mark.parametrize(
+    ("job_input", "expected"),
+    [
+        pytest.param({"image_url": "x"}, {"model_name": "clip", "model": "clip"}, id="old single image"),
+        pytest.param({"items": []}, {"model_name": "clip", "model": "clip"}, id="old batch"),
+        pytest.param({"text": "x"}, {"model_name": "clip", "model": "clip"}, id="old text"),
+        pytest.param({"path": EMBED_TEXT, "text": "x"}, {"model_name": "clip"}, id="job that names its path"),
+    ],
+)
+def test_old_style_job_answers_the_old_name_of_the_model(job_input: dict[str, Any], expected: dict[str, str]) -> None:
+    """Who names no path also reads `model`; everybody else gets the contract's members alone."""
+    assert expected == handle(ScriptedService(lambda: {"model_name": "clip"}), job_input)
+
+
+def test_old_style_job_that_fails_has_no_model() -> None:
+    """A failure is an error and nothing else."""
+
+    def fail() -> None:
+        raise DownloadError("gone", retryable=True)
+
+    assert {"error"} == handle(ScriptedService(fail), {"image_url": "x"}).keys()
+
+
+@pytest.mark.parametrize(
+    "job_input",
+    [
+        pytest.param({}, id="empty"),
+        pytest.param({"url": "x", "request_id": "a"}, id="none that is known"),
+        pytest.param({"path": None}, id="path of no type"),
+    ],
+)
+def test_job_without_a_known_field_is_told_which_there_are(job_input: dict[str, Any]) -> None:
+    """The message names what decides the operation; nothing was looked up."""
+    service = ScriptedService()
+    error = error_of(handle(service, job_input))
+
+    assert ("VALIDATION_ERROR", False, []) == (error["code"], error["retryable"], service.paths)
+    assert [] == [name for name in ("path", "items", "text", "image_url") if name not in error["message"]]
+
+
 def test_output_is_plain_json_values() -> None:
     """numpy does not reach the SDK, which could not send it."""
     output = handle(ScriptedService(lambda: {"embedding": np.ones(2, dtype=np.float32)}), {"text": "x"})

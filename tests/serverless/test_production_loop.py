@@ -76,12 +76,16 @@ def test_cancelled_job_leaves_the_others(plane: ControlPlane, handler: ServicePr
 
 
 def test_old_style_jobs(plane: ControlPlane, handler: ServiceProcess, images: ImageServer) -> None:
-    """A job without a path is told by what it holds."""
+    """A job without a path is told by what it holds, and answered with the old name of the model too."""
     url = images.add("/old-style.png", RED_CIRCLE)
 
-    assert "COMPLETED" == plane.run(signed_image(url))["status"]
-    assert "COMPLETED" == plane.run(signed_batch([url]))["status"]
-    assert "COMPLETED" == plane.run(signed_text("a red circle"))["status"]
+    outputs = [
+        plane.run(job)["output"] for job in (signed_image(url), signed_batch([url]), signed_text("a red circle"))
+    ]
+
+    assert ["tiny-shapes"] * 3 == [output["model"] for output in outputs]
+    assert ["tiny-shapes"] * 3 == [output["model_name"] for output in outputs]
+    assert "model" not in plane.run(text_job())["output"]
 
 
 def legacy_job(url: str) -> dict[str, Any]:
@@ -106,6 +110,13 @@ def test_signature_may_be_as_old_as_a_cold_start(plane: ControlPlane, handler: S
     """Jobs wait in a queue: ten minutes are accepted, twenty are not."""
     assert "COMPLETED" == plane.run(text_job(age_s=600))["status"]
     assert "AUTH_EXPIRED" == code_of(plane.run(text_job(age_s=1200)))
+
+
+def test_window_of_the_pod_bounds_jobs_where_it_is_set() -> None:
+    """Who shortens the window means the handler too; ten minutes are then too old."""
+    with own_handler(AUTH_TIME_WINDOW_SECONDS="60") as (plane, _):
+        assert "COMPLETED" == plane.run(text_job(age_s=30))["status"]
+        assert "AUTH_EXPIRED" == code_of(plane.run(text_job(age_s=600)))
 
 
 def test_health_job(plane: ControlPlane, handler: ServiceProcess) -> None:
@@ -169,9 +180,9 @@ def test_sigterm_answers_what_the_last_poll_brings() -> None:
 
 def test_large_batch_is_answered_whole(images: ImageServer) -> None:
     """A big but allowed batch passes; its answer is checked against the platform's limit before it is returned."""
-    url = images.add("/many.png", RED_CIRCLE)
+    urls = [f"{images.add('/many.png', RED_CIRCLE)}?{number}" for number in range(64)]
     with own_handler(MAX_BATCH_SIZE="64") as (plane, _):
-        output = plane.run({"path": EMBED_IMAGE_BATCH, **signed_batch([url] * 64)})["output"]
+        output = plane.run({"path": EMBED_IMAGE_BATCH, **signed_batch(urls)})["output"]
 
     assert 64 == len([result for result in output["results"] if "embedding" in result])
 

@@ -174,4 +174,6 @@ def test_what_is_signed_verifies(payload: str, secret: str) -> None:
         signer = authenticator(secret)
     except UnicodeEncodeError:
         return
-    signer.verify(PATH, payload, signer.sign(PATH, payload).as_dict())
+    signature = signer.sign(PATH, payload)
+
+    assert signature == signer.verify(PATH, payload, signature.as_dict())

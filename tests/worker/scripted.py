@@ -172,8 +172,10 @@ def error_reply(code: str, status: int, *, retryable: bool, **headers: str) -> R
 
 
 def vector_of(value: str) -> list[float]:
-    """Four numbers that tell one image or text from another."""
-    return [float(len(value)), *(float(ord(character)) for character in value[-3:].rjust(3))]
+    """Four numbers that tell one image or text from another, of norm 1 and exact in float32."""
+    numbers = np.asarray([len(value), *map(ord, value[-3:].rjust(3))], dtype=np.float64)
+    exact: list[float] = (numbers / np.linalg.norm(numbers)).astype(np.float32).tolist()
+    return exact
 
 
 def success(members: Body, *, fingerprint: str = FINGERPRINT) -> Body:
@@ -194,6 +196,12 @@ def _embedding(members: Body) -> Body:
     }
 
 
+def item_error(item: Body, code: str, *, retryable: bool = True) -> Body:
+    """The result of an item that failed in a batch."""
+    error = {"code": code, "message": "m", "request_id": item["request_id"], "retryable": retryable}
+    return {"request_id": item["request_id"], "error": error}
+
+
 def answer(seen: Seen) -> Reply:
     """What a healthy pod answers."""
     if seen.method == "GET":
@@ -203,7 +211,8 @@ def answer(seen: Seen) -> Reply:
 
 @dataclass(slots=True)
 class FakeBackend:
-    """A backend in memory. `fail` raises what the next calls meet; `calls` are the bodies that arrived."""
+    """A backend in memory. `error` is what the next calls meet; `calls` are the bodies that arrived, `timeouts_s` the
+    time that each was given."""
 
     name: str = "runpod_pod"
     fingerprint: str = FINGERPRINT
@@ -211,10 +220,12 @@ class FakeBackend:
     respond: Callable[[Body], Body] | None = None
     healthy: bool = True
     calls: list[Body] = field(default_factory=list)
+    timeouts_s: list[float] = field(default_factory=list)
     closed: bool = False
 
     def call(self, path: str, body: Mapping[str, Any], *, timeout_s: float) -> object:
         self.calls.append({"path": path, **body})
+        self.timeouts_s.append(timeout_s)
         if self.error is not None:
             raise self.error
         return self.respond(dict(body)) if self.respond else success(dict(body), fingerprint=self.fingerprint)

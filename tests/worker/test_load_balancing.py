@@ -18,7 +18,6 @@ from worker.settings import BackendName, load_settings
     ("url", "expected"),
     [
         pytest.param("https://abc.api.runpod.ai", True, id="load balancer"),
-        pytest.param("http://abc.api.runpod.ai", False, id="not encrypted"),
         pytest.param("https://abc-8000.proxy.runpod.net", False, id="pod's proxy"),
         pytest.param("https://api.runpod.ai.example.com", False, id="other host"),
         pytest.param("http://127.0.0.1:8000", False, id="this machine"),

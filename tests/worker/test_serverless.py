@@ -60,7 +60,9 @@ def test_completed_at_once() -> None:
 
     [seen] = script.seen
     assert ("POST", "/v2/abc123/runsync", f"Bearer {KEY}") == (seen.method, seen.path, seen.headers["Authorization"])
-    assert {"path", "text", "request_id", "normalize", "encoding_format", "auth"} == seen.body["input"].keys()
+    assert {"path", "text", "request_id", "normalize", "encoding_format", "auth", "timeout_ms"} == seen.body[
+        "input"
+    ].keys()
     assert ("/v1/embed/text", "base64") == (seen.body["input"]["path"], seen.body["input"]["encoding_format"])
     assert (vector_of("x"), "query-1", "runpod_serverless") == (
         embedding.vector.tolist(),
@@ -145,6 +147,19 @@ CONTRACT_ERROR: Body = {"code": "URL_NOT_ALLOWED", "message": "not allowed", "re
         pytest.param(job("PAUSED"), errors.WrongResponse, "status", id="unknown status"),
         pytest.param(json_reply([]), errors.WrongResponse, "job", id="not a job"),
         pytest.param(json_reply({"status": "IN_QUEUE", "id": "../x"}), errors.WrongResponse, "job", id="path as id"),
+        pytest.param(
+            json_reply({"status": "IN_QUEUE", "id": "\u0661"}), errors.WrongResponse, "job", id="another script's digit"
+        ),
+        pytest.param(
+            json_reply({"status": "IN_QUEUE", "id": "x" * 129}), errors.WrongResponse, "job", id="id too long"
+        ),
+        pytest.param(
+            json_reply({"status": "TIMED_OUT", "id": "\x1b[2J"}), errors.JobTimedOut, "\\x1b[2J", id="id with an escape"
+        ),
+        pytest.param(
+            json_reply({"status": "CANCELLED", "id": "\n"}), errors.JobCancelled, "\\n", id="id with a line break"
+        ),
+        pytest.param(json_reply({"status": "FAILED", "id": "x" * 999}), errors.JobFailed, "…", id="id without end"),
         pytest.param(json_reply({}, 401), errors.BackendMisconfigured, "RUNPOD_API_KEY", id="401"),
         pytest.param(json_reply({}, 404), errors.BackendMisconfigured, "RUNPOD_CLIP_ENDPOINT_ID", id="404"),
         pytest.param(json_reply({}, 429, Retry_After="3"), errors.RateLimited, "429", id="429"),
@@ -163,6 +178,7 @@ def test_mishap(reply: Answer, expected: type[ClipClientError], named: str) -> N
 
     assert expected is type(caught.value)
     assert named in caught.value.message
+    assert caught.value.message.isprintable()
     assert not any(hidden in str(caught.value) for hidden in (KEY, SECRET, "private"))
 
 

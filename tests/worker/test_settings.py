@@ -5,7 +5,8 @@ import logging
 import pytest
 
 from tests.worker.scripted import SECRET
-from worker import BackendName, BackendOff, ConfigurationError, create_clip_client, load_settings
+from worker import BackendName, BackendOff, ConfigurationError, WorkerSettings, create_clip_client, load_settings
+from worker.old_names import warn_of_old_names
 
 POD = {"CLIP_INFERENCE_BACKEND": "runpod_pod", "CLIP_POD_BASE_URL": "http://pod/", "EMBEDDING_HMAC_SECRET": SECRET}
 SERVERLESS = {
@@ -49,6 +50,19 @@ def test_defaults_of_the_contract() -> None:
         pytest.param(SERVERLESS | {"RUNPOD_API_KEY": ""}, "RUNPOD_API_KEY", id="no API key"),
         pytest.param(SERVERLESS | {"RUNPOD_CLIP_ENDPOINT_ID": "a/../b"}, "RUNPOD_CLIP_ENDPOINT_ID", id="path as id"),
         pytest.param(SERVERLESS | {"EMBEDDING_HMAC_SECRET": ""}, "EMBEDDING_HMAC_SECRET", id="serverless, no secret"),
+        pytest.param(
+            SERVERLESS | {"RUNPOD_BASE_URL": "http://api.runpod.ai/v2"}, "RUNPOD_BASE_URL", id="key unencrypted"
+        ),
+        pytest.param(
+            SERVERLESS | {"RUNPOD_BASE_URL": "http://localhost.example.com/v2"},
+            "RUNPOD_BASE_URL",
+            id="key unencrypted to a host that is called like this one",
+        ),
+        pytest.param(
+            POD | {"CLIP_POD_BASE_URL": "http://abc.api.runpod.ai", "RUNPOD_API_KEY": "rp-key"},
+            "CLIP_POD_BASE_URL",
+            id="key unencrypted to a load balancer",
+        ),
     ],
 )
 def test_wrong_settings_name_their_variable(environ: dict[str, str], variable: str) -> None:
@@ -60,6 +74,7 @@ def test_wrong_settings_name_their_variable(environ: dict[str, str], variable: s
     assert "\n" not in caught.value.message
     assert SECRET not in caught.value.message
     assert "u:p" not in caught.value.message
+    assert "rp-key" not in caught.value.message
 
 
 @pytest.mark.parametrize("variable", ["CLIP_INFERENCE_BACKEND", "CLIP_FALLBACK_BACKEND"])
@@ -70,6 +85,58 @@ def test_old_name_of_serverless(variable: str, caplog: pytest.LogCaptureFixture)
 
     assert BackendName.SERVERLESS in settings.backends()
     assert ["the backend name runpod is old, use runpod_serverless"] == [record.message for record in caplog.records]
+
+
+def test_names_of_the_old_system_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    """One line names all of them and what took their places; values, which may be secrets, and new names stay out."""
+    old = {
+        "CLIP_ENABLED": "true",
+        "CLIP_FRAME_STRATEGY": "middle",
+        "CLIP_RUNPOD_API_KEY": "private",
+        "CLIP_RUNPOD_ENDPOINT_ID": "private",
+        "CLIP_TEXT_EMBEDDING_URL": "private",
+        "CLIP_TIMEOUT_S": "",
+    }
+    with caplog.at_level(logging.WARNING, logger="worker"):
+        load_settings(POD | {"CLIP_MODEL": "openai/clip", "CLIP_BATCH_SIZE": "8"} | old)
+
+    [record] = caplog.records
+    assert [name for name in old if name != "CLIP_TIMEOUT_S"] == vars(record)["names"]
+    assert all(name in record.getMessage() for name in vars(record)["names"])
+    assert "CLIP_ENABLED (now CLIP_INFERENCE_BACKEND)" in record.getMessage()
+    assert "private" not in record.getMessage()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "CLIP_ENABLED",
+        "CLIP_NORMALIZE",
+        "CLIP_TIMEOUT_S",
+        "CLIP_MODEL_NAME",
+        "CLIP_PRETRAINED",
+        "CLIP_MODEL_VERSION",
+        "CLIP_MAX_IMAGE_SIZE",
+        "CLIP_FRAME_STRATEGY",
+        "CLIP_RUNPOD_TIMEOUT",
+        "CLIP_TEXT_EMBEDDING_ENABLED",
+    ],
+)
+def test_each_name_of_the_old_system(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    """It changes nothing, and it is warned of."""
+    with caplog.at_level(logging.WARNING, logger="worker"):
+        settings = load_settings(POD | {name: "1"})
+
+    assert load_settings(POD) == settings
+    assert [[name]] == [vars(record)["names"] for record in caplog.records]
+
+
+def test_own_names_are_not_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    """No name that the worker reads is one of the old system's."""
+    with caplog.at_level(logging.WARNING, logger="worker"):
+        warn_of_old_names(WorkerSettings.model_fields)
+
+    assert [] == caplog.records
 
 
 def test_fallback_off_is_none() -> None:
@@ -83,6 +150,12 @@ def test_secrets_are_not_shown() -> None:
 
     assert SECRET not in shown
     assert "rp-key" not in shown
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:8001", "localhost:8001", "[::1]:8001"])
+def test_key_may_stay_on_this_machine(host: str) -> None:
+    """Between two processes here nobody can read it."""
+    create_clip_client(load_settings(SERVERLESS | {"RUNPOD_BASE_URL": f"http://{host}"})).close()
 
 
 def test_loopback_needs_no_api_key() -> None:

@@ -82,6 +82,26 @@ def test_target_that_takes_any_signature(replies: Answer, cause: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param({"status": "\x1b[2Jok"}, id="status"),
+        pytest.param({"status": "ok", "model_name": "\x1b]0;owned\x07"}, id="model"),
+        pytest.param({"status": "ok", "device": "cuda\r\n"}, id="device"),
+        pytest.param({"status": "ok", "fingerprint": "\u202e"}, id="fingerprint"),
+    ],
+)
+def test_a_targets_words_do_no_harm(body: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    """What a target says of itself is printed on a terminal: anything that is not plain text is a failure."""
+    with scripted_server(json_reply(body)) as script:
+        status = main([], {"CLIP_POD_BASE_URL": script.base_url, "EMBEDDING_HMAC_SECRET": SECRET}, env_file=NO_FILE)
+
+    printed = capsys.readouterr()
+    assert 1 == status
+    assert all(line.isprintable() for line in (printed.out + printed.err).splitlines())
+    assert "failed at health: WRONG_RESPONSE" in printed.err
+
+
+@pytest.mark.parametrize(
     ("environ", "variable"),
     [
         pytest.param({}, "EMBEDDING_HMAC_SECRET", id="no secret"),

@@ -95,7 +95,7 @@ def _described(answer: bytes) -> str:
 
 def make_request(rng: random.Random) -> tuple[bytes, bool]:
     """The bytes of a spoiled request, and whether they are still HTTP."""
-    body = rng.choice((signed_text("00000001"), signed_image(_URL), signed_batch([_URL, _URL])))
+    body = rng.choice((signed_text("00000001"), signed_image(_URL), signed_batch([_URL, f"{_URL}2"])))
     spoiled = _spoiled(body, rng)
     data = (
         json.dumps(spoiled).encode("ascii") if rng.random() < 0.7 else mutated(json.dumps(body).encode(), b'"{[', rng)

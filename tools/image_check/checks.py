@@ -59,6 +59,17 @@ def refuses_to_start_without_a_secret(built: Built) -> str:
     return f"status {status}: {log.strip().splitlines()[-1][:90]}"
 
 
+def refuses_to_start_without_the_gpu_that_is_asked_for(built: Built) -> str:
+    """As an image for GPUs does, which sets this itself; a CPU image leaves the choice to the service."""
+    assert built.image.environment["CLIP_DEVICE"] == "auto", built.image.environment
+    settings = {"PORT": "0", "EMBEDDING_HMAC_SECRET": SECRET, "CLIP_DEVICE": "cuda"}
+    status, log = finished(built.image, built.root, settings)
+    [line] = [line for line in log.splitlines() if "cannot start" in line]
+    assert status != 0, "it started"
+    assert "CLIP_DEVICE: cuda is not here: torch " in line, log
+    return f"status {status}: {line[line.index('CLIP_DEVICE') :][:90]}"
+
+
 def root_is_read_only_and_tmp_is_not(built: Built) -> str:
     status, log = finished(built.image, built.root, {}, ["python", "-c", _WRITE])
     assert status == 0, log
@@ -129,6 +140,7 @@ def has_no_web_server(built: Built) -> str:
 
 COMMON: tuple[Check, ...] = (
     refuses_to_start_without_a_secret,
+    refuses_to_start_without_the_gpu_that_is_asked_for,
     root_is_read_only_and_tmp_is_not,
     holds_no_compiler_cache_or_test,
     labels_say_version_and_commit,

@@ -1,5 +1,6 @@
 """The life of a small HTTP server on a free port of loopback."""
 
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,3 +35,11 @@ def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[ThreadingHTTPServ
 def base_url(httpd: ThreadingHTTPServer) -> str:
     """Where it listens."""
     return f"http://127.0.0.1:{httpd.server_address[1]}"
+
+
+def free_port() -> int:
+    """A port that was free a moment ago, for what cannot be told to take any."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

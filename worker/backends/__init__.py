@@ -36,15 +36,15 @@ def _pod(settings: WorkerSettings, clock: Clock) -> Backend:
     _require_secret(settings)
     api_key = None
     if is_load_balancer(base_url):
+        _require_private(base_url, "CLIP_POD_BASE_URL")
         key = settings.runpod_api_key.get_secret_value() if settings.runpod_api_key else None
         api_key = _needed(key, "RUNPOD_API_KEY", BackendName.POD)
     return PodBackend(base_url, _channel(settings, clock), timeout_s=settings.clip_pod_timeout_s, api_key=api_key)
 
 
 def is_load_balancer(url: str) -> bool:
-    """Whether `url` is a load-balancing endpoint of RunPod, reached in a way that may carry its key."""
-    parts = urlsplit(url)
-    return parts.scheme == "https" and (parts.hostname or "").endswith(_LOAD_BALANCERS)
+    """Whether `url` is a load-balancing endpoint of RunPod, the only kind of pod that its key is sent to."""
+    return (urlsplit(url).hostname or "").endswith(_LOAD_BALANCERS)
 
 
 def _serverless(settings: WorkerSettings, clock: Clock) -> Backend:
@@ -52,6 +52,8 @@ def _serverless(settings: WorkerSettings, clock: Clock) -> Backend:
     api_key = settings.runpod_api_key.get_secret_value() if settings.runpod_api_key else None
     if not is_loopback(settings.runpod_base_url):
         _needed(api_key, "RUNPOD_API_KEY", BackendName.SERVERLESS)
+    if api_key is not None:
+        _require_private(settings.runpod_base_url, "RUNPOD_BASE_URL")
     _require_secret(settings)
     return ServerlessBackend(
         endpoint_url(settings.runpod_base_url, endpoint_id),
@@ -77,6 +79,13 @@ def _needed(value: str | None, variable: str, backend: BackendName) -> str:
     if not value:
         raise ConfigurationError(f"{variable} is not set: the backend {backend.value} needs it")
     return value
+
+
+def _require_private(url: str, variable: str) -> None:
+    """RUNPOD_API_KEY can create and delete everything: nobody on the way may read it. Since no redirect is followed
+    (see `worker/sessions.py`), it goes to this address or nowhere."""
+    if urlsplit(url).scheme != "https" and not is_loopback(url):
+        raise ConfigurationError(f"{variable} must begin with https: RUNPOD_API_KEY is not sent unencrypted")
 
 
 def _require_secret(settings: WorkerSettings) -> None:

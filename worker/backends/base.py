@@ -14,9 +14,20 @@ from worker.errors import (
     error_from_wire,
 )
 
+# An answer needs time for the way back: a server that worked until the caller's last moment would work for nobody.
+# A tenth of the time is kept for it, and no more than a whole batch takes on a slow line.
+_WAY_BACK_SHARE = 0.1
+_LONGEST_WAY_BACK_S = 1.0
+# What the service takes as a caller's time.
+_LEAST_MS, _MOST_MS = 1, 999_999_999
+
 
 class Backend(Protocol):
-    """Thread-safe. `timeout_s` is the most that a call may take; a backend's own setting may be shorter."""
+    """Thread-safe. `timeout_s` is the most that a call may take; a backend's own setting may be shorter.
+
+    The service is told how long that is, so that it neither works for a caller who has gone nor is given up on just
+    before it could say which items were too slow.
+    """
 
     @property
     def name(self) -> str: ...
@@ -29,6 +40,12 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Release connections, or the model."""
+
+
+def told_timeout_ms(limit_s: float) -> int:
+    """Return the milliseconds that the service may take for a caller who waits for `limit_s`."""
+    own_s = limit_s - min(_LONGEST_WAY_BACK_S, limit_s * _WAY_BACK_SHARE)
+    return min(max(int(own_s * 1000), _LEAST_MS), _MOST_MS)
 
 
 def refusal(answer: HttpAnswer, setting: str) -> ClipClientError:

@@ -20,7 +20,7 @@ _NEEDED = ("core", "torch")
 class LocalBackend:
     """Loads the model on the first call, which therefore takes seconds; the others wait for it.
 
-    The service bounds its own time (REQUEST_TIMEOUT_S in `environ`), so `timeout_s` has nothing to add here.
+    `timeout_s` bounds a call from when the model is loaded, and the service's own REQUEST_TIMEOUT_S (in `environ`) too.
     """
 
     name = "local"
@@ -38,7 +38,7 @@ class LocalBackend:
         from core.errors import ServiceError
 
         try:
-            return _run(service, path, body)
+            return _run(service, path, body, timeout_s)
         except ServiceError as error:
             raise _typed(error.code, error.message, body, retryable=error.retryable) from error
         except Exception as error:
@@ -75,11 +75,13 @@ def _load(environ: Mapping[str, str]) -> "Service":
     return service
 
 
-def _run(service: "Service", path: str, body: Mapping[str, Any]) -> Body:
+def _run(service: "Service", path: str, body: Mapping[str, Any], timeout_s: float) -> Body:
+    from core.deadline import Cancellation
     from core.wire.requests import request_id_of
 
+    deadline = service.deadline(max(1, int(timeout_s * 1000)), Cancellation())
     with service.admitted() as api:
-        return api.prepare(path, body, request_id=request_id_of(body)).run()
+        return api.prepare(path, body, request_id=request_id_of(body), deadline=deadline).run()
 
 
 def _typed(code: str, message: str, body: Mapping[str, Any], *, retryable: bool) -> ClipClientError:

@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-from worker.backends.base import refusal
+from worker.backends.base import refusal, told_timeout_ms
 from worker.channel import HttpChannel
 
 _SETTING = "CLIP_POD_BASE_URL"
+_TIMEOUT_HEADER = "X-Request-Timeout-Ms"
 
 # The pod answers health in milliseconds, also while batches run.
 _HEALTH_TIMEOUT_S = 10.0
@@ -26,7 +27,8 @@ class PodBackend:
     def call(self, path: str, body: Mapping[str, Any], *, timeout_s: float) -> object:
         limit_s = min(timeout_s, self._timeout_s)
         url = self._base_url + path
-        answer = self._channel.exchange("POST", url, body=body, headers=self._headers, timeout_s=limit_s)
+        headers = {**self._headers, _TIMEOUT_HEADER: str(told_timeout_ms(limit_s))}
+        answer = self._channel.exchange("POST", url, body=body, headers=headers, timeout_s=limit_s)
         if answer.status != 200:
             raise refusal(answer, _SETTING)
         return answer.json()

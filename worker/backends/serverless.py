@@ -7,13 +7,15 @@ polled until it ends or its time is up, and then cancelled. A job's own failure 
 import json
 import logging
 import random
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from worker.backends.base import refusal
+from worker.backends.base import refusal, told_timeout_ms
 from worker.channel import HttpChannel
 from worker.clock import Clock
 from worker.errors import (
+    MAX_ID_CHARACTERS,
     BackendMisconfigured,
     BackendTimeout,
     ClipClientError,
@@ -24,6 +26,7 @@ from worker.errors import (
     RetryableError,
     WrongResponse,
     error_from_wire,
+    printable,
 )
 
 logger = logging.getLogger(__name__)
@@ -34,6 +37,10 @@ _LONGEST_POLL_S = 5.0
 _POLL_GROWTH = 1.6
 _POLL_TIMEOUT_S = 15.0
 _CANCEL_TIMEOUT_S = 5.0
+
+_TIMEOUT = "timeout_ms"
+# It becomes a part of a path, and of messages.
+_JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
 _UNFINISHED = {"IN_QUEUE", "IN_PROGRESS"}
 
@@ -66,7 +73,10 @@ class ServerlessBackend:
         self._jitter = jitter
 
     def call(self, path: str, body: Mapping[str, Any], *, timeout_s: float) -> object:
-        return self._run({"path": path, **body}, min(timeout_s, self._timeout_s))
+        """The handler counts its time from when it takes the job. One that has waited until then for a cold start is
+        cancelled here when the caller's own time is over."""
+        limit_s = min(timeout_s, self._timeout_s)
+        return self._run({"path": path, **body, _TIMEOUT: told_timeout_ms(limit_s)}, limit_s)
 
     def health(self, *, timeout_s: float) -> object:
         """A job like any other, unsigned: it wakes an endpoint that sleeps, and may wait for its cold start."""
@@ -131,10 +141,13 @@ class ServerlessBackend:
 
 def _job_id(job: Mapping[str, Any]) -> str:
     job_id = job.get("id")
-    # It becomes a part of a path.
-    if not isinstance(job_id, str) or not job_id.replace("-", "").replace("_", "").isalnum():
+    if not isinstance(job_id, str) or not _JOB_ID.fullmatch(job_id):
         raise WrongResponse("RunPod's answer names no job")
     return job_id
+
+
+def _named(job: Mapping[str, Any]) -> str:
+    return f"job {printable(str(job.get('id')), MAX_ID_CHARACTERS)}"
 
 
 def _output(job: Mapping[str, Any]) -> object:
@@ -148,9 +161,9 @@ def _output(job: Mapping[str, Any]) -> object:
     if status == "FAILED":
         raise _failure(job)
     if status == "TIMED_OUT":
-        raise JobTimedOut(f"RunPod stopped job {job.get('id')} at its time limit")
+        raise JobTimedOut(f"RunPod stopped {_named(job)} at its time limit")
     if status == "CANCELLED":
-        raise JobCancelled(f"job {job.get('id')} was cancelled")
+        raise JobCancelled(f"{_named(job)} was cancelled")
     raise WrongResponse("RunPod's answer has no status that is known")
 
 
@@ -160,4 +173,4 @@ def _failure(job: Mapping[str, Any]) -> ClipClientError:
         error = json.loads(str(job.get("error")))
     except (ValueError, RecursionError):
         error = None
-    return error_from_wire(error) or JobFailed(f"job {job.get('id')} failed without a typed error: see its log")
+    return error_from_wire(error) or JobFailed(f"{_named(job)} failed without a typed error: see its log")

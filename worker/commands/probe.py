@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from worker.client import create_clip_client
 from worker.commands.table import format_table
 from worker.errors import ClipClientError
+from worker.fingerprints import EXPECTED_SETTING, why_they_differ
 from worker.settings import BackendName, WorkerSettings
 
 _HEADING = ("BACKEND", "RESULT", "STATUS", "FINGERPRINT", "DIM", "DEVICE", "TEXT MS", "DETAIL")
@@ -75,6 +76,10 @@ def _complaints(findings: list[Finding], settings: WorkerSettings) -> list[str]:
     complaints = []
     if len(seen) > 1:
         complaints.append("the fingerprints differ: vectors of these backends must not be mixed")
-    if expected is not None and seen - {expected}:
-        complaints.append(f"not the fingerprint in CLIP_EXPECTED_FINGERPRINT: {expected}")
+    complaints += [
+        f"{fingerprint} is not the fingerprint in {EXPECTED_SETTING}: {expected}"
+        f"{why_they_differ(expected, fingerprint, EXPECTED_SETTING)}"
+        for fingerprint in sorted(seen - {expected})
+        if expected is not None
+    ]
     return complaints

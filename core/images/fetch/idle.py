@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Callable
 
 from core.images.fetch.connection import CheckedConnection
 
@@ -12,8 +13,9 @@ MAX_IDLE_S = 30.0
 class IdleConnections:
     """Keeps at most `max_connections`, the most recently used ones; thread-safe."""
 
-    def __init__(self, *, max_connections: int) -> None:
+    def __init__(self, *, max_connections: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._max_connections = max_connections
+        self._clock = clock
         self._lock = threading.Lock()
         self._waiting: list[tuple[float, CheckedConnection]] = []  # (monotonic time of arrival, connection)
 
@@ -23,14 +25,14 @@ class IdleConnections:
             arrived_s, connection = self._pop(origin)
             if connection is None:
                 return None
-            if time.monotonic() - arrived_s < MAX_IDLE_S and not connection.has_something():
+            if self._clock() - arrived_s < MAX_IDLE_S and not connection.has_something():
                 return connection
             connection.close()
 
     def put(self, connection: CheckedConnection) -> None:
         """Keep a connection whose last answer was read to its end; closes the oldest one over the limit."""
         with self._lock:
-            self._waiting.append((time.monotonic(), connection))
+            self._waiting.append((self._clock(), connection))
             oldest = self._waiting.pop(0)[1] if len(self._waiting) > self._max_connections else None
         if oldest is not None:
             oldest.close()

@@ -1,18 +1,14 @@
-"""Which graph a batch takes, everywhere; that graphs compute what the model computes, where there is a GPU."""
-
-from concurrent.futures import ThreadPoolExecutor
+"""Which graph a batch takes, and what is padded for it: plain functions, on any machine."""
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.clip.artifact import ModelDirectory
-from core.clip.cuda_graphs import batch_sizes_up_to, next_size
-from core.clip.torch_engine import CudaEngine, TorchEngine, widened
-from core.clip.towers import Towers
-from core.clip.weights import read_weights
+from core.clip.artifact import open_model
+from core.clip.cuda_graphs import batch_sizes_up_to, next_size, token_widths_up_to, widened
+from core.clip.tokenizer import ClipTokenizer
+from tools.testbed.process import TINY_MODEL
 
 
 @pytest.mark.parametrize(
@@ -39,53 +35,43 @@ def test_every_batch_finds_the_smallest_size_that_holds_it(max_batch: int, data:
 
 
 @pytest.mark.parametrize(
-    ("width", "expected"),
+    ("context_length", "widths"),
     [
-        pytest.param(8, 8, id="has graphs"),
-        pytest.param(12, 16, id="the next"),
-        pytest.param(48, 48, id="none is wider"),
+        pytest.param(77, (8, 16, 24, 32, 48, 77), id="CLIP"),
+        pytest.param(32, (8, 16, 24, 32), id="a shorter context"),
+        pytest.param(20, (8, 16, 20), id="between two widths"),
     ],
 )
-def test_texts_are_widened_with_their_own_end(width: int, expected: int) -> None:
+def test_widths_end_at_the_context(context_length: int, widths: tuple[int, ...]) -> None:
+    """A graph that is wider than the model's positions could not be captured."""
+    assert widths == token_widths_up_to(context_length)
+
+
+def test_every_padded_text_finds_graphs() -> None:
+    """Whatever the tokenizer pads to, long texts too, and of a width that adds less than half."""
+    model = open_model(str(TINY_MODEL))
+    tokenizer = ClipTokenizer(model.tokenizer_path, model.context_length)
+    widths = {tokenizer.width(tokens) for tokens in range(1, model.context_length + 1)}
+
+    graphed = {width: next_size(token_widths_up_to(model.context_length), width) for width in widths}
+
+    assert {} == {width: wide for width, wide in graphed.items() if wide is None or not width <= wide < 1.5 * width}
+
+
+@pytest.mark.parametrize(
+    ("width", "widths", "expected"),
+    [
+        pytest.param(8, (8, 16), 8, id="has graphs"),
+        pytest.param(12, (8, 16), 16, id="the next"),
+        pytest.param(48, (8, 16), 48, id="none is wider"),
+        pytest.param(12, (), 12, id="no graphs"),
+    ],
+)
+def test_texts_are_widened_with_their_own_end(width: int, widths: tuple[int, ...], expected: int) -> None:
     """Columns are added up to a width that has graphs, and hold the end token that each row ends with."""
     token_ids = np.tile(np.arange(width), (3, 1))
 
-    wide = widened(token_ids)
+    wide = widened(token_ids, widths)
 
     assert token_ids.tolist() == wide[:, :width].tolist()
     assert [[width - 1] * (expected - width)] * 3 == wide[:, width:].tolist()
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("count", [1, 3, 8, 9])
-def test_graphs_give_the_vectors_of_the_model(directory: ModelDirectory, count: int) -> None:
-    """Padded and replayed, or eager because it is too large for a graph: float16 is within its tolerance of float32."""
-    rng = np.random.default_rng(0)
-    pixels = rng.integers(0, 256, (count, 3, directory.size_px, directory.size_px), dtype=np.uint8)
-    towers = Towers.of(directory, read_weights(directory))
-    exact = TorchEngine(towers, device="cpu", dtype="float32")
-    placed = towers.on("cuda", "float16")
-    graphed = CudaEngine(placed, device="cuda", dtype="float16", size_px=directory.size_px, max_batch=8)
-
-    graphed.encode_images(rng.permutation(pixels))
-    expected, actual = exact.encode_images(pixels), graphed.encode_images(pixels)
-
-    assert 0.01 > np.linalg.norm(expected - actual, axis=1).max() / np.linalg.norm(expected, axis=1).mean()
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_two_streams_share_the_weights_and_nothing_else(directory: ModelDirectory) -> None:
-    """Two engines of one device at work at the same time give what each gives alone."""
-    rng = np.random.default_rng(0)
-    batches = [rng.integers(0, 256, (8, 3, directory.size_px, directory.size_px), dtype=np.uint8) for _ in range(2)]
-    placed = Towers.of(directory, read_weights(directory)).on("cuda", "float16")
-    engines = [
-        CudaEngine(placed, device="cuda", dtype="float16", size_px=directory.size_px, max_batch=8) for _ in batches
-    ]
-    alone = [engine.encode_images(batch) for engine, batch in zip(engines, batches, strict=True)]
-
-    with ThreadPoolExecutor(2) as threads:
-        for _ in range(50):
-            together = list(threads.map(CudaEngine.encode_images, engines, batches))
-
-            np.testing.assert_array_equal(np.stack(alone), np.stack(together))

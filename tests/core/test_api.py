@@ -1,0 +1,77 @@
+"""The way from a request to its call: what is checked before anything runs."""
+
+from typing import Any, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core.api import Api, Model
+from core.errors import AuthFailed, ServiceError, ValidationFailed
+from core.wire.requests import EMBED_IMAGE_BATCH
+from shared_auth import Authenticator, image_payload_id
+
+NOW_S = 1_703_001_234
+MAX_ITEMS = 8
+
+Body = dict[str, Any]
+
+
+def api(*, signed: bool = True) -> Api:
+    """`prepare` never asks the model."""
+    authenticator = Authenticator(["test-secret"], clock=lambda: NOW_S) if signed else None
+    return Api(cast("Model", None), authenticator, max_batch_size=MAX_ITEMS, request_timeout_s=30.0)
+
+
+def item(url: str, *, age_s: int = 0, secret: str = "test-secret") -> Body:
+    signer = Authenticator([secret], clock=lambda: NOW_S - age_s)
+    auth = signer.sign(EMBED_IMAGE_BATCH, image_payload_id(url)).as_dict()
+    return {"image_url": url, "request_id": "one", "auth": auth}
+
+
+def refusal(items: list[Body], *, signed: bool = True) -> ServiceError | None:
+    try:
+        api(signed=signed).prepare(EMBED_IMAGE_BATCH, {"items": items}, request_id="one")
+    except ServiceError as error:
+        return error
+    return None
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["http://a/", "http://b/"]), st.integers(0, 2)), min_size=1, max_size=MAX_ITEMS)
+)
+def test_any_batch_is_refused_at_its_first_repeated_signature(signed: list[tuple[str, int]]) -> None:
+    """Payload and second make a signature: the first pair that was there before is the item that is named."""
+    repeated = [position for position, pair in enumerate(signed) if pair in signed[:position]]
+
+    error = refusal([item(url, age_s=age_s) for url, age_s in signed])
+
+    if not repeated:
+        assert error is None
+        return
+    assert isinstance(error, ValidationFailed)
+    assert error.message.startswith(f"items[{repeated[0]}].auth: ")
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        pytest.param(item("http://b/", secret="another"), id="forged"),
+        pytest.param({"image_url": "http://b/", "request_id": "one"}, id="none"),
+    ],
+)
+@pytest.mark.parametrize("position", [0, 1, 2])
+def test_bad_signature_comes_before_a_repeated_one(bad: Body, position: int) -> None:
+    """Who cannot sign learns nothing about a batch, wherever the bad item stands and however often."""
+    items = [item("http://a/"), item("http://a/")]
+    items[position:position] = [bad, bad]
+
+    assert isinstance(refusal(items), AuthFailed)
+
+
+def test_where_nothing_is_verified_nothing_is_compared() -> None:
+    """Without an authenticator there are no signatures: equal ones, or none, are no reason to refuse."""
+    same = item("http://a/")
+
+    assert None is refusal([same, same], signed=False)
+    assert None is refusal([{"image_url": "http://a/", "request_id": "one"}] * 2, signed=False)

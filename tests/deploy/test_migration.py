@@ -1,0 +1,105 @@
+"""docs/migration.md: the names in it are those of the code, and its commands do what it says."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from core import errors
+from core.old_names import OLD_NAMES
+from models.shapes import KINDS, draw, single
+from serverless.settings import HandlerSettings
+from tools.testbed.image_server import ImageServer
+from tools.testbed.pictures import encoded
+from tools.testbed.process import ROOT, SECRET, PodProcess
+from worker.settings import WorkerSettings
+
+TEXT = (ROOT / "docs" / "migration.md").read_text()
+SERVICE = {name.upper() for name in HandlerSettings.model_fields}
+WORKER = {name.upper() for name in WorkerSettings.model_fields}
+CODES = {kind.code for kind in vars(errors).values() if isinstance(kind, type) and hasattr(kind, "code")}
+# What old workers set; the two that end in an underscore begin many names.
+OLD_WORKER = {
+    "CLIP_ENABLED",
+    "CLIP_NORMALIZE",
+    "CLIP_TIMEOUT_S",
+    "CLIP_MODEL_NAME",
+    "CLIP_PRETRAINED",
+    "CLIP_MODEL_VERSION",
+    "CLIP_MAX_IMAGE_SIZE",
+    "CLIP_FRAME_STRATEGY",
+    "CLIP_RUNPOD_",
+    "CLIP_TEXT_EMBEDDING_",
+}
+# Read by `make smoke`.
+OTHERS = {"SMOKE_IMAGE_URL"}
+
+NAME = re.compile(r"\b[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+_?")
+
+
+def table(title: str) -> list[list[str]]:
+    """The rows of the table whose first column has this title, each as its cells."""
+    after = TEXT.split(f"| {title} | new |\n", 1)[1].split("\n\n", 1)[0]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in after.splitlines()[1:]]
+
+
+def commands() -> str:
+    """The indented block that embeds a sample again and compares, as a shell reads it."""
+    block = TEXT.split("before you trust the rest:\n\n", 1)[1].split("\n\n", 1)[0]
+    return block.replace(".venv/bin/python", sys.executable)
+
+
+def test_names_of_the_service_are_those_that_it_warns_of() -> None:
+    """A reader finds each name that the warning names, with the same new one."""
+    told = {old: NAME.findall(new)[:1] for cell, new in table("service, old") for old in NAME.findall(cell)}
+
+    assert {old: [new] if new else [] for old, new in OLD_NAMES.items()} == told
+
+
+def test_names_of_the_worker_are_all_there_and_read_by_nobody() -> None:
+    """An old name is no setting any more."""
+    told = {name for cell, _ in table("worker, old") for name in NAME.findall(cell)}
+
+    assert told == OLD_WORKER
+    assert set() == told & WORKER
+
+
+def test_every_other_name_is_a_setting_or_a_code() -> None:
+    """A reader who sets what the document names sets something."""
+    assert set() == set(NAME.findall(TEXT)) - SERVICE - WORKER - CODES - OTHERS - OLD_WORKER - set(OLD_NAMES)
+
+
+def test_links_lead_somewhere() -> None:
+    """Each names a file beside the document."""
+    linked = re.findall(r"\]\(([^)]+)\)", TEXT)
+
+    assert linked
+    assert [] == [name for name in linked if not (ROOT / "docs" / name).exists()]
+
+
+def test_commands_find_the_vectors_that_have_changed(pod: PodProcess, images: ImageServer, tmp_path: Path) -> None:
+    """The sample is embedded again, and what differs from the old vectors comes first."""
+    urls = [images.add(f"/old/{n}.png", encoded(draw(single(*kind), 300), "PNG")) for n, kind in enumerate(KINDS[:4])]
+    (tmp_path / "urls.txt").write_text("\n".join(urls))
+    environ = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(ROOT),
+        "CLIP_INFERENCE_BACKEND": "runpod_pod",
+        "CLIP_POD_BASE_URL": pod.base_url,
+        "EMBEDDING_HMAC_SECRET": SECRET,
+    }
+    first, second = commands().strip().split("\n", 1)
+    subprocess.run(["/bin/bash", "-ec", first], cwd=tmp_path, env=environ, check=True)
+    old = np.load(tmp_path / "new.npy") * 3
+    old[2] = -old[2]
+    np.save(tmp_path / "old.npy", old)
+    compared = subprocess.run(
+        ["/bin/bash", "-ec", second], cwd=tmp_path, env=environ, check=True, capture_output=True, text=True
+    )
+
+    cosines = [float(number) for number in compared.stdout.strip("[] \n").split()]
+    assert [-1.0, 1.0, 1.0, 1.0] == pytest.approx(cosines, abs=1e-4)
