@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -65,6 +66,43 @@ def test_one_result_per_item_in_order(names: list[str], batch_size: int, concurr
             assert vector_of(name) == result.vector.tolist()
     assert all(len(body["items"]) <= batch_size for body in backend.calls)
     assert max(flaky.values(), default=0) <= attempts
+
+
+def test_image_that_is_asked_for_twice_is_sent_once() -> None:
+    """A service takes a signature once in a batch; each item has its own id, and a vector that is its own."""
+    backend = FakeBackend()
+    items = [ImageItem("http://a/1"), ImageItem("http://a/2"), ImageItem("http://a/1"), ImageItem("http://a/3")]
+    results = client_over(backend).embed_images(items)
+
+    assert [["http://a/1", "http://a/2", "http://a/3"]] == [
+        [item["image_url"] for item in body["items"]] for body in backend.calls
+    ]
+    assert [item.request_id for item in items] == [result.request_id for result in results]
+    first, _, again, _ = results
+    assert isinstance(first, Embedding)
+    assert isinstance(again, Embedding)
+    assert first.vector.tolist() == again.vector.tolist()
+    assert not np.shares_memory(first.vector, again.vector)
+
+
+def test_image_that_is_asked_for_in_two_ways_is_sent_in_two_batches() -> None:
+    """The signature does not cover `normalize`, so both ways have the same one."""
+    backend = FakeBackend()
+    given = [("http://a/1", True), ("http://a/1", False), ("http://a/2", False)]
+    results = client_over(backend).embed_images([ImageItem(url, normalize=normalize) for url, normalize in given])
+
+    assert [2, 1] == sorted((len(body["items"]) for body in backend.calls), reverse=True)
+    assert [True, False, False] == [isinstance(one, Embedding) and one.normalized for one in results]
+
+
+def test_error_of_an_image_is_that_of_each_item() -> None:
+    """With the id of the item, so that a caller finds its own."""
+    backend = FakeBackend(respond=lambda body: success(body) | {"results": failed(body)})
+    items = [ImageItem("http://a/1"), ImageItem("http://a/1")]
+    results = client_over(backend).embed_images(items)
+
+    assert [errors.InvalidImage] * 2 == [type(result) for result in results]
+    assert [item.request_id for item in items] == [result.request_id for result in results]
 
 
 def test_generator_and_items_of_one_kind_or_the_other() -> None:
