@@ -15,6 +15,8 @@ from core.images.decoding.pixels import PixelDecoder
 from core.images.decoding.strict_decoding import prepare_decoders
 from tools.fuzz.mutate import mutated
 from tools.fuzz.report import FuzzReport
+from tools.testbed import handmade
+from tools.testbed.hostile_images import png_chunk
 from tools.testbed.pictures import encoded, natural
 
 SIZE_PX = 224
@@ -61,8 +63,23 @@ def seeds() -> list[bytes]:
         encoded(rgb, "WEBP"),
         encoded(rgba, "WEBP", lossless=True),
         encoded(rgb, "WEBP", save_all=True, append_images=frames),
+        *(encoded(image, "BMP") for image in (rgb, rgba, rgb.convert("P"), rgb.convert("1"))),
+        *_handmade(np.asarray(rgb.convert("L"))),
         encoded(rgb, "AVIF"),
         encoded(rgba, "AVIF"),
+    ]
+
+
+def _handmade(grey: handmade.Samples) -> list[bytes]:
+    palette = bytes(range(256)) * 4
+    rle8, rle4 = handmade.BI_RLE8, handmade.BI_RLE4
+    deep = np.repeat(grey.astype(np.uint16)[..., None], 3, axis=2) * 257
+    key = png_chunk(b"tRNS", bytes(6))
+    return [
+        handmade.bmp(handmade.rle8(grey), _WIDTH, _HEIGHT, 8, compression=rle8, palette=palette),
+        handmade.bmp(handmade.rle4(grey >> 4), _WIDTH, _HEIGHT, 4, compression=rle4, palette=palette[:64]),
+        handmade.png(deep, handmade.RGB, 16, before_data=key, interlaced=True),
+        handmade.gif(grey, palette[:768], canvas=(_WIDTH + 20, _HEIGHT + 10), at=(3, 5)),
     ]
 
 

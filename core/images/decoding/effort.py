@@ -16,10 +16,18 @@ _PNG_PIXEL_NS = 24.0
 _WEBP_PIXEL_NS = 20.0
 _GIF_PIXEL_NS = 8.0
 _AVIF_PIXEL_NS = 10.0
+_BMP_PIXEL_NS = 20.0
+# Pillow does these in Python: the pixels one by one, and the runs.
+_BMP_RLE_PIXEL_NS, _BMP_RLE_BYTE_NS = 90.0, 140.0
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GIF_SIGNATURE = b"GIF8"
 _AVIF_BRAND = b"ftypavi"
+_BMP_SIGNATURE = b"BM"
+# Behind the length of the head, of which the shortest has sides of 16 bits and no compression.
+_BMP_HEAD_LENGTH, _BMP_SIDES, _BMP_COMPRESSION = 14, 18, 30
+_BMP_SHORT_HEAD_BYTES = 12
+_BMP_RLE = (1, 2)
 # The box with a picture's size stands among the first ones; a file of tiles has one for each and one for all.
 _AVIF_SIZE, _AVIF_HEAD_BYTES = b"ispe", 65_536
 
@@ -34,6 +42,8 @@ def expected_decode_s(data: bytes) -> float:
         return _seconds(_sides("<HH", data, 6), _GIF_PIXEL_NS)
     if (canvas := webp_canvas(data)) is not None:
         return _seconds(canvas, _WEBP_PIXEL_NS)
+    if data.startswith(_BMP_SIGNATURE):
+        return _of_bmp(data)
     return _of_avif(data) if data[4:11] == _AVIF_BRAND else 0.0
 
 
@@ -45,6 +55,17 @@ def _of_jpeg(data: bytes) -> float:
     # Those in a preview that the file carries are counted too, which does no harm.
     further_scans = max(0, data.count(jpeg.SCAN_MARKER) - 1)
     return _seconds((head.width, head.height), _JPEG_PIXEL_NS + further_scans * _JPEG_FURTHER_SCAN_NS)
+
+
+def _of_bmp(data: bytes) -> float:
+    if data[_BMP_HEAD_LENGTH : _BMP_HEAD_LENGTH + 4] == _BMP_SHORT_HEAD_BYTES.to_bytes(4, "little"):
+        return _seconds(_sides("<HH", data, _BMP_SIDES), _BMP_PIXEL_NS)
+    width, height = _sides("<ii", data, _BMP_SIDES)
+    # From the top down when it is negative.
+    sides = max(width, 0), abs(height)
+    if int.from_bytes(data[_BMP_COMPRESSION : _BMP_COMPRESSION + 4], "little") in _BMP_RLE:
+        return _seconds(sides, _BMP_RLE_PIXEL_NS) + len(data) * _BMP_RLE_BYTE_NS / 1e9
+    return _seconds(sides, _BMP_PIXEL_NS)
 
 
 def _of_avif(data: bytes) -> float:

@@ -1,12 +1,14 @@
 """JPEG: the head is read here, the pixels by libjpeg-turbo. Pillow never sees one, nor does its EXIF reader.
 
 What no real picture has is refused before anything is decoded: a progressive file of 200 kB can hold 11,000 scans,
-each of which goes over the whole picture, and one of 10 MB half a million segments.
+each of which goes over the whole picture, and one of 10 MB half a million segments. Of the head libjpeg-turbo gets only
+what makes pixels: its warnings refuse a picture, and browsers show those with a broken profile or stray bytes.
 """
 
 import re
 import struct
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import simplejpeg  # type: ignore[import-untyped]
@@ -36,14 +38,26 @@ _MARKER = re.compile(rb"\xff[\x01-\xfe]")
 # Inside a scan a zero is a stuffed byte, and restarts belong to the data.
 _MARKER_AFTER_SCAN = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 _RESTARTS = range(0xD0, 0xD8)
-_END, _SCAN, _APP1 = 0xD9, 0xDA, 0xE1
+_END, _SCAN, _APP0, _APP1, _APP14 = 0xD9, 0xDA, 0xE0, 0xE1, 0xEE
+# A temporary marker of arithmetic coding, which stands alone as restarts do.
+_ALONE = {0x01, *_RESTARTS}
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE = {0xC2, 0xC6, 0xCA, 0xCE}
 # With a length and a content that libjpeg knows or skips; it refuses every other.
 _SEGMENTS = _FRAMES | {0xC4, 0xCC, 0xDB, 0xDC, 0xDD, _SCAN, 0xFE} | {*range(0xE0, 0xF0)}
+# Tables of Huffman and arithmetic codes and of quantisation, the frame and the restart interval.
+_PICTURE_SEGMENTS = _FRAMES | {0xC4, 0xCC, 0xDB, 0xDD}
 SCAN_MARKER = b"\xff\xda"
 _MARKER_BYTES = 2
 _LENGTH_BYTES = 2
+_START_OF_IMAGE, _END_OF_IMAGE = b"\xff\xd8", b"\xff\xd9"
+# What says how the components are to be read. That it is JFIF counts; of its versions libjpeg knows one.
+_JFIF_PREFIX, _JFIF_BYTES = b"JFIF\0", 14
+_JFIF_SEGMENT = b"\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0"
+_ADOBE_PREFIX, _ADOBE_TRANSFORM = b"Adobe", 11
+# How libjpeg puts it that nothing needs the bytes before the end, as some cameras write them, and that there is no end.
+_PADDED_END = re.compile("Corrupt JPEG data: ([0-9]+) extraneous bytes before marker 0xd9")
+_NO_END = "Premature end of JPEG file"
 
 _CMYK_COMPONENTS = 4
 _COMPONENTS = {1, 3, _CMYK_COMPONENTS}
@@ -61,6 +75,19 @@ class Jpeg:
     height: int
     components: int
     turn: Turn
+    several_scans: bool
+
+
+class _Segment(NamedTuple):
+    """What stands from `start`, where its marker is, to `end`; the content lacks marker and length.
+
+    A tuple, because a head has a dozen and is read with every picture.
+    """
+
+    marker: int
+    start: int
+    end: int
+    content: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,28 +100,19 @@ class _Frame:
 
 def read_head(data: bytes) -> Jpeg:
     """Read everything before the first scan. Raises `InvalidImage` for what is broken or over a limit."""
-    position, stray_bytes = 2, 0
-    frame: _Frame | None = None
-    turn: Turn | None = None
-    for _ in range(MAX_SEGMENTS):
-        marker, start = _next_marker(data, position, MAX_STRAY_BYTES - stray_bytes)
-        stray_bytes += start - _MARKER_BYTES - position
-        if marker in _RESTARTS:
-            position = start
-            continue
-        if marker not in _SEGMENTS:
-            raise InvalidImage("the JPEG has a segment of an unknown kind")
-        position = _end_of_segment(data, start)
-        content = data[start + 2 : position]
-        if marker in _FRAMES:
-            if frame is not None:
-                raise InvalidImage("the JPEG has several frames")
-            frame = _read_frame(marker, content)
-        elif marker == _APP1 and turn is None and content.startswith(EXIF_PREFIX):
-            turn = turn_of(content)
-        elif marker == _SCAN:
-            return _checked(data, position, content, frame, turn or Turn())
-    raise InvalidImage(f"the JPEG has more than {MAX_SEGMENTS} segments")
+    *segments, scan = _segments_to_scan(data)
+    frames = [_read_frame(segment) for segment in segments if segment.marker in _FRAMES]
+    if len(frames) > 1:
+        raise InvalidImage("the JPEG has several frames")
+    if not frames or not scan.content:
+        raise InvalidImage("the JPEG has a scan without a frame")
+    [frame] = frames
+    # One scan with everything in it is all that libjpeg reads of a file that is not progressive.
+    several_scans = frame.progressive or scan.content[0] < frame.components
+    if several_scans:
+        _refuse_many_scans(data, scan.end)
+    exif = (s.content for s in segments if s.marker == _APP1 and s.content.startswith(EXIF_PREFIX))
+    return Jpeg(frame.width, frame.height, frame.components, turn_of(next(exif, b"")), several_scans)
 
 
 def scale_for(head: Jpeg, size_px: int) -> int:
@@ -108,15 +126,16 @@ def decode(data: bytes, head: Jpeg, scale: int) -> Pixels:
 
     Raises ValueError for what libjpeg merely warns of: a cut-off file or a broken block would become grey pixels.
     """
+    data = _without_metadata(data, head)
     if simplejpeg.decode_jpeg_header(data)[:2] != (head.height, head.width):
         raise InvalidImage("the JPEG has not the size that its head says")
-    pixels: Pixels = simplejpeg.decode_jpeg(
-        data,
-        "CMYK" if head.components == _CMYK_COMPONENTS else "RGB",
-        min_height=_scaled(head.height, scale),
-        min_width=_scaled(head.width, scale),
-        strict=True,
-    )
+    try:
+        pixels = _decode(data, head, scale)
+    except ValueError as error:
+        mended = _with_plain_end(data, head, str(error))
+        if mended is None:
+            raise
+        pixels = _decode(mended, head, scale)
     return _rgb_of_cmyk(pixels) if head.components == _CMYK_COMPONENTS else pixels
 
 
@@ -127,16 +146,46 @@ def decoder_bytes(head: Jpeg, scale: int) -> int:
     return coefficients + pixels * (_CMYK_PIXEL_BYTES if head.components == _CMYK_COMPONENTS else _RGB_PIXEL_BYTES)
 
 
+def _decode(data: bytes, head: Jpeg, scale: int) -> Pixels:
+    pixels: Pixels = simplejpeg.decode_jpeg(
+        data,
+        "CMYK" if head.components == _CMYK_COMPONENTS else "RGB",
+        min_height=_scaled(head.height, scale),
+        min_width=_scaled(head.width, scale),
+        strict=True,
+    )
+    return pixels
+
+
 def _scaled(side: int, scale: int) -> int:
     return -(-side * scale // FULL_SCALE)
 
 
+def _segments_to_scan(data: bytes) -> list[_Segment]:
+    """Everything before the first scan's data; the last one is that scan's head."""
+    position, stray_bytes = len(_START_OF_IMAGE), 0
+    segments: list[_Segment] = []
+    for _ in range(MAX_SEGMENTS):
+        marker, start = _next_marker(data, position, MAX_STRAY_BYTES - stray_bytes)
+        stray_bytes += start - position
+        position = start + _MARKER_BYTES
+        if marker in _ALONE:
+            continue
+        if marker not in _SEGMENTS:
+            raise InvalidImage("the JPEG has a segment of an unknown kind")
+        content_start, position = position + _LENGTH_BYTES, _end_of_segment(data, position)
+        segments.append(_Segment(marker, start, position, data[content_start:position]))
+        if marker == _SCAN:
+            return segments
+    raise InvalidImage(f"the JPEG has more than {MAX_SEGMENTS} segments")
+
+
 def _next_marker(data: bytes, position: int, stray_bytes: int) -> tuple[int, int]:
-    """Return the marker and where its segment starts, at most `stray_bytes` further on."""
+    """Return the marker and where it stands, at most `stray_bytes` further on."""
     found = _MARKER.search(data, position, position + stray_bytes + _MARKER_BYTES)
     if found is None:
         raise InvalidImage("the JPEG ends, or is padded, before its first scan")
-    return data[found.start() + 1], found.end()
+    return data[found.start() + 1], found.start()
 
 
 def _end_of_segment(data: bytes, start: int) -> int:
@@ -146,35 +195,72 @@ def _end_of_segment(data: bytes, start: int) -> int:
     return start + length
 
 
-def _read_frame(marker: int, content: bytes) -> _Frame:
+def _read_frame(segment: _Segment) -> _Frame:
     try:
-        height, width, components = struct.unpack_from(">xHHB", content)
+        height, width, components = struct.unpack_from(">xHHB", segment.content)
     except struct.error as error:
         raise InvalidImage("the JPEG has a broken frame") from error
     if components not in _COMPONENTS:
         raise InvalidImage(f"the JPEG has {components} components")
-    return _Frame(width, height, components, marker in _PROGRESSIVE)
+    return _Frame(width, height, components, segment.marker in _PROGRESSIVE)
 
 
-def _checked(data: bytes, position: int, scan: bytes, frame: _Frame | None, turn: Turn) -> Jpeg:
-    if frame is None or not scan:
-        raise InvalidImage("the JPEG has a scan without a frame")
-    # One scan with everything in it is all that libjpeg reads of a file that is not progressive.
-    if frame.progressive or scan[0] < frame.components:
-        _refuse_many_scans(data, position)
-    return Jpeg(frame.width, frame.height, frame.components, turn)
+def _without_metadata(data: bytes, head: Jpeg) -> bytes:
+    """The same picture: its tables, its frame, what says how the components are to be read, and its scans."""
+    *segments, scan = _segments_to_scan(data)
+    kept = (_kept(data, segment, head) for segment in segments)
+    return b"".join((_START_OF_IMAGE, *kept, memoryview(data)[scan.start :]))
+
+
+def _kept(data: bytes, segment: _Segment, head: Jpeg) -> bytes:
+    if segment.marker in _PICTURE_SEGMENTS:
+        return data[segment.start : segment.end]
+    content = segment.content
+    if segment.marker == _APP0 and content.startswith(_JFIF_PREFIX) and len(content) >= _JFIF_BYTES:
+        return _JFIF_SEGMENT
+    if segment.marker == _APP14 and content.startswith(_ADOBE_PREFIX) and len(content) > _ADOBE_TRANSFORM:
+        return _adobe_segment(content[_ADOBE_TRANSFORM] != 0, head)
+    return b""
+
+
+def _adobe_segment(transformed: bool, head: Jpeg) -> bytes:
+    """Saying YCbCr or YCCK wherever the original says neither RGB nor CMYK: libjpeg does so too, with a warning."""
+    transform = (2 if head.components == _CMYK_COMPONENTS else 1) if transformed else 0
+    return b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0" + bytes([transform])
+
+
+def _with_plain_end(data: bytes, head: Jpeg, warning: str) -> bytes | None:
+    """The file to decode once more, just as strictly, where only its end was odd; None if it was not that.
+
+    The warning is the first one: whether there would have been others shows then.
+    """
+    if warning == _NO_END and not head.several_scans:
+        # Where one scan holds everything, what it lacks is seen in it. Of several, whole ones might be missing.
+        return data + _END_OF_IMAGE
+    padded = _PADDED_END.fullmatch(warning)
+    if padded is None:
+        return None
+    end = _end_of_scans(data, _segments_to_scan(data)[-1].end)
+    return None if end is None else data[: end - int(padded[1])] + _END_OF_IMAGE
 
 
 def _refuse_many_scans(data: bytes, position: int) -> None:
     """`position` is where the first scan's data begin."""
-    if data.count(SCAN_MARKER, position) < MAX_SCANS:
-        return
-    # Exactly: behind the picture there may be others, or a film, which hold these two bytes by chance.
+    # Exactly, when there might be too many: behind the picture there may be others, or a film, which hold these two
+    # bytes by chance.
+    if data.count(SCAN_MARKER, position) >= MAX_SCANS:
+        _end_of_scans(data, position)
+
+
+def _end_of_scans(data: bytes, position: int) -> int | None:
+    """Where the marker at the end stands, None without one. `position` is where the first scan's data begin."""
     scans = 1
     for _ in range(MAX_SEGMENTS):
         found = _MARKER_AFTER_SCAN.search(data, position)
-        if found is None or data[found.end() - 1] == _END:
-            return
+        if found is None:
+            return None
+        if data[found.end() - 1] == _END:
+            return found.start()
         scans += data[found.end() - 1] == _SCAN
         if scans > MAX_SCANS:
             raise InvalidImage(f"the JPEG has more than {MAX_SCANS} scans")

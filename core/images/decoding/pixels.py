@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 
 from core.errors import ImageError, ImageTooLarge, InvalidImage
 from core.images.decoding import jpeg, pillow
-from core.images.decoding.containers import refuse_floods, webp_canvas
+from core.images.decoding.containers import webp_canvas, without_metadata
 from core.images.decoding.geometry import Turn, View, centre_view
 from core.images.decoding.resizing import Picture, Pixels, resize
 
@@ -75,7 +75,7 @@ class PixelDecoder:
         return self._see(picture, view.scaled(scale / jpeg.FULL_SCALE), head.turn)
 
     def _decode_other(self, data: bytes) -> Pixels:
-        refuse_floods(data)
+        data = without_metadata(data)
         if (canvas := webp_canvas(data)) is not None:
             self._check_size(*canvas)
             self._check_memory(canvas[0] * canvas[1] * pillow.WEBP_PIXEL_BYTES)

@@ -5,12 +5,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from core.images.decoding.pillow import WEBP_PIXEL_BYTES
 from core.images.decoding.pixels import DEFAULT_MAX_DECODER_BYTES
-from tools.testbed.hostile_images import webp_with_canvas
+from tools.testbed.handmade import BI_RLE8, RGB, bmp, png
+from tools.testbed.hostile_images import png_chunk, webp_with_canvas
 from tools.testbed.pictures import encoded
 
 SIDE_PX = 4000
@@ -61,6 +63,16 @@ def turned() -> bytes:
     return encoded(colour("RGB"), "PNG", exif=exif)
 
 
+def deep_keyed() -> bytes:
+    samples = np.zeros((SIDE_PX, SIDE_PX, 3), dtype=np.uint8)
+    return png(samples, RGB, 16, before_data=png_chunk(b"tRNS", bytes(6)))
+
+
+def compressed_bmp() -> bytes:
+    rows = (b"\xff\7" * (SIDE_PX // 255) + bytes([SIDE_PX % 255, 7]) + b"\0\0") * SIDE_PX
+    return bmp(rows, SIDE_PX, SIDE_PX, 8, compression=BI_RLE8, palette=bytes(1024))
+
+
 def output_of(program: str, data: bytes, directory: Path) -> str:
     file = directory / "picture"
     file.write_bytes(data)
@@ -80,7 +92,11 @@ def output_of(program: str, data: bytes, directory: Path) -> str:
         pytest.param(turned, 4, id="PNG on its side"),
         pytest.param(lambda: encoded(colour("P"), "PNG", transparency=7), 1, id="palette with transparency"),
         pytest.param(lambda: encoded(colour("I;16"), "PNG"), 2, id="16-bit PNG"),
+        pytest.param(deep_keyed, 8, id="16-bit PNG with a transparent colour"),
         pytest.param(lambda: encoded(colour("P"), "GIF"), 1, id="GIF"),
+        pytest.param(lambda: encoded(colour("P"), "BMP"), 1, id="BMP with a palette"),
+        pytest.param(lambda: encoded(colour("RGB"), "BMP"), 4, id="BMP"),
+        pytest.param(compressed_bmp, 3, id="compressed BMP"),
         pytest.param(lambda: encoded(colour("RGBA"), "WEBP", method=0), 16, id="WebP"),
         pytest.param(lambda: encoded(colour("RGBA"), "AVIF", speed=10, subsampling="4:4:4"), 16, id="AVIF"),
     ],

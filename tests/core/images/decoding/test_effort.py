@@ -9,6 +9,7 @@ from PIL import Image
 
 from core.images.decoding.effort import expected_decode_s
 from core.images.settings import SLOW_S
+from tools.testbed.handmade import BI_RGB, BI_RLE4, BI_RLE8, BITMAPCOREHEADER, BITMAPINFOHEADER, bmp
 from tools.testbed.pictures import encoded
 
 
@@ -26,6 +27,10 @@ def avif_head(*sides: tuple[int, int]) -> bytes:
     return b"\0\0\0\x1cftypavif\0\0\0\0" + boxes
 
 
+def bmp_head(width: int, height: int, *, header: int = BITMAPINFOHEADER, compression: int = BI_RGB) -> bytes:
+    return bmp(b"", width, height, 24, header=header, compression=compression)
+
+
 @pytest.mark.parametrize(
     ("data", "slow"),
     [
@@ -38,6 +43,12 @@ def avif_head(*sides: tuple[int, int]) -> bytes:
         pytest.param(b"GIF89a" + struct.pack("<HH", 7000, 7000), True, id="giant GIF"),
         pytest.param(avif_head((512, 512), (1920, 1080)), False, id="AVIF"),
         pytest.param(avif_head((512, 512), (7000, 7000)), True, id="AVIF of tiles"),
+        pytest.param(bmp_head(1920, 1080), False, id="BMP"),
+        pytest.param(bmp_head(7000, -7000), True, id="giant BMP from the top down"),
+        pytest.param(bmp_head(7000, 7000, header=BITMAPCOREHEADER), True, id="giant BMP of OS/2"),
+        pytest.param(bmp_head(1920, 1080, compression=BI_RLE4), True, id="compressed BMP"),
+        pytest.param(bmp_head(9, 9, compression=BI_RLE8) + bytes(2_000_000), True, id="many runs in a small BMP"),
+        pytest.param(bmp_head(-7000, 7000), False, id="BMP of negative width"),
         pytest.param(b"no image", False, id="no image"),
         pytest.param(b"\xff\xd8\xff\xd9", False, id="JPEG that is refused at once"),
         pytest.param(png_head(9, 9)[:20], False, id="cut off"),
@@ -56,7 +67,7 @@ def test_scans_of_a_jpeg_count(*, progressive: bool) -> None:
     assert progressive == (expected_decode_s(data) > 0.005)
 
 
-@given(st.sampled_from([b"", b"\xff\xd8\xff", png_head(1, 1)[:16], b"GIF8", b"RIFF", avif_head()]), st.binary())
+@given(st.sampled_from([b"", b"\xff\xd8\xff", png_head(1, 1)[:16], b"GIF8", b"RIFF", b"BM", avif_head()]), st.binary())
 def test_any_bytes_have_a_number(head: bytes, rest: bytes) -> None:
     """Nothing is refused here, and nothing raises."""
     assert expected_decode_s(head + rest) >= 0.0

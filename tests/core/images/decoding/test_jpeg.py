@@ -34,7 +34,9 @@ def test_head_is_read(mode: str, components: int, progressive: bool) -> None:
     image = natural(70, 50).convert(mode)
     data = encoded(image, "JPEG", progressive=progressive, exif=orientation(6))
 
-    assert jpeg.Jpeg(70, 50, components, Turn(flips_y=True, transposes=True)) == jpeg.read_head(data)
+    assert jpeg.Jpeg(
+        70, 50, components, Turn(flips_y=True, transposes=True), several_scans=progressive
+    ) == jpeg.read_head(data)
 
 
 def test_first_exif_counts() -> None:
@@ -106,7 +108,7 @@ def test_scans_in_metadata_are_not_counted() -> None:
 )
 def test_scale_keeps_twice_the_target(short: int, scale: int) -> None:
     """Full, half, quarter or eighth: the smallest that leaves 448 pixels for 224."""
-    assert scale == jpeg.scale_for(jpeg.Jpeg(short, short * 2, 3, Turn()), 224)
+    assert scale == jpeg.scale_for(jpeg.Jpeg(short, short * 2, 3, Turn(), several_scans=False), 224)
 
 
 @pytest.mark.parametrize("scale", [1, 2, 4, 8])

@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 from core.errors import ImageError, ImageTooLarge, InvalidImage
 from core.images.decoding.pixels import PixelDecoder
 from tools.testbed import hostile_images as hostile
+from tools.testbed.handmade import BI_RLE8, RGB, bmp, png, rle8
 from tools.testbed.pictures import encoded, natural
 
 SIZE_PX = 224
@@ -37,7 +38,9 @@ def reference(data: bytes) -> npt.NDArray[np.int16]:
 
 
 def difference(data: bytes) -> npt.NDArray[np.int16]:
-    off: npt.NDArray[np.int16] = np.abs(DECODER.decode(data).astype(np.int16) - reference(data))
+    off: npt.NDArray[np.int16] = np.abs(
+        PixelDecoder(SIZE_PX, max_pixels=10_000_000).decode(data).astype(np.int16) - reference(data)
+    )
     return off
 
 
@@ -100,6 +103,20 @@ def test_reduced_decode_keeps_the_geometry(width: int, height: int) -> None:
 
     assert 0.6 >= off.mean()
     assert 25 >= off.max()
+
+
+# Around every change of scale, and on every residue of eight: where the reduced size is rounded.
+SWEEP = sorted({short + off for short in (896, 1792) for off in (-9, -1, 0, 1, 3, 7)} | {*range(450, 466, 3)})
+
+
+@pytest.mark.parametrize("short", SWEEP)
+def test_sizes_of_jpeg(short: int) -> None:
+    """Whatever the size, the picture is scaled to the reference's size and cut where it cuts."""
+    for width, height in ((short, short * 4 // 3 + 1), (short * 16 // 9, short)):
+        off = difference(encoded(edges(width, height), "JPEG", quality=95))
+
+        assert 0.8 >= off.mean(), (width, height)
+        assert 30 >= off.max(), (width, height)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -186,12 +203,20 @@ def test_mode_becomes_rgb(make: Callable[[], bytes], colour: tuple[int, int, int
         pytest.param(b"", InvalidImage, id="empty"),
         pytest.param(b"<html>not found</html>", InvalidImage, id="a web page"),
         pytest.param(b"\xff\xd8\xff", InvalidImage, id="three bytes of JPEG"),
-        pytest.param(encoded(natural(64, 64), "BMP"), InvalidImage, id="a format not on the list"),
+        pytest.param(encoded(natural(64, 64), "PPM"), InvalidImage, id="a format not on the list"),
         pytest.param(encoded(natural(64, 64), "TIFF"), InvalidImage, id="TIFF"),
         pytest.param(encoded(natural(64, 64), "JPEG")[:-200], InvalidImage, id="cut-off JPEG"),
         pytest.param(encoded(natural(64, 64), "JPEG", progressive=True)[:-200], InvalidImage, id="cut-off progressive"),
         pytest.param(encoded(natural(64, 64), "PNG")[:-200], InvalidImage, id="cut-off PNG"),
         pytest.param(encoded(natural(64, 64), "WEBP")[:-200], InvalidImage, id="cut-off WebP"),
+        pytest.param(encoded(natural(64, 64), "BMP")[:-200], InvalidImage, id="cut-off BMP"),
+        pytest.param(bmp(b"\1\7\0\1", 64, 64, 8, compression=BI_RLE8), InvalidImage, id="BMP that ends early"),
+        pytest.param(bmp(b"", 64, 64, 24, compression=4), InvalidImage, id="a JPEG in a BMP"),
+        pytest.param(bmp(b"", 2001, 2000, 8, compression=BI_RLE8), ImageTooLarge, id="too many pixels of a BMP"),
+        pytest.param(bmp(b"", 2000, -2001, 24), ImageTooLarge, id="too many pixels from the top down"),
+        pytest.param(bmp(b"", -64, 64, 24), ImageTooLarge, id="a BMP of negative width"),
+        pytest.param(bmp(b"", 1, 51, 24), ImageTooLarge, id="a BMP too thin"),
+        pytest.param(bmp(b"", 0, 64, 24), InvalidImage, id="a BMP without pixels"),
         pytest.param(encoded(Image.new("1", (2001, 2000)), "PNG"), ImageTooLarge, id="too many pixels"),
         pytest.param(encoded(Image.new("1", (30_000, 30_000)), "PNG"), ImageTooLarge, id="a decompression bomb"),
         pytest.param(hostile.thin(1, 51), ImageTooLarge, id="too thin"),
@@ -200,7 +225,7 @@ def test_mode_becomes_rgb(make: Callable[[], bytes], colour: tuple[int, int, int
         pytest.param(hostile.webp_with_canvas(1, 65_535), ImageTooLarge, id="a canvas far too tall"),
         pytest.param(hostile.with_scans(101), InvalidImage, id="many scans"),
         pytest.param(hostile.behind_start(hostile.EXIF_SEGMENT * 1000), InvalidImage, id="many segments"),
-        pytest.param(hostile.png_with(hostile.png_chunk(b"prVt") * 301), InvalidImage, id="many chunks"),
+        pytest.param(hostile.png_with(hostile.png_chunk(b"prVt") * 20_000), InvalidImage, id="many chunks"),
         pytest.param(hostile.gif_with(b"!\xfe\0" * 300), InvalidImage, id="many comments in a GIF"),
     ],
 )
@@ -210,6 +235,13 @@ def test_refused(data: bytes, error: type[ImageError]) -> None:
         DECODER.decode(data)
 
 
+INDICES = np.random.default_rng(0).integers(0, 256, (80, 100), dtype=np.uint8)
+COMPRESSED_BMP = bmp(rle8(INDICES), 100, 80, 8, compression=BI_RLE8, palette=bytes(range(256)) * 4)
+DEEP_KEYED = png(
+    np.zeros((80, 100, 3), dtype=np.uint16), RGB, 16, before_data=hostile.png_chunk(b"tRNS", bytes(6)), interlaced=True
+)
+
+
 @pytest.mark.parametrize(
     ("data", "needed_bytes"),
     [
@@ -217,6 +249,10 @@ def test_refused(data: bytes, error: type[ImageError]) -> None:
         pytest.param(hostile.webp_with_canvas(100, 80), 100 * 80 * 16, id="animated WebP, by its canvas"),
         pytest.param(encoded(natural(100, 80), "AVIF"), 100 * 80 * 16, id="AVIF"),
         pytest.param(encoded(natural(100, 80), "PNG"), 100 * 80 * 4, id="PNG"),
+        pytest.param(DEEP_KEYED, 100 * 80 * 8, id="PNG of 16 bits with a transparent colour"),
+        pytest.param(encoded(natural(100, 80), "BMP"), 100 * 80 * 4, id="BMP"),
+        pytest.param(encoded(natural(100, 80).convert("P"), "BMP"), 100 * 80, id="BMP with a palette"),
+        pytest.param(COMPRESSED_BMP, 100 * 80 * 3, id="compressed BMP"),
         pytest.param(encoded(natural(100, 80).convert("P"), "GIF"), 100 * 80, id="GIF"),
         pytest.param(encoded(natural(100, 80), "JPEG"), 100 * 80 * (3 * 2 + 3), id="JPEG, coefficients and pixels"),
         pytest.param(encoded(natural(100, 80).convert("L"), "JPEG"), 100 * 80 * (2 + 3), id="grey JPEG"),
@@ -239,7 +275,9 @@ def test_pixels_are_the_caller_s() -> None:
     assert (3, SIZE_PX, SIZE_PX) == pixels.shape
 
 
-VALID = [encoded(natural(48, 40), file_format) for file_format in ("JPEG", "PNG", "WEBP", "GIF", "AVIF")] + [
+VALID = [encoded(natural(48, 40), file_format) for file_format in ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "BMP")] + [
+    COMPRESSED_BMP,
+    DEEP_KEYED,
     palette_with_transparency(),
     mpo(),
     encoded(filled("CMYK", (0, 9, 9, 9)), "JPEG"),

@@ -25,10 +25,14 @@ from core.images.fetch.allowlist import AllowList
         pytest.param("0:0::1", "::1", 9000, True, id="v6-bare"),
         pytest.param("a.test, b.test:81", "b.test", 81, True, id="second-entry"),
         pytest.param("10.0.0.0/8", "10.0.0.1", 80, False, id="network-is-not-a-host"),
+        pytest.param("127.1", "127.0.0.1", 80, True, id="short-v4"),
+        pytest.param("0x7f000001:81", "127.0.0.1", 81, True, id="hex-v4-port"),
+        pytest.param("Bücher.example", "xn--bcher-kva.example", 80, True, id="international-name"),
+        pytest.param("images.test:80", "images.test", 443, False, id="the-scheme-s-own-port"),
     ],
 )
 def test_hosts(value: str, host: str, port: int, expected: bool) -> None:
-    """A host is exempt on all ports, a host with a port on that one only."""
+    """A host in any spelling is exempt on all ports, a host with a port on that one only."""
     assert expected is AllowList.parse(value).has_host(host, port)
 
 
@@ -61,7 +65,12 @@ def test_networks(value: str, address: str, expected: bool) -> None:
         pytest.param("a b", id="space"),
         pytest.param("user@images.test", id="credentials"),
         pytest.param("fe80::1%eth0", id="zone"),
-        pytest.param("127.1", id="short-v4"),
+        pytest.param("a\tb", id="tab"),
+        pytest.param("a\\b", id="backslash"),
+        pytest.param("a?b", id="query"),
+        pytest.param("a#b", id="fragment"),
+        pytest.param("a%2fb", id="escaped-slash"),
+        pytest.param("1.2.3.4.5", id="five-numbers"),
     ],
 )
 def test_bad_entry_is_named(entry: str) -> None:

@@ -1,10 +1,13 @@
 """Downloads from real servers: bodies, statuses, redirects, limits, connection reuse."""
 
 import logging
+import re
+import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from ipaddress import ip_address
 
 import pytest
 from hypothesis import given
@@ -12,8 +15,10 @@ from hypothesis import strategies as st
 
 from core.deadline import Deadline
 from core.errors import DownloadError, ImageTooLarge, Overloaded, ServiceError, UrlNotAllowed
+from core.images.fetch.addresses import IpAddress
 from core.images.fetch.fetcher import Fetcher, FetchLimits
-from tests.core.images.fetch.fakes import fetching, no_wires, soon
+from core.images.fetch.urls import parse_url
+from tests.core.images.fetch.fakes import PUBLIC, fetching, no_wires, soon
 from tests.core.images.fetch.servers import JOIN_TIMEOUT_S, Visitor, answer, redirect, says, serve, serve_paths
 
 IMAGE = bytes(range(256)) * 40
@@ -60,6 +65,41 @@ def test_request_says_nothing_of_us(monkeypatch: pytest.MonkeyPatch) -> None:
         "",
         "",
     ]
+
+
+PRESIGNED = (
+    "/bucket/2026%2F01/a+b%20c%2B/%E2%9C%93~(1)'!*,;=:@&$.jpg?X-Amz-Algorithm=AWS4-HMAC-SHA256"
+    "&X-Amz-Credential=AKIAEXAMPLE%2F20260101%2Fus-east-1%2Fs3%2Faws4_request&X-Amz-Date=20260101T000000Z"
+    "&X-Amz-Expires=900&X-Amz-Security-Token=IQoJb3//+aB%2F%2b==&X-Amz-SignedHeaders=host&x-id=GetObject&empty="
+    "&response-content-disposition=attachment%3B%20filename%3D%22a%2Bb.jpg%22&q=a+b/../c\\d|{e}&X-Amz-Signature=0a~._-"
+)
+
+
+def test_presigned_url_is_sent_as_it_was_signed() -> None:
+    """Not one byte of an encoded path and query changes on the way to the server."""
+    with serve_paths({PRESIGNED: answer(IMAGE)}) as server, fetching() as fetcher:
+        fetcher.fetch(server.url(PRESIGNED), deadline=soon())
+
+    assert server.requests[0].startswith(f"GET {PRESIGNED} HTTP/1.1\r\n".encode())
+
+
+@pytest.mark.parametrize(
+    ("location", "path"),
+    [
+        pytest.param(b"/a b.png", "/a%20b.png", id="space"),
+        pytest.param("/é.png".encode(), "/%C3%A9.png", id="utf-8"),
+        pytest.param("/é.png".encode("latin-1"), "/%E9.png", id="latin-1"),
+        pytest.param(b"/a\tb.png", "/ab.png", id="tab"),
+        pytest.param(b"/a%2Fb+c?d=%20#e", "/a%2Fb+c?d=%20", id="escapes"),
+    ],
+)
+def test_redirect_leads_where_browsers_go(location: bytes, path: str) -> None:
+    """A Location with raw spaces and raw bytes of any encoding is followed to the resource that its server means."""
+    moved = b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: " + location + b"\r\n\r\n"
+    with serve_paths({"/": moved, path: answer(IMAGE)}) as server, fetching() as fetcher:
+        body = fetcher.fetch(server.url("/"), deadline=soon())
+
+    assert body == IMAGE
 
 
 @pytest.mark.parametrize(
@@ -437,6 +477,76 @@ def test_any_text_raises_only_our_errors(nowhere: Fetcher, url: str) -> None:
     """For any text, `fetch` raises an error of ours; an expired deadline keeps it from the network."""
     with pytest.raises(ServiceError):
         nowhere.fetch(url, deadline=Deadline(0.0))
+
+
+# A request of ours and nothing more: no second header, no second request.
+REQUEST = re.compile(
+    rb"GET (?P<target>/[!-~]*) HTTP/1\.1\r\nHost: (?P<authority>[a-z0-9._-]+|\[[0-9a-f:]+\])\r\n"
+    rb"User-Agent: clip-embedding-service\r\nAccept: \*/\*\r\nAccept-Encoding: identity\r\n\r\n"
+)
+AUTHORITIES = st.sampled_from(["example.com", "93.184.216.34", "[2606:4700::1111]", "b\u00fccher.test", "i\u2764.test"])
+ANY_PART = st.text(st.characters(), max_size=20) | st.text("/\\?#@:%. \t\r\nHost\x00\x85\u2028\u00e9", max_size=20)
+ENDS_OF_HOSTS = st.builds("{}{}".format, st.sampled_from(["/", "?", "\\", ":80/", ":/#"]), ANY_PART)
+
+
+class Recorder:
+    """Answers every connection by itself; remembers which names were looked up, what was connected to and sent."""
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        self.names: list[str] = []
+        self.addresses: list[IpAddress] = []
+        self.servers: list[socket.socket] = []
+
+    def resolve(self, host: str, _port: int) -> list[IpAddress]:
+        self.names.append(host)
+        return [ip_address(PUBLIC)]
+
+    def connect(self, address: IpAddress, _port: int, _timeout_s: float) -> socket.socket:
+        ours, server = socket.socketpair()
+        self.addresses.append(address)
+        self.servers.append(server)
+        server.sendall(b"HTTP/1.0 200 OK\r\n\r\nimage")
+        server.shutdown(socket.SHUT_WR)
+        return ours
+
+    def sent(self) -> bytes:
+        """What came over the one connection until it was closed."""
+        [server] = self.servers
+        with server:
+            return b"".join(iter(lambda: server.recv(65536), b""))
+
+
+@pytest.fixture(scope="module")
+def recorded() -> Iterator[tuple[Fetcher, Recorder]]:
+    """One for all examples, as `nowhere`."""
+    recorder = Recorder()
+    with fetching("", resolve=recorder.resolve, connect=recorder.connect) as fetcher:
+        yield fetcher, recorder
+
+
+@given(authority=AUTHORITIES, before=st.just("") | ANY_PART, behind=ENDS_OF_HOSTS | ANY_PART)
+def test_any_text_is_refused_or_one_clean_request(
+    recorded: tuple[Fetcher, Recorder], authority: str, before: str, behind: str
+) -> None:
+    """For any text: refused before anything else happens, or one request of visible ASCII to the host that was read."""
+    fetcher, recorder = recorded
+    recorder.clear()
+    text = f"http://{before}{authority}{behind}"
+    try:
+        fetcher.fetch(text, deadline=soon())
+    except UrlNotAllowed:
+        assert recorder.addresses == []
+        return
+    request = REQUEST.fullmatch(recorder.sent())
+    url = parse_url(text)
+    named, address = ([], url.literal_address) if url.literal_address else ([url.host], ip_address(PUBLIC))
+
+    assert request is not None
+    assert (request["authority"].decode(), request["target"].decode()) == (url.authority, url.target)
+    assert (recorder.names, recorder.addresses) == (named, [address])
 
 
 @pytest.mark.parametrize(

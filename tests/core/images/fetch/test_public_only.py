@@ -1,5 +1,6 @@
 """No connection goes to an address that was not checked."""
 
+import itertools
 from ipaddress import IPv4Address
 
 import pytest
@@ -17,6 +18,13 @@ LITERALS = [
     pytest.param("http://127.0.0.1/", id="loopback"),
     pytest.param("http://127.0.0.1./", id="loopback-dot"),
     pytest.param("http://\uff11\uff12\uff17.0.0.1/", id="loopback-fullwidth"),
+    pytest.param("http://0x7f.1/", id="loopback-hex"),
+    pytest.param("http://0177.1/", id="loopback-octal"),
+    pytest.param("http://2130706433/", id="loopback-number"),
+    pytest.param("http://%31%32%37.1/", id="loopback-escaped"),
+    pytest.param("http:\\\\127.0.0.1\\", id="loopback-backslashes"),
+    pytest.param("http:127.0.0.1", id="loopback-without-slashes"),
+    pytest.param("http://0/", id="unspecified-short"),
     pytest.param("http://0.0.0.0/", id="unspecified"),
     pytest.param("http://10.0.0.1/", id="private-10"),
     pytest.param("http://172.16.0.1/", id="private-172"),
@@ -58,6 +66,44 @@ def test_hostile_urls(url: str) -> None:
         "the host's address is not public",
         "only ports 80 and 443 are allowed",
     )
+
+
+# Each is one private address in the many ways in which browsers let it be written.
+SPELLINGS = [
+    *("127.0.0.1", "127.1", "127.0.1", "0177.0.0.01", "0x7f.0.0.1", "0x7F000001", "2130706433", "017700000001"),
+    *("\uff11\uff12\uff17.1", "127\u30020\uff0e0\uff611", "%31%32%37.0.0.1", "127%2e0%2E0.1", "\u2460\u2461\u2466.1"),
+    *("169.254.169.254", "0xa9fea9fe", "2852039166", "169.254.43518", "0251.0376.0251.0376"),
+    *("0", "0x0", "10.1", "0300.0250.1"),
+    *("[::1]", "[0:0:0:0:0:0:0:1]", "[::]", "[::ffff:127.0.0.1]", "[::FFFF:7F00:1]", "[::127.0.0.1]"),
+    *("[64:ff9b::7f00:1]", "[2002:7f00:1::]", "[fd00:ec2::254]"),
+]
+BEGINNINGS = [
+    *("http://", "HTTP:", "https:/", "http:///", "http:\\\\", "https:/\\"),
+    *(" http://", "ht\ttp:/\n/", "http://@", "http://:@"),
+]
+ENDS = [
+    *("", "/", ":80/", ":", ":443\\a", ".", "./a", "\t/"),
+    *("?@example.com/", "#@example.com/", "\\@example.com/", "/@example.com"),
+]
+
+
+@pytest.mark.parametrize("beginning", BEGINNINGS)
+def test_no_spelling_of_a_private_address_is_reached(beginning: str) -> None:
+    """However an address is written, it is refused before any lookup or connection."""
+    with fetching("", resolve=no_names, connect=no_wires) as fetcher:
+        for spelling, end in itertools.product(SPELLINGS, ENDS):
+            with pytest.raises(UrlNotAllowed):
+                fetcher.fetch(beginning + spelling + end, deadline=soon())
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_spellings_are_refused_for_their_address(spelling: str) -> None:
+    """They are understood as that address, not merely as nonsense."""
+    with (
+        fetching("", resolve=no_names, connect=no_wires) as fetcher,
+        pytest.raises(UrlNotAllowed, match="the host's address is not public"),
+    ):
+        fetcher.fetch(f"http://{spelling}/", deadline=soon())
 
 
 @pytest.mark.parametrize(
