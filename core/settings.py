@@ -17,59 +17,87 @@ Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 class ServiceSettings(BaseModel):
     """One field per environment variable, of the same name in capitals."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
 
     host: str = "127.0.0.1"
+    """Where it listens; `0.0.0.0` in the images."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    """Where it listens."""
     workers: Positive = 1
+    """Processes, each with a model of its own."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    # Set when an image is built, shown in /health.
+    """Logs are JSON lines on standard error."""
     service_commit: str | None = None
+    """Shown in `/health` as `commit`; the images set it."""
 
     embedding_hmac_secret: SecretStr | None = None
+    """The secret that is shared with the workers; without it the service does not start."""
     embedding_hmac_secret_previous: SecretStr | None = None
+    """Accepted as well, while the secret is rotated."""
     allow_insecure_auth: bool = False
+    """1 starts without a secret and verifies nothing; never in production."""
     auth_time_window_seconds: Positive = 120
+    """How old, or how far in the future, a signature may be. Where it is set it bounds jobs, too."""
 
-    # 16 items of 4,096 URL characters, each escaped as six bytes of JSON, fit into 512 KiB.
     max_body_bytes: Positive = 1_048_576
+    """One request body."""
     max_batch_size: Positive = 16
+    """Items in one request."""
     max_image_size_bytes: Positive = 10_485_760
+    """One image, as downloaded."""
     max_image_pixels: Positive = 50_000_000
+    """One image, width times height."""
     image_download_timeout_s: Seconds = 30.0
+    """One download, from the name's lookup to the last byte."""
     download_concurrency: Positive = 8
+    """Downloads of one request at once."""
     download_allow_hosts: str = ""
+    """`host`, `host:port` or CIDR, comma-separated, that need not be public. Empty in production."""
 
-    # The proxy in front of a pod cuts at 100 s: the service answers before that.
     request_timeout_s: Seconds = 90.0
+    """A whole request; `X-Request-Timeout-Ms`, or `timeout_ms` in a job's input, shortens it. The proxy in front of
+    a pod cuts at 100 s.
+    """
     drain_timeout_s: Positive = 30
+    """After SIGTERM, for what was accepted; and for a client to take its answer."""
     max_concurrent_requests: Positive = 64
+    """More are answered `OVERLOADED` at once."""
     max_queued_items: Positive = 1024
+    """Images and texts between admission and their vector."""
     max_device_batch: Positive = 32
+    """Items in one forward pass."""
 
     clip_model: str = DEFAULT_MODEL
+    """Hub id or model directory."""
     clip_model_revision: str | None = None
+    """Another revision of a hub model than the pinned one."""
     clip_device: str = "auto"
+    """`auto` is every CUDA device, else the CPU; or `cpu`, `cuda`, `cuda:1`. GPU images set `cuda`: without a GPU
+    they do not start.
+    """
     clip_dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    """`auto` is float16 on CUDA; on a CPU bfloat16 if it has it, else float32."""
     clip_engine: Literal["auto", "torch", "openvino"] = "auto"
-    # Off, each pass launches its kernels one by one: a start is seconds shorter, and small batches take longer.
+    """`auto` is `openvino` on a CPU where it is installed (extra `cpu`), else `torch`."""
     clip_cuda_graphs: bool = True
+    """0 launches kernels one by one: a start is seconds shorter, small batches take longer."""
     clip_cache_dir: Path = Path("~/.cache/clip-embedding-service")
+    """What OpenVINO has exported, unless that was baked, and compiled; the first start writes it."""
 
-    # How many processes download and decode: by default one for each core.
     image_processes: Literal["auto"] | Positive = "auto"
-    # Of processor time, for one image. A photograph of 50 megapixels takes half a second.
+    """Processes that download and decode; `auto` is one for each core."""
     max_decode_cpu_s: Seconds = 5.0
-    # Of one image, while it is decoded: what 50 megapixels need in every usual format.
+    """Of processor time, for one image. A photograph of 50 megapixels takes half a second."""
     max_decode_bytes: Positive = 805_306_368
-    # What running requests hold of decoded images, and as much again of downloaded ones.
+    """Of memory, for decoding one image: what 50 megapixels need in every format."""
     max_image_bytes_in_flight: Positive = 536_870_912
-    # On a CPU, while texts come: how long decoding and encoding images may keep the next text waiting.
+    """What running requests hold of decoded images, and as much again of downloaded ones."""
     max_image_pass_ms: Positive = 250
-    # Longer than any right forward pass; with the start of a fresh process, still under a minute.
+    """On a CPU, while texts come: how long decoding and encoding images may keep the next text waiting."""
     watchdog_forward_s: Seconds = 30.0
-    # The thread that holds the connections never works for longer than milliseconds.
+    """A forward pass that takes longer ends the process, and a fresh one starts; pauses do not count."""
     watchdog_hub_s: Seconds = 20.0
+    """The same for a thread of connections that gives no sign of life, and for a process that hangs."""
 
     @field_validator("log_level", "clip_dtype", "clip_engine", mode="before")
     @classmethod

@@ -23,7 +23,7 @@ import simplejpeg  # type: ignore[import-untyped]
 
 from core.byte_budget import ByteBudget
 from core.deadline import Cancellation, Deadline
-from core.errors import DeadlineExceeded, InternalError, ServiceError
+from core.errors import DeadlineExceeded, InternalError, ServiceError, UrlNotAllowed
 from core.images.arena import Arena
 from core.images.decoding.effort import expected_decode_s
 from core.images.decoding.pixels import PixelDecoder
@@ -32,6 +32,7 @@ from core.images.downloads import LENT_PLACES, Downloads
 from core.images.fairness import Download
 from core.images.fetch.allowlist import AllowList
 from core.images.fetch.fetcher import Fetcher, FetchLimits
+from core.images.fetch.urls import parse_url
 from core.images.job import Pixels
 from core.images.messages import (
     DECODE,
@@ -113,7 +114,7 @@ class Child:
         part = Part(number, Deadline.after(timeout_ms / 1000, cancellation), cancellation, at_once, len(images))
         self._parts[number] = part
         self._downloads.add(
-            [Task(job_id, url, slot, part, Download(number, _host(url), at_once)) for job_id, slot, url in images]
+            [Task(job_id, url, slot, part, Download(number, host_of(url), at_once)) for job_id, slot, url in images]
         )
 
     def _decode_now(self, job_id: int) -> None:
@@ -223,9 +224,12 @@ class Child:
             self._sock.sendall(data)
 
 
-def _host(url: str) -> str:
-    """Good enough to be fair by; whether it may be connected to is decided where it is."""
-    return url.partition("://")[2].partition("/")[0].lower()
+def host_of(url: str) -> str:
+    """Return what fairness counts by: the host that the fetch will ask, "" for a URL that it will refuse."""
+    try:
+        return parse_url(url).host
+    except UrlNotAllowed:
+        return ""
 
 
 def _end_with(parent_pid: int) -> None:

@@ -131,6 +131,18 @@ def test_pixels_are_those_of_the_decoder(images: ImageServer, *, in_turns: bool)
         target.release(jobs)
 
 
+def test_limit_on_pixels_is_ours_alone(images: ImageServer) -> None:
+    """Pillow refuses 200 megapixels by itself, unless the process has said that it should not."""
+    url = images.add("/large.png", encoded(Image.new("1", (10_000, 20_000)), "PNG"))
+    with pool(MAX_IMAGE_PIXELS="200000000") as (target, collector):
+        [job] = jobs = jobs_of([url])
+        target.begin(jobs, at_once=1)
+        collector.wait_for(jobs)
+
+        assert [0] == greys([job])
+        target.release(jobs)
+
+
 def test_slots_are_used_again(images: ImageServer) -> None:
     """Far more images than an arena has slots, as long as each request gives its own back."""
     url = images.add("/7", b"7")
