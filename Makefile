@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TARGET ?= pod
 
 .DEFAULT_GOAL := help
-.PHONY: chaos fuzz help install run run-serverless smoke test lint types format bench bench-health bench-memory bench-gpu bench-host bench-mixed docker-build image-check docs-check clean
+.PHONY: chaos fuzz help install run run-serverless smoke test lint types format bench bench-health bench-memory bench-gpu bench-host bench-mixed docker-build image-check docs-check settings-page clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -75,6 +75,9 @@ chaos: $(VENV)/installed-dev ## what a pod and a handler survive: overload, hang
 
 fuzz: $(VENV)/installed-dev ## 10,000 mutated images and 10,000 mutated requests
 	$(BIN)/python -m tools.fuzz
+
+settings-page: $(VENV)/installed-dev ## write docs/settings.md from the settings' models
+	@$(BIN)/python -m tools.settings_page
 
 docs-check: $(VENV)/installed-dev ## run every command of the documents in a fresh clone of what is committed (minutes)
 	@$(BIN)/python -m tools.docs_check

@@ -9,8 +9,13 @@ class HandlerSettings(ServiceSettings):
     """A job may wait in a queue during a cold start, so its signature may be older than a pod's request."""
 
     serverless_auth_time_window_seconds: Positive = 900
+    """How old a job's signature may be: it may have waited for a cold start. `AUTH_TIME_WINDOW_SECONDS` counts where
+    that alone is set.
+    """
     serverless_concurrency: Positive = 16
+    """Jobs at once; they share batches."""
     accept_legacy_signatures: bool = False
+    """1 accepts what old clients sign (`image_url|ts`), for single images."""
 
     @property
     def job_window_s(self) -> int:

@@ -37,39 +37,54 @@ class BackendName(Enum):
 class WorkerSettings(BaseModel):
     """One field per environment variable, of the same name in capitals."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
 
     clip_inference_backend: BackendName
+    """`runpod_pod`, `runpod_serverless`, `local` (the core in this process) or `off`."""
     clip_fallback_backend: BackendName | None = None
+    """Who answers what the first one cannot: one of the same, or empty."""
 
     embedding_hmac_secret: SecretStr | None = None
+    """The service's secret."""
     allow_insecure_auth: bool = False
+    """1 sends unsigned requests when there is no secret."""
 
     clip_pod_base_url: str | None = None
+    """The pod, or a load-balancing endpoint."""
     clip_pod_timeout_s: Seconds = 60.0
+    """One attempt at the pod."""
 
     runpod_api_key: SecretStr | None = None
+    """Sent over https only, except to this machine."""
     runpod_clip_endpoint_id: str | None = None
+    """The endpoint; `.` is a local server."""
     runpod_base_url: str = "https://api.runpod.ai/v2"
-    # RunPod holds `runsync` for up to 90 s before it names the job. A shorter limit than that gives up on a job
-    # that cannot be cancelled yet.
+    """Where jobs are sent."""
     runpod_timeout_s: Seconds = 120.0
+    """One attempt at the endpoint. RunPod holds `runsync` for up to 90 s before it names the job, and what has no
+    name cannot be cancelled.
+    """
 
     clip_connect_timeout_s: Seconds = 5.0
-    # Attempts of one call, or of an item of a batch, at one backend; and the seconds that all attempts of a call at
-    # both backends, with the pauses between them, may take together.
+    """One connection."""
     clip_retry_attempts: Positive = 4
+    """Of a call, or of an item of a batch, at one backend."""
     clip_total_timeout_s: Seconds = 180.0
+    """Of a call at both backends together, with all pauses; the primary leaves the fallback one attempt."""
 
-    # The service's MAX_BATCH_SIZE is 16 unless somebody changed it.
     clip_batch_size: Positive = 16
+    """Items of `embed_images` in one request, at most the service's `MAX_BATCH_SIZE`."""
     clip_concurrent_batches: Positive = 4
+    """Of one `embed_images`."""
 
-    # Calls in a row that failed after all their attempts, until the fallback gets every call.
     clip_breaker_failures: Positive = 2
+    """Calls in a row that failed after all their attempts, until the fallback gets every call."""
     clip_breaker_cool_down_s: Seconds = 30.0
+    """How long it gets them."""
     clip_expected_fingerprint: str | None = None
+    """Refuse vectors of any other model, from either backend."""
     clip_allow_fingerprint_mismatch: bool = False
+    """1 mixes vectors that cannot be compared."""
 
     # What the `local` backend passes on to the service in this process. Holds secrets, hence no repr.
     local_environ: Mapping[str, str] = Field(default_factory=dict, repr=False)
