@@ -9,16 +9,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from core.batching.items import Modality
 from core.deadline import Deadline
-from core.embedder import Embedder, Wanted
+from core.embedder import Embedder, Wanted, WantedText
 from core.errors import AuthExpired, AuthFailed, BatchTooLarge, NotFound, ServiceError, ValidationFailed
+from core.settings import ServiceSettings
 from core.wire.requests import (
     EMBED_IMAGE,
     EMBED_IMAGE_BATCH,
     EMBED_TEXT,
+    EMBED_TEXT_BATCH,
     ImageBatchRequest,
     ImageRequest,
     Request,
+    TextBatchRequest,
     TextRequest,
     validate,
 )
@@ -42,6 +46,7 @@ class Operation(Generic[AnyRequest]):
 
     request: type[AnyRequest]
     run: Callable[[Model, AnyRequest, str, Deadline], Body]
+    modality: Modality
 
 
 def _embed_image(model: Model, request: ImageRequest, request_id: str, deadline: Deadline) -> Body:
@@ -60,21 +65,40 @@ def _embed_image_batch(model: Model, request: ImageBatchRequest, _request_id: st
     return {
         "results": [item_body(item, result, request.encoding_format) for item, result in pairs],
         **model.identity.for_response(),
-        "batch_timings": batch_timings(results, (time.monotonic() - started_s) * 1000),
+        "batch_timings": batch_timings(results, (time.monotonic() - started_s) * 1000, ("download_ms", "inference_ms")),
     }
 
 
 def _embed_text(model: Model, request: TextRequest, request_id: str, deadline: Deadline) -> Body:
-    result = model.embedder.embed_text(request.text, normalize=request.normalize, deadline=deadline)
+    [result] = model.embedder.embed_texts([WantedText(request.text, request.normalize)], deadline)
+    if isinstance(result, ServiceError):
+        raise result
     body = text_body(request_id, result, normalized=request.normalize, encoding=request.encoding_format)
     return body | model.identity.for_response()
 
 
+def _embed_text_batch(model: Model, request: TextBatchRequest, _request_id: str, deadline: Deadline) -> Body:
+    started_s = time.monotonic()
+    results = model.embedder.embed_texts([WantedText(item.text, item.normalize) for item in request.items], deadline)
+    pairs = zip(request.items, results, strict=True)
+    return {
+        "results": [item_body(item, result, request.encoding_format) for item, result in pairs],
+        **model.identity.for_response(),
+        "batch_timings": batch_timings(results, (time.monotonic() - started_s) * 1000, ("inference_ms",)),
+    }
+
+
 OPERATIONS: Mapping[str, Operation[Any]] = {
-    EMBED_IMAGE: Operation(ImageRequest, _embed_image),
-    EMBED_IMAGE_BATCH: Operation(ImageBatchRequest, _embed_image_batch),
-    EMBED_TEXT: Operation(TextRequest, _embed_text),
+    EMBED_IMAGE: Operation(ImageRequest, _embed_image, Modality.IMAGE),
+    EMBED_IMAGE_BATCH: Operation(ImageBatchRequest, _embed_image_batch, Modality.IMAGE),
+    EMBED_TEXT: Operation(TextRequest, _embed_text, Modality.TEXT),
+    EMBED_TEXT_BATCH: Operation(TextBatchRequest, _embed_text_batch, Modality.TEXT),
 }
+
+
+def max_batch_sizes(settings: ServiceSettings) -> Mapping[Modality, int]:
+    """Items in one request, of each kind."""
+    return {Modality.IMAGE: settings.max_batch_size, Modality.TEXT: settings.max_text_batch_size}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +118,12 @@ class Api:
         model: Model,
         authenticator: Authenticator | None,
         *,
-        max_batch_size: int,
+        max_batch_sizes: Mapping[Modality, int],
         request_timeout_s: float,
     ) -> None:
         self._model = model
         self._authenticator = authenticator
-        self._max_batch_size = max_batch_size
+        self._max_batch_sizes = max_batch_sizes
         self._request_timeout_s = request_timeout_s
 
     def prepare(
@@ -114,17 +138,17 @@ class Api:
         operation = OPERATIONS.get(path)
         if operation is None:
             raise NotFound
-        self._check_batch_size(members)
+        self._check_batch_size(members, self._max_batch_sizes[operation.modality])
         request = validate(operation.request, members)
         self._authenticate(path, request)
         ends = deadline or Deadline.after(self._request_timeout_s)
         return Call(request_id, lambda: operation.run(self._model, request, request_id, ends))
 
-    def _check_batch_size(self, members: Mapping[str, Any]) -> None:
+    def _check_batch_size(self, members: Mapping[str, Any], most: int) -> None:
         """Before validation: a thousand items are not worth validating."""
         items = members.get("items")
-        if isinstance(items, list) and len(items) > self._max_batch_size:
-            raise BatchTooLarge(f"a batch has at most {self._max_batch_size} items")
+        if isinstance(items, list) and len(items) > most:
+            raise BatchTooLarge(f"a batch has at most {most} items")
 
     def _authenticate(self, path: str, request: Request) -> None:
         """Every item of a batch is signed by itself; one bad signature refuses the whole request."""

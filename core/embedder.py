@@ -35,6 +35,14 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
+class WantedText:
+    """One text to embed; `normalize` asks for L2 norm 1."""
+
+    text: str
+    normalize: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Tokens:
     """The token ids of a text, how wide they are padded in a pass, and whether the text was cut to fit."""
 
@@ -105,17 +113,24 @@ class Embedder:
                     self._images.release(jobs)
         return [_embedding(*parts, group.arrived_s) for parts in zip(wanted, jobs, rows, strict=True)]
 
-    def embed_text(self, text: str, *, normalize: bool, deadline: Deadline) -> Embedding:
-        """Return the embedding of a text; one that is too long is cut and says so. Raises a `ServiceError`."""
-        tokens = self._tokenize(text)
+    def embed_texts(self, wanted: Sequence[WantedText], deadline: Deadline) -> list[Embedding | ServiceError]:
+        """Return one result per text, in order; one that is too long is cut and says so.
+
+        Raises `Overloaded` when there is no place for the texts, and `NotReady` when nothing is taken.
+        """
+        tokens = [self._tokenize(one.text) for one in wanted]
         group = Group(deadline)
-        item = Item(Modality.TEXT, group, tokens.ids, tokens.width)
-        with self._scheduler.entered([item]):
-            self._scheduler.add_text(item)
-            [row] = outcomes(group, [item])
-        if isinstance(row, ServiceError):
-            raise row
-        return Embedding(_scaled(row, normalize), _timings(group.arrived_s, row), tokens.truncated)
+        items = [Item(Modality.TEXT, group, one.ids, one.width) for one in tokens]
+        with self._scheduler.entered(items):
+            self._scheduler.add_texts(items)
+            rows = outcomes(group, items)
+        triples = zip(wanted, tokens, rows, strict=True)
+        return [
+            row
+            if isinstance(row, ServiceError)
+            else Embedding(_scaled(row, one.normalize), _timings(group.arrived_s, row), cut.truncated)
+            for one, cut, row in triples
+        ]
 
 
 def _item(group: Group, job: ImageJob) -> Item:

@@ -9,7 +9,7 @@ from importlib.metadata import version
 
 import numpy as np
 
-from core.api import Api, Model
+from core.api import Api, Model, max_batch_sizes
 from core.batching.batcher import Batcher
 from core.batching.device import Device
 from core.batching.items import Group, Item, Modality, outcomes
@@ -118,7 +118,7 @@ class Runtime:
         try:
             with self._scheduler.entered([image, text]):
                 self._scheduler.add_decoded([image])
-                self._scheduler.add_text(text)
+                self._scheduler.add_texts([text])
                 failed = any(isinstance(row, ServiceError) for row in outcomes(group, [image, text]))
         except ServiceError:
             failed = True
@@ -159,7 +159,7 @@ class Runtime:
         return Api(
             Model(embedder, self.identity),
             authenticator,
-            max_batch_size=settings.max_batch_size,
+            max_batch_sizes=max_batch_sizes(settings),
             request_timeout_s=settings.request_timeout_s,
         )
 

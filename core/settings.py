@@ -42,7 +42,9 @@ class ServiceSettings(BaseModel):
     max_body_bytes: Positive = 1_048_576
     """One request body."""
     max_batch_size: Positive = 16
-    """Items in one request."""
+    """Images in one request."""
+    max_text_batch_size: Positive = 256
+    """Texts in one request."""
     max_image_size_bytes: Positive = 10_485_760
     """One image, as downloaded."""
     max_image_pixels: Positive = 50_000_000

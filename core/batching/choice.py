@@ -33,6 +33,9 @@ LEAST_SHARE = 1 / 3
 # How much the newest pass says about the next one's time, and about who has had which share.
 _NEWEST = 0.2
 
+# Texts of one request are due one after the other at this distance.
+_TEXT_SPACING_S = 0.01
+
 # Of a text pass: padded tokens that hold a token at least, so that one long text does not pad many short ones.
 _LEAST_FILL = 0.5
 
@@ -173,6 +176,16 @@ def _image_turn(state: State, now_s: float) -> Choice:
     if young or state.ready == 0:
         return Choice.WAIT
     return Choice.IMAGES
+
+
+def due_times(ready_s: float, texts: int) -> list[float]:
+    """When each of the texts of one request, which are ready now, has its turn: they are taken in that order.
+
+    As if a request had a hundred texts a second. So a search does not wait for the 255 others of a batch that came just
+    before it, and what comes later passes only that part of a batch whose time has not come: no text waits for ever.
+    While nobody else waits, all of a batch goes at once.
+    """
+    return [ready_s + position * _TEXT_SPACING_S for position in range(texts)]
 
 
 def texts_of_a_pass(widths: Sequence[int], *, max_texts: int, max_tokens: int) -> list[int]:

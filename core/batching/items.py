@@ -66,7 +66,7 @@ class Group:
 class Item:
     """Settled exactly once: whoever comes second (a device that wakes up after the watchdog) is ignored.
 
-    `width` is what it takes of a pass: the padded tokens of a text, 1 for an image.
+    `width` is what it takes of a pass: the padded tokens of a text, 1 for an image. A text is `due_s` when its turn is.
     """
 
     modality: Modality
@@ -74,6 +74,7 @@ class Item:
     payload: Payload
     width: int = 1
     ready_s: float = 0.0
+    due_s: float = 0.0
     outcome: Encoded | ServiceError | None = None
 
     def __post_init__(self) -> None:

@@ -7,14 +7,15 @@ An image is *to decode*, *decoding*, *ready* or *running*, a text *ready* or *ru
 import heapq
 import threading
 import time
-from collections import deque
+from bisect import insort
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import count, islice
+from itertools import count
+from operator import attrgetter
 from typing import Protocol
 
-from core.batching.choice import DECODE_PATIENCE_S, Choice, State, choose, texts_of_a_pass
+from core.batching.choice import DECODE_PATIENCE_S, Choice, State, choose, due_times, texts_of_a_pass
 from core.batching.items import Encoded, Item, Modality
 from core.errors import NotReady, Overloaded
 
@@ -84,7 +85,7 @@ class Scheduler:
         self._state.decoding_s = self._decoding.values()
         self._to_decode: list[_Entry] = []
         self._ready: list[_Entry] = []
-        self._texts: deque[Item] = deque()
+        self._texts: list[Item] = []
         self._numbers = count()
         self._inside: set[Item] = set()
         self._running: set[Item] = set()
@@ -112,14 +113,16 @@ class Scheduler:
         finally:
             self._leave(items)
 
-    def add_text(self, item: Item) -> None:
-        """A text waits for the device."""
+    def add_texts(self, items: Iterable[Item]) -> None:
+        """The texts of one request wait for the device; those of one width go together."""
         with self._changed:
-            if self._is_over(item):
-                return
-            item.ready_s = self._clock()
-            self._texts.append(item)
-            self._state.text_came_s = item.ready_s
+            ready_s = self._clock()
+            waiting = sorted((item for item in items if not self._is_over(item)), key=attrgetter("width"))
+            for item, due_s in zip(waiting, due_times(ready_s, len(waiting)), strict=True):
+                item.ready_s, item.due_s = ready_s, due_s
+                insort(self._texts, item, key=attrgetter("due_s"))
+            if waiting:
+                self._state.text_came_s = ready_s
             grants = self._look()
         self._send(grants)
 
@@ -235,13 +238,11 @@ class Scheduler:
         return [heapq.heappop(self._ready).item for _ in range(min(most, len(self._ready)))]
 
     def _take_texts(self, most: int) -> list[Item]:
-        widths = [item.width for item in islice(self._texts, _LOOKED_THROUGH)]
+        looked_at = self._texts[:_LOOKED_THROUGH]
+        widths = [item.width for item in looked_at]
         max_tokens = self._state.max_tokens(self._limits.max_tokens)
         positions = set(texts_of_a_pass(widths, max_texts=most, max_tokens=max_tokens))
-        looked_at = [self._texts.popleft() for _ in range(len(widths))]
-        self._texts.extendleft(
-            item for position, item in reversed(list(enumerate(looked_at))) if position not in positions
-        )
+        self._texts[:_LOOKED_THROUGH] = [item for position, item in enumerate(looked_at) if position not in positions]
         return [looked_at[position] for position in sorted(positions)]
 
     def _look(self) -> list[Item]:
@@ -306,4 +307,4 @@ class Scheduler:
                 heap[:] = kept
                 heapq.heapify(heap)
         if any(item in items for item in self._texts):
-            self._texts = deque(item for item in self._texts if item not in items)
+            self._texts = [item for item in self._texts if item not in items]

@@ -12,6 +12,7 @@ from shared_auth import image_payload_id, text_payload_id
 EMBED_IMAGE = "/v1/embed/image"
 EMBED_IMAGE_BATCH = "/v1/embed/image-batch"
 EMBED_TEXT = "/v1/embed/text"
+EMBED_TEXT_BATCH = "/v1/embed/text-batch"
 
 MAX_URL_CHARACTERS = 4096
 MAX_TEXT_CHARACTERS = 10_000
@@ -83,6 +84,23 @@ class TextRequest(Request):
 
     def signed_payloads(self) -> Iterator[tuple[str, object]]:
         yield text_payload_id(self.text), self.auth
+
+
+class TextItem(TextRequest):
+    """One text of a batch; its results are told apart by `request_id`, so that is required."""
+
+    request_id: RequestId
+
+
+class TextBatchRequest(Request):
+    """Several texts. `encoding_format` is the default of the items that name none."""
+
+    items: Annotated[list[TextItem], Field(min_length=1)]
+    encoding_format: EncodingFormat | None = None
+
+    def signed_payloads(self) -> Iterator[tuple[str, object]]:
+        for item in self.items:
+            yield from item.signed_payloads()
 
 
 AnyRequest = TypeVar("AnyRequest", bound=Request)

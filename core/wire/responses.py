@@ -7,7 +7,7 @@ from typing import Any
 
 from core.embedding import Embedding, Vector
 from core.errors import ServiceError
-from core.wire.requests import EncodingFormat, ImageItem
+from core.wire.requests import EncodingFormat, ImageItem, TextItem
 
 Body = dict[str, Any]
 
@@ -54,23 +54,22 @@ def text_body(request_id: str, embedding: Embedding, *, normalized: bool, encodi
     return body | {"timings": {"download_ms": None, **embedding.timings}}
 
 
-def item_body(item: ImageItem, result: Embedding | ServiceError, default: EncodingFormat | None) -> Body:
+def item_body(item: ImageItem | TextItem, result: Embedding | ServiceError, default: EncodingFormat | None) -> Body:
     """One item of a batch: a success or an error in its place."""
     if isinstance(result, ServiceError):
         return {"request_id": item.request_id, **error_body(result, item.request_id)}
-    encoding = item.encoding_format or default
-    return embedding_body(item.request_id, result, normalized=item.normalize, encoding=encoding)
+    write = text_body if isinstance(item, TextItem) else embedding_body
+    return write(item.request_id, result, normalized=item.normalize, encoding=item.encoding_format or default)
 
 
-def batch_timings(results: Sequence[Embedding | ServiceError], total_ms: float) -> dict[str, float]:
-    """Milliseconds of a whole batch. Its downloads run side by side and its images share forward passes, so each
-    total is the longest of the items', not the sum."""
+def batch_timings(
+    results: Sequence[Embedding | ServiceError], total_ms: float, steps: Sequence[str]
+) -> dict[str, float]:
+    """Milliseconds of a whole batch. Its downloads run side by side and its items share forward passes, so the total
+    of each of the `steps` is the longest of the items', not the sum."""
     timings = [result.timings for result in results if isinstance(result, Embedding)]
-    return {
-        "total_download_ms": max((timing["download_ms"] for timing in timings), default=0.0),
-        "total_inference_ms": max((timing["inference_ms"] for timing in timings), default=0.0),
-        "total_ms": round(total_ms, 3),
-    }
+    longest = {f"total_{step}": max((timing[step] for timing in timings), default=0.0) for step in steps}
+    return {**longest, "total_ms": round(total_ms, 3)}
 
 
 def error_body(error: ServiceError, request_id: str) -> Body:

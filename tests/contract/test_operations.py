@@ -5,10 +5,10 @@ import base64
 import numpy as np
 import pytest
 
-from core.wire.requests import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT
+from core.wire.requests import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT, EMBED_TEXT_BATCH
 from tests.contract.conftest import Drawing
 from tools.testbed.image_server import ImageServer
-from tools.testbed.target import Target, signed_batch, signed_image, signed_text
+from tools.testbed.target import Target, signed_batch, signed_image, signed_text, signed_texts
 
 # Relative to the length of the vector, in float32: batches of different sizes add in a different order.
 ROW_TOLERANCE = 1e-3
@@ -78,6 +78,35 @@ def test_item_error_has_the_contract_form(target: Target, images: ImageServer) -
     assert {"code", "message", "request_id", "retryable"} == result["error"].keys()
     assert ("item-0", False) == (result["error"]["request_id"], result["error"]["retryable"])
     assert "hidden" not in str(answer.body)
+
+
+def test_batch_of_texts(target: Target) -> None:
+    """Rows in the order of the request, each equal to the single result; texts of every length, one of them cut."""
+    texts = [" ".join(["a", *["red"] * (position % 40), "circle"]) for position in range(99)]
+    texts.append("word " * 500)
+    answer = target.send(EMBED_TEXT_BATCH, signed_texts([f"{position} {text}" for position, text in enumerate(texts)]))
+    results = answer.body["results"]
+
+    assert [f"item-{position}" for position in range(100)] == [result["request_id"] for result in results]
+    assert [False] * 99 + [True] == ["truncated" in result for result in results]
+    assert {"total_inference_ms", "total_ms"} == answer.body["batch_timings"].keys()
+    assert all(result["timings"]["download_ms"] is None for result in results)
+    for position in (0, 7, 39, 99):
+        alone = target.send(EMBED_TEXT, signed_text(f"{position} {texts[position]}"))
+        row = np.asarray(results[position]["embedding"], dtype=np.float32)
+        assert ROW_TOLERANCE > np.linalg.norm(alone.vector - row)
+
+
+def test_normalize_is_honoured_per_text(target: Target) -> None:
+    """One raw vector beside a unit one; `encoding_format` of the batch is that of its items."""
+    body = signed_texts(["a red circle", "a blue square"], encoding_format="base64")
+    body["items"][1]["normalize"] = False
+    unit, raw = target.send(EMBED_TEXT_BATCH, body).body["results"]
+    norms = [np.linalg.norm(np.frombuffer(base64.b64decode(one["embedding"]), "<f4")) for one in (unit, raw)]
+
+    assert (True, False) == (unit["normalized"], raw["normalized"])
+    assert 1.0 == pytest.approx(float(norms[0]), abs=1e-5)
+    assert 1.0 != pytest.approx(float(norms[1]), abs=1e-2)
 
 
 def test_normalize_is_honoured_per_item(target: Target, drawings: list[Drawing]) -> None:

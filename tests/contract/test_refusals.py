@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from core.wire.requests import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT
+from core.wire.requests import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT, EMBED_TEXT_BATCH
 from tests.contract.conftest import Drawing
-from tools.testbed.target import Target, signed_batch, signed_image, signed_text, without
+from tools.testbed.target import Target, signed_batch, signed_image, signed_text, signed_texts, without
 
 Body = dict[str, Any]
 
@@ -95,6 +95,19 @@ def test_same_image_signed_at_another_second_is_another_signature(target: Target
         ),
         pytest.param(
             EMBED_IMAGE_BATCH, lambda: signed_batch(["http://a/"] * 17), "BATCH_TOO_LARGE", "16", id="17 items"
+        ),
+        pytest.param(
+            EMBED_TEXT_BATCH,
+            lambda: signed_texts([str(number) for number in range(257)]),
+            "BATCH_TOO_LARGE",
+            "256",
+            id="257 texts",
+        ),
+        pytest.param(
+            EMBED_TEXT_BATCH, lambda: signed_texts(["a", ""]), "VALIDATION_ERROR", "items[1].text", id="empty text"
+        ),
+        pytest.param(
+            EMBED_TEXT_BATCH, lambda: signed_texts(["a", "a"]), "VALIDATION_ERROR", "items[1].auth", id="one text twice"
         ),
     ],
 )

@@ -17,7 +17,7 @@ from core.batching.items import Modality
 from core.batching.scheduler import Limits, Scheduler
 from core.byte_budget import ByteBudget
 from core.deadline import Cancellation, Deadline
-from core.embedder import Arrivals, Embedder, ImageMemory, Tokens, Wanted
+from core.embedder import Arrivals, Embedder, ImageMemory, Tokens, Wanted, WantedText
 from core.embedding import Embedding
 from core.errors import (
     DeadlineExceeded,
@@ -260,9 +260,11 @@ def _wait_until(condition: Callable[[], bool]) -> None:
 def test_text_says_when_it_was_cut() -> None:
     """A long text is embedded cut, and the result tells."""
     with bench() as target:
-        short = target.embedder.embed_text("five5", normalize=False, deadline=Deadline.after(SOON_S))
-        long = target.embedder.embed_text("longer", normalize=True, deadline=Deadline.after(SOON_S))
+        wanted = [WantedText("five5", normalize=False), WantedText("longer", normalize=True)]
+        short, long = target.embedder.embed_texts(wanted, Deadline.after(SOON_S))
 
+    assert isinstance(short, Embedding)
+    assert isinstance(long, Embedding)
     assert (False, True) == (short.truncated, long.truncated)
     assert (10.0, 1.0) == pytest.approx((np.linalg.norm(short.vector), np.linalg.norm(long.vector)))
 
@@ -271,9 +273,10 @@ def test_timings_name_every_step() -> None:
     """An image says where its milliseconds went, a text which of them it has; a queue's are never less than none."""
     with bench() as target:
         [image] = target.embed(["1"])
-        text = target.embedder.embed_text("five5", normalize=True, deadline=Deadline.after(SOON_S))
+        [text] = target.embedder.embed_texts([WantedText("five5", normalize=True)], Deadline.after(SOON_S))
 
     assert isinstance(image, Embedding)
+    assert isinstance(text, Embedding)
     assert {"download_ms", "decode_ms", "queue_ms", "inference_ms", "total_ms"} == image.timings.keys()
     assert (3.0, 2.0) == (image.timings["download_ms"], image.timings["decode_ms"])
     assert {"queue_ms", "inference_ms", "total_ms"} == text.timings.keys()
@@ -344,6 +347,6 @@ def test_closed_scheduler_takes_nothing() -> None:
         with pytest.raises(NotReady):
             target.embed(["1"])
         with pytest.raises(NotReady):
-            target.embedder.embed_text("text", normalize=True, deadline=Deadline.after(SOON_S))
+            target.embedder.embed_texts([WantedText("text", normalize=True)], Deadline.after(SOON_S))
 
         assert [] == target.images.begun

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from core.api import Api, Model
+from core.api import Api, Model, max_batch_sizes
 from core.batching.batcher import Batcher
 from core.batching.device import Device
 from core.batching.items import Modality
@@ -124,6 +124,6 @@ def _api(settings: ServiceSettings, scheduler: Scheduler, images: ImageProcesses
     return Api(
         Model(embedder, IDENTITY),
         Authenticator(settings.hmac_secrets()),
-        max_batch_size=settings.max_batch_size,
+        max_batch_sizes=max_batch_sizes(settings),
         request_timeout_s=settings.request_timeout_s,
     )

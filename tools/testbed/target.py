@@ -3,7 +3,7 @@
 import copy
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import requests
 
-from core.wire.requests import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT
+from core.wire.requests import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT, EMBED_TEXT_BATCH
 from shared_auth import Authenticator, image_payload_id, text_payload_id
 from tools.testbed.control_plane import ControlPlane
 from tools.testbed.process import SECRET
@@ -88,9 +88,16 @@ def signed_image(
     return {"image_url": image_url, "auth": auth, **fields}
 
 
-def signed_text(text: str, *, secret: str = SECRET, age_s: int = 0, **fields: Any) -> Body:  # noqa: ANN401
-    """A text request."""
-    auth = _authenticator(secret, age_s).sign(EMBED_TEXT, text_payload_id(text)).as_dict()
+def signed_text(
+    text: str,
+    *,
+    path: str = EMBED_TEXT,
+    secret: str = SECRET,
+    age_s: int = 0,
+    **fields: Any,  # noqa: ANN401
+) -> Body:
+    """A text request, or an item of a batch when `path` says so."""
+    auth = _authenticator(secret, age_s).sign(path, text_payload_id(text)).as_dict()
     return {"text": text, "auth": auth, **fields}
 
 
@@ -99,6 +106,14 @@ def signed_batch(image_urls: list[str], **fields: Any) -> Body:  # noqa: ANN401
     items = [
         signed_image(url, path=EMBED_IMAGE_BATCH, request_id=f"item-{position}")
         for position, url in enumerate(image_urls)
+    ]
+    return {"items": items, **fields}
+
+
+def signed_texts(texts: Sequence[str], **fields: Any) -> Body:  # noqa: ANN401
+    """A batch request whose items are called item-0, item-1, ..."""
+    items = [
+        signed_text(text, path=EMBED_TEXT_BATCH, request_id=f"item-{position}") for position, text in enumerate(texts)
     ]
     return {"items": items, **fields}
 

@@ -120,7 +120,7 @@ class Running:
             self.scheduler.add_decoded(items)
         else:
             for item in items:
-                self.scheduler.add_text(item)
+                self.scheduler.add_texts([item])
         return [Pending(item) for item in items]
 
     @contextmanager

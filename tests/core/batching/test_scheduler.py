@@ -58,7 +58,7 @@ class Bench:
 
     def text(self) -> Item:
         [item] = self.items(1, Modality.TEXT)
-        self.scheduler.add_text(item)
+        self.scheduler.add_texts([item])
         return item
 
     def begins(self) -> Pass | None:
@@ -131,6 +131,57 @@ def test_decoders_go_on_after_the_pass() -> None:
 
     assert [] == during
     assert second == bench.granted
+
+
+def test_search_does_not_wait_for_a_batch_that_came_before_it() -> None:
+    """Texts of one request are due one after the other; whoever comes meanwhile is taken in between."""
+    bench = Bench()
+    batch = bench.items(4 * MAX_BATCH, Modality.TEXT)
+    bench.scheduler.add_texts(batch)
+    first = bench.begins()
+    assert first is not None
+    search = bench.text()
+    bench.run(first, 0.1)
+    second = bench.begins()
+
+    assert batch[:MAX_BATCH] == list(first.items)
+    assert second is not None
+    assert search in second.items
+    assert MAX_BATCH == len(second.items)
+
+
+def test_searches_do_not_hold_up_a_batch_for_ever() -> None:
+    """What comes later passes only texts whose time has not come."""
+    bench = Bench()
+    batch = bench.items(10, Modality.TEXT)
+    bench.scheduler.add_texts(batch)
+    passes = 0
+    while any(item.outcome is None for item in batch):
+        for _ in range(MAX_BATCH):
+            bench.text()
+        taken = bench.begins()
+        assert taken is not None
+        bench.run(taken, 0.1)
+        passes += 1
+
+    assert passes <= 4
+
+
+def test_texts_of_a_batch_go_by_width() -> None:
+    """Those that are padded alike share a pass, in whichever order they stand in the request."""
+    bench = Bench()
+    batch = bench.items(4, Modality.TEXT)
+    for item, width in zip(batch, (77, 8, 77, 8), strict=True):
+        item.width = width
+    bench.scheduler.add_texts(batch)
+    first = bench.begins()
+    assert first is not None
+    bench.run(first, 0.1)
+    second = bench.begins()
+
+    assert [8, 8] == [item.width for item in first.items]
+    assert second is not None
+    assert [77, 77] == [item.width for item in second.items]
 
 
 def test_images_that_need_no_turn_are_never_granted() -> None:
