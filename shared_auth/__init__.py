@@ -1,7 +1,13 @@
 """The one HMAC rule of service and clients. Standard library only."""
 
 from shared_auth.authenticator import DEFAULT_WINDOW_S, Authenticator, Signature
-from shared_auth.canonical import canonical_message, image_payload_id, legacy_message, text_payload_id
+from shared_auth.canonical import (
+    canonical_message,
+    image_content_payload_id,
+    image_payload_id,
+    legacy_message,
+    text_payload_id,
+)
 from shared_auth.errors import AuthError, BadSignature, ExpiredSignature, MalformedAuth, UnsignablePayload
 
 __all__ = [
@@ -14,6 +20,7 @@ __all__ = [
     "Signature",
     "UnsignablePayload",
     "canonical_message",
+    "image_content_payload_id",
     "image_payload_id",
     "legacy_message",
     "text_payload_id",
