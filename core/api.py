@@ -1,11 +1,12 @@
 """The operation table: what can be asked, and the one way from a request to its answer: parse, authenticate, run.
 
 Both adapters look operations up here, so an operation is one row and exists on both, with the same checks.
-`prepare` is quick and never blocks; `Call.run` blocks and belongs on a thread.
+Both belong on a thread: `prepare` waits for nothing, but decodes what was sent; `Call.run` blocks.
 """
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -13,6 +14,7 @@ from core.batching.items import Modality
 from core.deadline import Deadline
 from core.embedder import Embedder, Wanted, WantedText
 from core.errors import AuthExpired, AuthFailed, BatchTooLarge, NotFound, ServiceError, ValidationFailed
+from core.images.content import SentImages, SentLimits
 from core.settings import ServiceSettings
 from core.wire.requests import (
     EMBED_IMAGE,
@@ -50,7 +52,7 @@ class Operation(Generic[AnyRequest]):
 
 
 def _embed_image(model: Model, request: ImageRequest, request_id: str, deadline: Deadline) -> Body:
-    [result] = model.embedder.embed_images([Wanted(request.image_url, request.normalize)], deadline)
+    [result] = model.embedder.embed_images([Wanted(request.image, request.normalize)], deadline)
     if isinstance(result, ServiceError):
         raise result
     body = embedding_body(request_id, result, normalized=request.normalize, encoding=request.encoding_format)
@@ -59,14 +61,20 @@ def _embed_image(model: Model, request: ImageRequest, request_id: str, deadline:
 
 def _embed_image_batch(model: Model, request: ImageBatchRequest, _request_id: str, deadline: Deadline) -> Body:
     started_s = time.monotonic()
-    wanted = [Wanted(item.image_url, item.normalize) for item in request.items]
+    wanted = [Wanted(item.image, item.normalize) for item in request.items]
     results = model.embedder.embed_images(wanted, deadline)
     pairs = zip(request.items, results, strict=True)
     return {
         "results": [item_body(item, result, request.encoding_format) for item, result in pairs],
         **model.identity.for_response(),
-        "batch_timings": batch_timings(results, (time.monotonic() - started_s) * 1000, ("download_ms", "inference_ms")),
+        "batch_timings": batch_timings(results, (time.monotonic() - started_s) * 1000, _steps(request)),
     }
+
+
+def _steps(request: ImageBatchRequest) -> tuple[str, ...]:
+    """Which of a batch's steps have a total: nothing is downloaded where every image was sent."""
+    is_downloaded = any(isinstance(item.image, str) for item in request.items)
+    return ("download_ms", "inference_ms") if is_downloaded else ("inference_ms",)
 
 
 def _embed_text(model: Model, request: TextRequest, request_id: str, deadline: Deadline) -> Body:
@@ -119,30 +127,44 @@ class Api:
         authenticator: Authenticator | None,
         *,
         max_batch_sizes: Mapping[Modality, int],
+        sent_limits: SentLimits,
         request_timeout_s: float,
     ) -> None:
         self._model = model
         self._authenticator = authenticator
         self._max_batch_sizes = max_batch_sizes
+        self._sent_limits = sent_limits
         self._request_timeout_s = request_timeout_s
 
     def prepare(
         self, path: str, members: Mapping[str, Any], *, request_id: str, deadline: Deadline | None = None
     ) -> Call:
-        """Check a request and return the call that answers it; `request_id` goes into the answer.
+        """Check a request and return the call that answers it; `request_id` goes into the answer. What `members` hold
+        of images has been copied then, and the call lets go of it when it has been run.
 
         Without a `deadline` of its own it has the service's time for a request, from now.
 
-        Raises `NotFound`, `BatchTooLarge`, `ValidationFailed`, `AuthFailed` or `AuthExpired`.
+        Raises `NotFound`, `BatchTooLarge`, `ValidationFailed`, `AuthFailed`, `AuthExpired`, or `Overloaded` when
+        there is no room for the images that were sent.
         """
         operation = OPERATIONS.get(path)
         if operation is None:
             raise NotFound
         self._check_batch_size(members, self._max_batch_sizes[operation.modality])
-        request = validate(operation.request, members)
-        self._authenticate(path, request)
         ends = deadline or Deadline.after(self._request_timeout_s)
-        return Call(request_id, lambda: operation.run(self._model, request, request_id, ends))
+        with ExitStack() as held:
+            images = SentImages(self._sent_limits)
+            held.callback(images.close)
+            request = validate(operation.request, members, images)
+            self._authenticate(path, request)
+            images.seal()
+            held.pop_all()
+
+        def run() -> Body:
+            with closing(images):
+                return operation.run(self._model, request, request_id, ends)
+
+        return Call(request_id, run)
 
     def _check_batch_size(self, members: Mapping[str, Any], most: int) -> None:
         """Before validation: a thousand items are not worth validating."""

@@ -6,36 +6,33 @@ and writes. What the bytes mean is found out on a thread, which parses, checks a
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Any
 from urllib.parse import quote
 
 from flask import Flask, Request, Response, g, request
 from gevent.threadpool import ThreadPool
-from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import MapAdapter
 
 from core.api import OPERATIONS, Api
-from core.byte_budget import ByteBudget
 from core.deadline import Cancellation, Deadline, parse_timeout_ms
-from core.errors import BodyTooLarge, CapacityError, DeadlineExceeded, InternalError, InvalidJson, ServiceError
+from core.errors import CapacityError, InternalError, InvalidJson, ServiceError
 from core.service import Service, Status
 from core.settings import ServiceSettings
 from core.wire.requests import new_request_id, request_id_of
 from core.wire.responses import Body, error_body
+from core.wire.sizes import max_body_bytes
 from core.wire.strict_json import encode, parse_object
 from pod import SERVICE_EXTENSION, metrics
-from pod.connection import Connection, Due
-from pod.errors import STATUS, from_gunicorn, from_http
+from pod.body import Bodies, ReceivedBody
+from pod.connection import Connection
+from pod.errors import STATUS, from_http
 from pod.presence import cancelled_when_gone
 
 logger = logging.getLogger(__name__)
-
-# A body is at most a mebibyte; whoever needs longer holds a connection for its own sake.
-_BODY_TIMEOUT_S = 20.0
 
 # A request that is turned away is answered with its own id if that is quickly found.
 _QUICKLY_PARSED_BYTES = 16_384
@@ -62,8 +59,7 @@ class _Door:
 
     service: Service
     threads: ThreadPool
-    bodies: ByteBudget
-    max_body_bytes: int
+    bodies: Bodies
 
 
 class _App(Flask):
@@ -88,9 +84,11 @@ def create_app(settings: ServiceSettings, service: Service) -> Flask:
         service,
         # Admission lets in at most this many, so `apply` never waits for a free thread.
         ThreadPool(settings.max_concurrent_requests),
-        # Bodies are read before admission: a thousand connections must not hold a thousand of the largest ones.
-        ByteBudget(settings.max_concurrent_requests * settings.max_body_bytes),
-        settings.max_body_bytes,
+        Bodies(
+            requests=settings.max_concurrent_requests,
+            large_bytes=settings.max_image_bytes_in_flight,
+            max_body_bytes=max_body_bytes(settings),
+        ),
     )
     for path in OPERATIONS:
         app.add_url_rule(path, path, partial(_run_operation, door, path), methods=["POST"])
@@ -112,57 +110,35 @@ def _run_operation(door: _Door, path: str) -> Response:
     cancellation = Cancellation()
     asked_ms = parse_timeout_ms(environ.get(_TIMEOUT_VARIABLE), _TIMEOUT_HEADER)
     deadline = door.service.deadline(asked_ms, cancellation)
-    body = _read_body(door, connection, environ, deadline)
+    body = door.bodies.read(connection, environ, deadline)
     try:
         with door.service.admitted() as api, cancelled_when_gone(connection, cancellation):
             exchange.request_id, outcome = door.threads.apply(_attempt, (api, path, body, deadline))
     except CapacityError as refused:
         exchange.request_id = _id_in(body)
         return _answer_error(refused)
+    finally:
+        body.release()
     exchange.client_gone = cancellation.cancelled
     if isinstance(outcome, ServiceError):
         return _answer_error(outcome)
     return Response(outcome, content_type=_JSON)
 
 
-def _read_body(door: _Door, connection: Connection, environ: Mapping[str, Any], deadline: Deadline) -> bytes:
-    """Raises `BodyTooLarge`, `Overloaded`, `InvalidJson` for what breaks off or is no HTTP, and `DeadlineExceeded`
-    for a body that trickles in."""
-    is_chunked = "HTTP_TRANSFER_ENCODING" in environ
-    # A body without a length is read to one byte more than is allowed.
-    expected = door.max_body_bytes + 1 if is_chunked else int(environ.get("CONTENT_LENGTH") or 0)
-    if expected > door.max_body_bytes and not is_chunked:
-        raise BodyTooLarge
-    due_s = time.monotonic() + min(_BODY_TIMEOUT_S, deadline.remaining_s())
-    late = DeadlineExceeded("the body did not arrive in time")
-    with door.bodies.lease(expected), connection.bytes_due(Due(due_s, late)):
-        body = _received(environ["wsgi.input"], expected)
-    if len(body) > door.max_body_bytes:
-        raise BodyTooLarge
-    if len(body) < expected and not is_chunked:
-        raise InvalidJson("the body broke off")
-    return body
-
-
-def _received(body: Any, count: int) -> bytes:  # noqa: ANN401 - gunicorn's
-    try:
-        return cast("bytes", body.read(count))
-    except ParseException as error:
-        raise from_gunicorn(error) from error
-    except OSError as error:
-        raise InvalidJson("the body broke off") from error
-
-
-def _attempt(api: Api, path: str, body: bytes, deadline: Deadline) -> tuple[str | None, bytes | ServiceError]:
+def _attempt(api: Api, path: str, body: ReceivedBody, deadline: Deadline) -> tuple[str | None, bytes | ServiceError]:
     """Run on a thread: the caller's request id, and what to answer.
 
     Errors are returned: gevent prints the traceback of whatever a pool's function raises.
     """
     request_id = None
     try:
-        members = parse_object(body)
+        members = parse_object(body.data)
         request_id = request_id_of(members)
-        return request_id, encode(api.prepare(path, members, request_id=request_id, deadline=deadline).run())
+        call = api.prepare(path, members, request_id=request_id, deadline=deadline)
+        # The call has what it needs of them: a batch of images would be held twice.
+        members.clear()
+        body.release()
+        return request_id, encode(call.run())
     except ServiceError as error:
         return request_id, error
     except Exception:
@@ -170,11 +146,11 @@ def _attempt(api: Api, path: str, body: bytes, deadline: Deadline) -> tuple[str 
         return request_id, InternalError()
 
 
-def _id_in(body: bytes) -> str | None:
-    if len(body) > _QUICKLY_PARSED_BYTES:
+def _id_in(body: ReceivedBody) -> str | None:
+    if len(body.data) > _QUICKLY_PARSED_BYTES:
         return None
     try:
-        return request_id_of(parse_object(body))
+        return request_id_of(parse_object(body.data))
     except InvalidJson:
         return None
 

@@ -91,9 +91,10 @@ class JobHandler:
         cancellation = Cancellation()
         deadline = self._service.deadline(parse_timeout_ms(members.get(_TIMEOUT), _TIMEOUT), cancellation)
         with self._service.admitted() as api:
-            call = api.prepare(path, members, request_id=request_id, deadline=deadline)
             try:
-                body = await self._on_thread(lambda: self._checked(call.run()))
+                body = await self._on_thread(
+                    lambda: self._checked(api.prepare(path, members, request_id=request_id, deadline=deadline).run())
+                )
             except asyncio.CancelledError:
                 # The platform stopped the job: what it has not begun is not begun any more.
                 cancellation.cancel()

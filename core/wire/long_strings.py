@@ -1,7 +1,7 @@
 """Takes the long strings out of a large JSON text, so that the parser gets little and holds nobody up.
 
-An image in base64 is 14 megabytes that hold no structure. The parser would look at each character, make a copy, and hold
-the interpreter's lock all the while. Here no call works on more than a window, and the longest strings are not copied.
+An image in base64 is 14 megabytes that hold no structure. The parser would look at each character, make a copy, and
+hold the interpreter's lock all the while. Here no call works on more than a window, and what is longest is not copied.
 """
 
 import codecs

@@ -8,12 +8,15 @@ from hypothesis import strategies as st
 
 from core.api import Api, Model
 from core.batching.items import Modality
+from core.byte_budget import ByteBudget
 from core.errors import AuthFailed, ServiceError, ValidationFailed
+from core.images.content import SentLimits
 from core.wire.requests import EMBED_IMAGE_BATCH
 from shared_auth import Authenticator, image_payload_id
 
 NOW_S = 1_703_001_234
 MAX_ITEMS = 8
+MAX_IMAGE_BYTES = 1000
 
 Body = dict[str, Any]
 
@@ -22,7 +25,9 @@ def api(*, signed: bool = True) -> Api:
     """`prepare` never asks the model."""
     authenticator = Authenticator(["test-secret"], clock=lambda: NOW_S) if signed else None
     most = dict.fromkeys(Modality, MAX_ITEMS)
-    return Api(cast("Model", None), authenticator, max_batch_sizes=most, request_timeout_s=30.0)
+    sent_limits = SentLimits(MAX_IMAGE_BYTES, ByteBudget(MAX_IMAGE_BYTES * MAX_ITEMS))
+    model = cast("Model", None)
+    return Api(model, authenticator, max_batch_sizes=most, sent_limits=sent_limits, request_timeout_s=30.0)
 
 
 def item(url: str, *, age_s: int = 0, secret: str = "test-secret") -> Body:

@@ -11,6 +11,7 @@ from core.batching.scheduler import Limits, Scheduler
 from core.batching.tally import Tally
 from core.byte_budget import ByteBudget
 from core.embedder import Arrivals, Embedder, ImageMemory
+from core.images.content import SentLimits
 from core.images.job import PixelStack
 from core.images.pool import ImageProcesses
 from core.images.settings import child_settings
@@ -125,5 +126,6 @@ def _api(settings: ServiceSettings, scheduler: Scheduler, images: ImageProcesses
         Model(embedder, IDENTITY),
         Authenticator(settings.hmac_secrets()),
         max_batch_sizes=max_batch_sizes(settings),
+        sent_limits=SentLimits(settings.max_image_size_bytes, ByteBudget(settings.max_image_bytes_in_flight)),
         request_timeout_s=settings.request_timeout_s,
     )

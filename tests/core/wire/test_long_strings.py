@@ -17,7 +17,11 @@ AMPLE = 10_000_000
 
 STRINGS = st.text(max_size=30) | st.sampled_from(["~0", "~1", "~", "\\", "\\~0", '"', "~" * 20, "\ud83d", "é😀" * 8])
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.floats(allow_nan=False, allow_infinity=False) | STRINGS,
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | STRINGS,
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(STRINGS, inner, max_size=4),
     max_leaves=12,
 )
