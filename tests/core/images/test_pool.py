@@ -207,15 +207,18 @@ def test_images_that_were_sent_are_decoded_like_others(images: ImageServer, *, i
 def test_killed_process_loses_no_image_that_was_sent() -> None:
     """The bytes are here until the image has ended: they are sent again to another process."""
     contents = [str(number).encode() for number in range(100)]
+    killed: set[int] = set()
     with pool(processes=2, program=SCRIPTED) as (target, collector):
         for number in range(6):
+            killed.add(pid := target.pids[number % 2])
             with sent_jobs(contents) as jobs:
                 target.begin(jobs, at_once=8)
-                os.kill(target.pids[number % 2], signal.SIGKILL)
+                os.kill(pid, signal.SIGKILL)
                 collector.wait_for(jobs)
 
                 assert list(range(100)) == greys(jobs)
                 target.release(jobs)
+            _wait_until(lambda: 2 == len(set(target.pids) - killed))
             target.wait_until_ready()
 
 
@@ -236,19 +239,22 @@ def test_no_descriptor_is_left_behind() -> None:
     """After 200 requests with images that were sent, ended and given up ones, here and in the image process."""
     with pool(processes=1, program=SCRIPTED) as (target, collector):
         [pid] = target.pids
-        before = descriptors(os.getpid()), descriptors(pid)
         for number in range(200):
             with sent_jobs([b"1", b"2"]) as jobs:
                 target.begin(jobs, at_once=8)
+                assert 1 <= files_of_sent_images(os.getpid())
                 if number % 2:
                     collector.wait_for(jobs)
                 target.release(jobs)
         _wait_until(lambda: not target._processes[0].tickets)
-        _wait_until(lambda: before == (descriptors(os.getpid()), descriptors(pid)))
+
+        assert [0, 0] == [files_of_sent_images(process) for process in (os.getpid(), pid)]
 
 
-def descriptors(pid: int) -> int:
-    return len(os.listdir(f"/proc/{pid}/fd"))
+def files_of_sent_images(pid: int) -> int:
+    """How many are open in a process."""
+    links = [os.path.realpath(entry) for entry in Path(f"/proc/{pid}/fd").iterdir()]
+    return len([link for link in links if "sent-images" in link])
 
 
 def test_decode_over_its_budget_costs_that_image_alone(images: ImageServer) -> None:
