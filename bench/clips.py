@@ -19,8 +19,7 @@ from tools.testbed.process import TINY_MODEL
 
 CONTEXT_LENGTH = 77
 VOCABULARY = 49408
-START_ID, END_ID = VOCABULARY - 2, VOCABULARY - 1
-# What most files say, as they are from before transformers knew the token: the highest id of a text is its end.
+# What many files name as the end token, from before transformers looked at it: a text then ends at its highest id.
 _LEGACY_END_ID = 2
 
 # With CLIP's own scale of initial weights all inputs give nearly the same vector.
@@ -56,16 +55,21 @@ class Clip:
     images: Tower
     texts: Tower
     activation: Activation = "quick_gelu"
-    end_token_id: int = _LEGACY_END_ID
+    names_end_token: bool = False
 
-    def config(self, layers: int | None = None) -> CLIPConfig:
+    def config(self, layers: int | None, vocabulary: int) -> CLIPConfig:
         """Its CLIPConfig, with the true number of layers unless another is asked for."""
         images = {"image_size": self.size_px, "patch_size": self.patch_px, "hidden_act": self.activation}
-        texts = {"vocab_size": VOCABULARY, "max_position_embeddings": CONTEXT_LENGTH, "hidden_act": self.activation}
+        texts = {"vocab_size": vocabulary, "max_position_embeddings": CONTEXT_LENGTH, "hidden_act": self.activation}
+        _, end_id = ends(vocabulary)
         return CLIPConfig(
             projection_dim=self.dim,
             vision_config={**self.images.config(layers), **images},
-            text_config={**self.texts.config(layers), **texts, "eos_token_id": self.end_token_id},
+            text_config={
+                **self.texts.config(layers),
+                **texts,
+                "eos_token_id": end_id if self.names_end_token else _LEGACY_END_ID,
+            },
             initializer_factor=_INITIALIZER_FACTOR,
         )
 
@@ -76,35 +80,40 @@ _IMAGES_768, _IMAGES_1024, _IMAGES_1280 = Tower(768, 12, 12), Tower(1024, 24, 16
 CLIPS: Mapping[str, Clip] = {
     "ViT-B/32": Clip(512, 224, 32, _IMAGES_768, _TEXTS_512),
     "ViT-B/32, laion2B": Clip(512, 224, 32, _IMAGES_768, _TEXTS_512, "gelu"),
-    "ViT-B/16": Clip(512, 224, 16, _IMAGES_768, _TEXTS_512, end_token_id=END_ID),
+    "ViT-B/16": Clip(512, 224, 16, _IMAGES_768, _TEXTS_512, names_end_token=True),
     "ViT-L/14": Clip(768, 224, 14, _IMAGES_1024, _TEXTS_768),
-    "ViT-L/14, 336 px": Clip(768, 336, 14, _IMAGES_1024, _TEXTS_768, end_token_id=END_ID),
+    "ViT-L/14, 336 px": Clip(768, 336, 14, _IMAGES_1024, _TEXTS_768, names_end_token=True),
     "ViT-H/14, laion2B": Clip(1024, 224, 14, _IMAGES_1280, _TEXTS_1024, "gelu"),
 }
 
 
-def make(clip: Clip, target: Path, *, layers: int | None = None, seed: int = 0) -> CLIPModel:
+def ends(vocabulary: int) -> tuple[int, int]:
+    """The ids of the tokens at the start and at the end of a text: the last two, as in CLIP's own tokenizer."""
+    return vocabulary - 2, vocabulary - 1
+
+
+def make(clip: Clip, target: Path, *, layers: int | None = None, vocabulary: int = VOCABULARY) -> CLIPModel:
     """Write a model directory into `target` and return transformers' model of it, in float32.
 
-    Its tokenizer is the bundled model's, spread over the real one's ids.
+    Its tokenizer is the bundled model's, spread over the ids of a `vocabulary`, which is at least as large.
     """
     disable_progress_bar()  # type: ignore[no-untyped-call]
-    torch.manual_seed(seed)
-    model = CLIPModel(clip.config(layers))
+    torch.manual_seed(0)
+    model = CLIPModel(clip.config(layers, vocabulary))
     model.train(False)
     model.save_pretrained(target)
-    (target / "tokenizer.json").write_text(json.dumps(_tokenizer()))
+    (target / "tokenizer.json").write_text(json.dumps(_tokenizer(vocabulary)))
     size = {"size": clip.size_px, "crop_size": clip.size_px}
     (target / "preprocessor_config.json").write_text(json.dumps(size))
     return model
 
 
-def _tokenizer() -> dict[str, Any]:
-    """The bundled tokenizer with as many tokens as CLIP's, start and end being the last two, as there."""
+def _tokenizer(vocabulary: int) -> dict[str, Any]:
     content: dict[str, Any] = json.loads((TINY_MODEL / "tokenizer.json").read_bytes())
-    special = {token["content"]: new for token, new in zip(content["added_tokens"], (START_ID, END_ID), strict=True)}
+    start_and_end = ends(vocabulary)
+    special = {token["content"]: new for token, new in zip(content["added_tokens"], start_and_end, strict=True)}
     words = [word for word in content["model"]["vocab"] if word not in special]
-    words += [f"<unused {number}>" for number in range(len(words), START_ID)]
+    words += [f"<unused {number}>" for number in range(len(words), start_and_end[0])]
     content["model"]["vocab"] = {word: number for number, word in enumerate(words)} | special
     for token in content["added_tokens"]:
         token["id"] = special[token["content"]]
