@@ -36,18 +36,17 @@ class Preprocessing(BaseModel):
 
     @classmethod
     def of(cls, config: Any, size_px: int) -> Self:  # noqa: ANN401 - straight from JSON
-        """Read a configuration for a model of `size_px`; null stands for the default.
+        """Read a configuration for a model of `size_px`. What is left out has its default, and null switches it off.
 
         Raises `ValueError` that names the first thing in it which is not done here.
         """
         if not isinstance(config, Mapping):
             raise ValueError("it is not an object")  # noqa: TRY004 - what is wrong is a value in a file
-        asked = {name: value for name, value in config.items() if value is not None}
         # The sizes have a default that other models must contradict.
-        for name, value in {"size": _DEFAULT_SIZE_PX, "crop_size": _DEFAULT_SIZE_PX, **asked}.items():
+        for name, value in {"size": _DEFAULT_SIZE_PX, "crop_size": _DEFAULT_SIZE_PX, **config}.items():
             if name not in _HONOURED and not _is_done(name, value, size_px):
                 raise ValueError(f"{name} is {value!r}: {_supported(name, size_px)}")
-        return cls.model_validate({name: asked[name] for name in _HONOURED if name in asked})
+        return cls.model_validate({name: config[name] for name in _HONOURED if name in config})
 
 
 def _is_done(name: str, value: object, size_px: int) -> bool:
@@ -64,9 +63,9 @@ def _is_done(name: str, value: object, size_px: int) -> bool:
         case "rescale_factor":
             return isinstance(value, float) and isclose(value, _RESCALE_FACTOR, rel_tol=1e-6)
         case "image_processor_type" | "feature_extractor_type":
-            return value in _PROCESSORS
-    # A switch that nobody here knows asks for nothing while it is off.
-    return value is (name in _SWITCHES)
+            return value in (None, *_PROCESSORS)
+    # What nobody here knows asks for nothing while it is off.
+    return value is True if name in _SWITCHES else value is None or value is False
 
 
 def _supported(name: str, size_px: int) -> str:

@@ -39,7 +39,7 @@ def test_defaults_are_those_of_transformers() -> None:
         pytest.param(CONFIG, id="the bundled model's"),
         pytest.param({"size": 224, "crop_size": 224, "feature_extractor_type": "CLIPFeatureExtractor"}, id="old"),
         pytest.param({**CONFIG, "image_processor_type": "CLIPImageProcessorFast", "use_fast": True}, id="fast"),
-        pytest.param({**CONFIG, "do_center_crop": None, "resample": None}, id="null for the default"),
+        pytest.param({**CONFIG, "image_processor_type": None, "do_pad": None}, id="null for nothing"),
         pytest.param({**CONFIG, "do_pad": False, "pad_size": None}, id="a switch that is off"),
     ],
 )
@@ -53,6 +53,9 @@ def test_what_is_done_here_is_taken(config: dict[str, Any]) -> None:
     [
         pytest.param({"resample": 2}, r"resample is 2: supported is 3 \(bicubic\)", id="bilinear"),
         pytest.param({"do_center_crop": False}, "do_center_crop is False: supported is true", id="no crop"),
+        pytest.param({"do_center_crop": None}, "do_center_crop is None", id="null, which crops nothing"),
+        pytest.param({"resample": None}, "resample is None", id="null, which resizes in another way"),
+        pytest.param({"image_mean": None}, "image_mean is None", id="null for a mean"),
         pytest.param({"do_resize": False}, "do_resize is False", id="no resize"),
         pytest.param({"do_normalize": False}, "do_normalize is False", id="no normalisation"),
         pytest.param({"do_rescale": False}, "do_rescale is False", id="no scale"),
