@@ -8,6 +8,7 @@ Writes bench/results/parity.json. Ends with status 1 where a difference is large
 import argparse
 import importlib.util
 import json
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -92,6 +93,8 @@ def main() -> None:
     parser.add_argument("--only", choices=CLIPS, action="append", help="one of the models; may be repeated")
     parser.add_argument("--layers", type=int, help="of each tower, instead of the true number")
     options = parser.parse_args()
+    # Unwinds as Ctrl-C does: what is on disk by then is gigabytes.
+    signal.signal(signal.SIGTERM, lambda _signal, _frame: sys.exit(128 + signal.SIGTERM))
     names, rows, refused = options.only or list(CLIPS), list[Agreement](), 0
     print(_line("clip", "engine", "dtype", "what", "dim", "cosine min", "max diff", "error/spread", "others"))
     described = about({"tolerance": TOLERANCE})
