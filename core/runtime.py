@@ -9,7 +9,8 @@ from importlib.metadata import version
 
 import numpy as np
 
-from core.api import Api, Model, max_batch_sizes
+from core.access import Access
+from core.api import Api
 from core.batching.batcher import Batcher
 from core.batching.device import Device
 from core.batching.items import Group, Item, Modality, outcomes
@@ -27,6 +28,7 @@ from core.images.decoding.rules import PIXEL_RULES_VERSION
 from core.images.job import ImageJob, PixelStack
 from core.images.pool import ImageProcesses
 from core.images.settings import child_settings
+from core.operations import Model, max_batch_sizes
 from core.process import cpu
 from core.settings import ServiceSettings
 from core.wire.responses import ModelIdentity
@@ -60,7 +62,7 @@ class Runtime:
 
     def __init__(self, settings: ServiceSettings, authenticator: Authenticator | None, model: LoadedModel) -> None:
         directory, engines = model.directory, model.engines
-        self.identity = _identity(directory, engines[0], model.fingerprint)
+        self.identity = _identity(directory, engines[0], model.fingerprint, settings.clip_model)
         self.torch_version = version("torch")
         self.cuda_version = _cuda_version()
         with ExitStack() as made:
@@ -157,13 +159,10 @@ class Runtime:
             memory=ImageMemory(ByteBudget(settings.max_image_bytes_in_flight), pixel_bytes),
             concurrency=settings.download_concurrency,
         )
-        return Api(
-            Model(embedder, self.identity),
-            authenticator,
-            max_batch_sizes=max_batch_sizes(settings),
-            sent_limits=SentLimits(settings.max_image_size_bytes, ByteBudget(settings.max_image_bytes_in_flight)),
-            request_timeout_s=settings.request_timeout_s,
-        )
+        model = Model(embedder, self.identity, max_batch_sizes(settings))
+        access = Access(authenticator, settings.bearer_keys())
+        sent_limits = SentLimits(settings.max_image_size_bytes, ByteBudget(settings.max_image_bytes_in_flight))
+        return Api(model, access, sent_limits=sent_limits, request_timeout_s=settings.request_timeout_s)
 
 
 def close_in_the_end(made: ExitStack, close: Callable[[], None]) -> None:
@@ -187,7 +186,7 @@ def _limits(settings: ServiceSettings, directory: ModelDirectory) -> Limits:
     )
 
 
-def _identity(directory: ModelDirectory, engine: Engine, model_fingerprint: str) -> ModelIdentity:
+def _identity(directory: ModelDirectory, engine: Engine, model_fingerprint: str, source: str) -> ModelIdentity:
     return ModelIdentity(
         model_name=directory.model_name,
         pretrained=directory.pretrained,
@@ -196,6 +195,7 @@ def _identity(directory: ModelDirectory, engine: Engine, model_fingerprint: str)
         engine=engine.name,
         dim=directory.dim,
         fingerprint=model_fingerprint,
+        source=source,
     )
 
 

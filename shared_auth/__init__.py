@@ -1,6 +1,6 @@
 """The one HMAC rule of service and clients. Standard library only."""
 
-from shared_auth.authenticator import DEFAULT_WINDOW_S, Authenticator, Signature
+from shared_auth.authenticator import DEFAULT_CLIENT, DEFAULT_WINDOW_S, Authenticator, Signature, Verified
 from shared_auth.canonical import (
     canonical_message,
     image_content_payload_id,
@@ -11,6 +11,7 @@ from shared_auth.canonical import (
 from shared_auth.errors import AuthError, BadSignature, ExpiredSignature, MalformedAuth, UnsignablePayload
 
 __all__ = [
+    "DEFAULT_CLIENT",
     "DEFAULT_WINDOW_S",
     "AuthError",
     "Authenticator",
@@ -19,6 +20,7 @@ __all__ = [
     "MalformedAuth",
     "Signature",
     "UnsignablePayload",
+    "Verified",
     "canonical_message",
     "image_content_payload_id",
     "image_payload_id",

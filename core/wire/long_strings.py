@@ -48,6 +48,17 @@ class LongString:
 
     utf8: memoryview
 
+    def startswith(self, prefix: str) -> bool:
+        """As of `str`; the prefix in ASCII."""
+        return bytes(self.utf8[: len(prefix)]) == prefix.encode()
+
+    def partition(self, separator: str) -> "tuple[str, str, LongString]":
+        """As of `str`, for one that comes early: none is found behind the first thousand bytes."""
+        head = bytes(self.utf8[:_SHORT_BYTES])
+        before, found, _ = head.partition(separator.encode())
+        end = len(before) + len(found)
+        return before.decode(errors="replace"), found.decode(), LongString(self.utf8[end:])
+
     def pieces(self) -> Iterator[memoryview]:
         """The bytes in order, a window at a time."""
         for begin in range(0, len(self.utf8), WINDOW_BYTES):

@@ -13,6 +13,7 @@ from pydantic import (
     InstanceOf,
     ValidationError,
     ValidationInfo,
+    WithJsonSchema,
     field_validator,
 )
 from pydantic_core import PydanticCustomError, PydanticKnownError
@@ -62,7 +63,11 @@ def _decoded(value: object, info: ValidationInfo) -> SentImage:
 
 ImageUrl = Annotated[str, Field(min_length=1, max_length=MAX_URL_CHARACTERS), _text_of_at_most(MAX_URL_CHARACTERS)]
 Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT_CHARACTERS), _text_of_at_most(MAX_TEXT_CHARACTERS)]
-ImageBase64 = Annotated[InstanceOf[SentImage], BeforeValidator(_decoded)]
+ImageBase64 = Annotated[
+    InstanceOf[SentImage],
+    BeforeValidator(_decoded),
+    WithJsonSchema({"type": "string", "minLength": 1, "contentEncoding": "base64"}),
+]
 
 
 class Request(BaseModel):
@@ -170,7 +175,7 @@ def validate(model: type[AnyRequest], members: Mapping[str, Any], images: SentIm
     try:
         return model.model_validate(members, context=images)
     except ValidationError as error:
-        raise ValidationFailed(_explain(error)) from error
+        raise _explained(error) from error
 
 
 def request_id_of(members: Mapping[str, Any]) -> str:
@@ -186,10 +191,13 @@ def new_request_id() -> str:
     return os.urandom(16).hex()
 
 
-def _explain(error: ValidationError) -> str:
+def _explained(error: ValidationError) -> ValidationFailed:
     """Name the first wrong field and the rule. Never the value: it may be a presigned URL."""
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    return f"{_field_path(first['loc'])}: {first['msg']}"
+    field = _field_path(first["loc"])
+    failed = ValidationFailed(f"{field}: {first['msg']}")
+    failed.param = field
+    return failed
 
 
 def _field_path(location: tuple[int | str, ...]) -> str:

@@ -21,9 +21,9 @@ from bench.work import (
     Work,
     text_of,
 )
-from core.api import OPERATIONS
 from core.byte_budget import ByteBudget
 from core.images.content import SentImages, SentLimits
+from core.operations import OPERATIONS
 from core.wire.requests import validate
 from shared_auth import Authenticator
 from tools.testbed.loopback import QuietHandler, base_url, serving

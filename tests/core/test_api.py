@@ -6,11 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.api import Api, Model
+from core.access import Access
+from core.api import Api
 from core.batching.items import Modality
 from core.byte_budget import ByteBudget
 from core.errors import AuthFailed, ServiceError, ValidationFailed
 from core.images.content import SentLimits
+from core.operations import Model
 from core.wire.requests import EMBED_IMAGE_BATCH
 from shared_auth import Authenticator, image_payload_id
 
@@ -24,10 +26,9 @@ Body = dict[str, Any]
 def api(*, signed: bool = True) -> Api:
     """`prepare` never asks the model."""
     authenticator = Authenticator(["test-secret"], clock=lambda: NOW_S) if signed else None
-    most = dict.fromkeys(Modality, MAX_ITEMS)
+    model = Model(cast("Any", None), cast("Any", None), dict.fromkeys(Modality, MAX_ITEMS))
     sent_limits = SentLimits(MAX_IMAGE_BYTES, ByteBudget(MAX_IMAGE_BYTES * MAX_ITEMS))
-    model = cast("Model", None)
-    return Api(model, authenticator, max_batch_sizes=most, sent_limits=sent_limits, request_timeout_s=30.0)
+    return Api(model, Access(authenticator, {}), sent_limits=sent_limits, request_timeout_s=30.0)
 
 
 def item(url: str, *, age_s: int = 0, secret: str = "test-secret") -> Body:

@@ -224,7 +224,7 @@ def test_image_that_was_sent_has_no_download() -> None:
     """Its bytes are handed over, its timings name no download; one that could not be had is an error in its place."""
     with bench() as target, closing(SentImages(SentLimits(10, ByteBudget(100)))) as images:
         sent = [images.take(text) for text in ("NQ==", "no base64", "A" * 16)]
-        wanted = [Wanted(image, normalize=False) for image in ("7", *sent)]
+        wanted = [Wanted("7", normalize=False), *(Wanted(image, normalize=False) for image in sent)]
         results = target.embedder.embed_images(wanted, Deadline.after(SOON_S))
 
         assert [7, 5, InvalidImage, ImageTooLarge] == [
