@@ -9,7 +9,7 @@ from gunicorn.http.errors import ParseException
 
 from core.byte_budget import ByteBudget, Lease
 from core.deadline import Deadline
-from core.errors import BodyTooLarge, DeadlineExceeded, InvalidJson
+from core.errors import BodyTooLarge, DeadlineExceeded, InvalidJson, Overloaded
 from pod.connection import Connection, Due
 from pod.errors import from_gunicorn
 
@@ -73,18 +73,29 @@ def _received(
     connection: Connection,
     deadline: Deadline,
 ) -> bytearray:
-    data = bytearray()
+    data, received = bytearray(), 0
+    refused: Overloaded | None = None
     began_s = time.monotonic()
     late = DeadlineExceeded("the body did not arrive in time")
-    while len(data) < expected:
-        due_s = began_s + _TIMEOUT_S + len(data) / _SLOWEST_BYTES_PER_S
+    while received < expected:
+        due_s = began_s + _TIMEOUT_S + received / _SLOWEST_BYTES_PER_S
         with connection.bytes_due(Due(min(due_s, time.monotonic() + deadline.remaining_s()), late)):
-            piece = _piece(source, min(_PIECE_BYTES, expected - len(data)))
+            piece = _piece(source, min(_PIECE_BYTES, expected - received))
         if not piece:
             break
-        data += piece
-        # What has come, and not what was announced: nobody holds room for nothing.
-        large.add(max(0, len(data) - _SMALL_BYTES) - large.held_bytes)
+        received += len(piece)
+        if refused is not None:
+            continue
+        try:
+            # What has come, and not what was announced: nobody holds room for nothing.
+            large.add(max(0, received - _SMALL_BYTES) - large.held_bytes)
+            data += piece
+        except Overloaded as error:
+            # The rest is read all the same, and dropped: a client reads its answer when it has sent its body.
+            refused, data = error, bytearray()
+            large.add(-large.held_bytes)
+    if refused is not None:
+        raise refused
     return data
 
 

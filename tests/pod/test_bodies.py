@@ -1,6 +1,7 @@
 """Large bodies at a real pod: how much of them is held, and by whom."""
 
 import base64
+import json
 import os
 import socket
 from collections.abc import Iterator
@@ -49,11 +50,14 @@ def test_large_bodies_are_held_within_their_budget(narrow: PodProcess) -> None:
     target = PodTarget(narrow.base_url)
     with half_sent(narrow):
         refused = codes_until(target, {"OVERLOADED"})
+        again = target.post(EMBED_IMAGE, json.dumps(LARGE).encode())
         beside = target.send(EMBED_TEXT, signed_text("a red circle")).code
     # The connection has ended: what it held is free again, as soon as that is noticed.
     served = codes_until(target, {"AUTH_FAILED", "IMAGE_TOO_LARGE"})
 
     assert "OVERLOADED" == refused[-1]
+    # All of it was read: whoever has sent a body gets to read why it was not taken.
+    assert (503, "keep-alive") == (again.status_code, again.headers["Connection"])
     assert None is beside
     assert "AUTH_FAILED" == served[-1]
 
