@@ -100,12 +100,15 @@ def test_image_without_bytes_needs_no_signature_beside_others() -> None:
 def test_images_that_were_sent_are_let_go_of(signed: bool) -> None:
     """With the refusal, or when the call has been run, whatever became of that."""
     budget = ByteBudget(MAX_IMAGE_BYTES)
-    target = api(budget=budget)
+    target, refused = api(budget=budget), None
     item = content(b"x") if signed else content(b"x", auth=None)
     try:
         call = target.prepare(EMBED_IMAGE_BATCH, {"items": [item]}, request_id="one")
-    except AuthFailed:
+    except AuthFailed as error:
+        # Whoever keeps the error keeps its traceback, and the request with it; not the bytes.
+        refused = error
         assert not signed
+        assert refused.__traceback__ is not None
     else:
         assert 1 == budget.used_bytes
         with pytest.raises(AttributeError):

@@ -4,16 +4,23 @@ import base64
 import json
 import os
 import socket
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import pytest
 
+from core.deadline import Deadline
+from core.errors import Overloaded
 from core.wire.requests import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT
+from pod.body import Bodies, ReceivedBody
+from pod.connection import Connection, Due
+from tools.testbed.image_server import ImageServer
 from tools.testbed.pictures import encoded, natural
 from tools.testbed.process import PodProcess, pod_process
 from tools.testbed.raw_http import connected, head
-from tools.testbed.target import PodTarget, signed_content, signed_text
+from tools.testbed.target import PodTarget, signed_content, signed_image, signed_text
 
 MAX_HELD_BYTES = 4_000_000
 # More than half of what is left of them beyond the mebibyte that each request has.
@@ -85,6 +92,59 @@ def test_what_was_answered_is_held_no_longer(narrow: PodProcess) -> None:
     assert [None, "AUTH_FAILED"] * 10 == [
         target.send(EMBED_IMAGE, body).code for _ in range(10) for body in (padded, LARGE)
     ]
+
+
+def test_body_is_let_go_of_when_its_request_runs(narrow: PodProcess, images: ImageServer) -> None:
+    """It waits for an image's server, and another large body has its place."""
+    url, gate = images.add_gated("/gated.png", encoded(natural(30, 30), "PNG"))
+    target, codes = PodTarget(narrow.base_url), []
+    body = signed_image(url) | {"ignored": "x" * 2_500_000}
+    waiting = threading.Thread(target=lambda: codes.append(target.send(EMBED_IMAGE, body).code))
+    waiting.start()
+    gate.wait_for_request()
+    beside = target.send(EMBED_IMAGE, {"image_b64": "A" * 3_900_000}).code
+    gate.open()
+    waiting.join()
+
+    assert "AUTH_FAILED" == beside
+    assert [None] == codes
+
+
+class Arriving:
+    """A connection and its body, of which a piece comes each time it is asked; `between` is called before the last."""
+
+    def __init__(self, count: int, between: Callable[[], object] = lambda: None) -> None:
+        self._left = count
+        self._between = between
+        self.environ = {"CONTENT_LENGTH": str(count), "wsgi.input": self}
+
+    def read(self, count: int) -> bytes:
+        if self._left <= count:
+            self._between()
+        self._left -= min(count, self._left)
+        return b" " * min(count, self._left + count)
+
+    @contextmanager
+    def bytes_due(self, _due: Due) -> Iterator[None]:
+        yield
+
+
+def test_body_that_is_refused_holds_nothing_while_its_rest_is_read() -> None:
+    """Nor one that is held longer than it needs to be, by an error that somebody keeps."""
+    bodies = Bodies(requests=3, large_bytes=3_000_000, max_body_bytes=10_000_000)
+
+    def read(count: int, between: Callable[[], object] = lambda: None) -> ReceivedBody:
+        source = Arriving(count, between)
+        return bodies.read(cast("Connection", source), source.environ, Deadline.after(60.0))
+
+    with pytest.raises(Overloaded) as kept:
+        read(5_000_000, lambda: read(3_900_000).release())
+    first = read(3_900_000)
+    first.release()
+    second = read(3_900_000)
+
+    assert kept.value.retryable
+    assert (0, 3_900_000) == (len(first.data), len(second.data))
 
 
 def test_full_batch_of_large_images(pod_target: PodTarget) -> None:

@@ -72,13 +72,14 @@ def test_descriptors_come_in_the_order_of_their_messages() -> None:
             socket.send_fds(theirs, [frame(["file", number])], [file])
             os.close(file)
         while len(found) < len(files):
-            for message in inbox.receive():
-                if message[0] == "file":
-                    descriptor = inbox.descriptors.popleft()
-                    found.append((message[1], os.pread(descriptor, 9, 0)))
-                    os.close(descriptor)
+            found += [message[1] for message in inbox.receive() if message[0] == "file"]
+    contents = []
+    for descriptor in inbox.descriptors:
+        contents.append(os.pread(descriptor, 9, 0))
+        os.close(descriptor)
 
-    assert [(0, b"0"), (1, b"1"), (2, b"2")] == found
+    assert [0, 1, 2] == found
+    assert [b"0", b"1", b"2"] == contents
 
 
 def test_service_takes_no_descriptor() -> None:
