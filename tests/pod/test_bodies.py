@@ -137,8 +137,11 @@ def test_body_that_is_refused_holds_nothing_while_its_rest_is_read() -> None:
         source = Arriving(count, between)
         return bodies.read(cast("Connection", source), source.environ, Deadline.after(60.0))
 
+    beside: list[ReceivedBody] = []
     with pytest.raises(Overloaded) as kept:
-        read(5_000_000, lambda: read(3_900_000).release())
+        read(5_000_000, lambda: beside.append(read(3_900_000)))
+    [between] = beside
+    between.release()
     first = read(3_900_000)
     first.release()
     second = read(3_900_000)
