@@ -131,9 +131,7 @@ class RateLimited(CapacityError):
     code = "RATE_LIMITED"
     default_message = "too many requests from this client"
 
-    def __init__(
-        self, message: str | None = None, *, retry_after_s: int = 1, standing: Standing | None = None
-    ) -> None:
+    def __init__(self, message: str | None = None, *, retry_after_s: int = 1, standing: Standing | None = None) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
         self.standing = standing

@@ -26,7 +26,7 @@ from core.standing import Standing
 
 logger = logging.getLogger(__name__)
 
-# For each question to the store, connecting included: a store that hangs holds a request this long, and only once.
+# For each question to the store: a store that hangs holds a request this long, and only once.
 STORE_TIMEOUT_S = 0.25
 
 # While the store is away one request in this time asks it, and the others go on without.
@@ -162,7 +162,8 @@ class RateLimits:
             _require_possible(limit, costs[limit.unit])
         ticket = self._outages.begin()
         if ticket is None:
-            return self._without_store()
+            self._require_open()
+            return None
         try:
             with self._one_step:
                 standing = self._take(client, costs)
@@ -170,7 +171,8 @@ class RateLimits:
             if self._outages.failed(ticket):
                 fields = {"when_away": self._when_away, "reason": str(error.storage_error)}
                 logger.warning("the limits' store is away", extra=fields)
-            return self._without_store()
+            self._require_open()
+            return None
         except RateLimited:
             self._heard(ticket)
             raise
@@ -207,7 +209,7 @@ class RateLimits:
         ends_s = previous_ends_s if previous else max(0.0, current_ends_s - length_s)
         return Window(length_s, previous, current, ends_s)
 
-    def _without_store(self) -> None:
+    def _require_open(self) -> None:
         if self._when_away == "closed":
             raise RateLimited("the limits' store is away")
 
@@ -254,16 +256,16 @@ def build_rate_limits(settings: ServiceSettings) -> RateLimits:
     return RateLimits(read_limits(settings), store, when_away=settings.rate_limit_when_away)
 
 
-def open_store(address: str) -> Store:
-    """Connects to nothing yet."""
+def open_store(address: str, *, timeout_s: float = STORE_TIMEOUT_S) -> Store:
+    """Connects to nothing yet. `timeout_s` is for each question, connecting included."""
     if address == "memory://":
         return MemoryStorage(wrap_exceptions=True)
     return RedisStorage(
         address,
         key_prefix=_KEY_PREFIX,
         wrap_exceptions=True,
-        socket_timeout=STORE_TIMEOUT_S,
-        socket_connect_timeout=STORE_TIMEOUT_S,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=timeout_s,
     )
 
 

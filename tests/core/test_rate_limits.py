@@ -1,15 +1,26 @@
 """What a client may ask for, in memory and over a real Redis; and what an outage of that Redis does to requests."""
 
 import logging
-from collections.abc import Iterator
+import time
+from base64 import b64encode
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import cast
 
+import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from core.access import Access, Credentials
+from core.api import Api, Call
+from core.batching.items import Modality
 from core.build import require_usable
+from core.deadline import Deadline
+from core.embedder import Embedder, WantedText
+from core.embedding import Embedding
 from core.errors import RateLimited, StartError
+from core.operations import Model
 from core.rate_limits import (
     ASK_AGAIN_S,
     Limit,
@@ -24,9 +35,24 @@ from core.rate_limits import (
 )
 from core.settings import load_settings
 from core.standing import Standing
+from core.wire.openai import EMBEDDINGS, EmbeddingsRequest
+from core.wire.requests import (
+    EMBED_TEXT_BATCH,
+    ImageBatchRequest,
+    ImageRequest,
+    Request,
+    TextBatchRequest,
+    TextRequest,
+    validate,
+)
+from core.wire.responses import ModelIdentity
+from shared_auth import Authenticator
 from tools.testbed.redis import Redis, is_installed, redis_server
+from tools.testbed.target import signed_text
 
 AWAY, BACK = "the limits' store is away", "the limits' store is back"
+
+IDENTITY = ModelIdentity("scripted", "none", "cpu", "float32", "scripted", 2, "0" * 16, "scripted")
 
 # So long that no test sees the end of one.
 YEAR_S = 360 * 24 * 3600
@@ -68,7 +94,7 @@ def store(request: pytest.FixtureRequest) -> Store:
         return open_store("memory://")
     server: Redis = request.getfixturevalue("shared_redis")
     # A database of its own for each test would be one of sixteen: an empty one is as good.
-    opened = open_store(server.url)
+    opened = patient(server.url)
     opened.reset()
     return opened
 
@@ -76,6 +102,11 @@ def store(request: pytest.FixtureRequest) -> Store:
 def _require_redis() -> None:
     if not is_installed():
         pytest.skip("there is no redis-server: `make redis` installs it")
+
+
+def patient(url: str) -> Store:
+    """A slow machine is no outage."""
+    return open_store(url, timeout_s=NET_S)
 
 
 def limits(
@@ -172,7 +203,8 @@ def test_what_can_never_fit_is_told_so(store: Store) -> None:
 
     error = refusal(checked, "a", 6)
 
-    assert "6 items in one request never fit this client's limit of 5 items per 1 year: ask for less at once" == str(error)
+    message = "6 items in one request never fit this client's limit of 5 items per 1 year: ask for less at once"
+    assert (message, YEAR_S) == (error.message, error.retry_after_s)
     assert passes(checked, "a", 5)
 
 
@@ -188,7 +220,7 @@ def test_threads_take_exactly_the_limit(store: Store) -> None:
 
 def test_two_services_share_the_limit(shared_redis: Redis) -> None:
     """What one has let in, the other one counts."""
-    one, other = (limits(open_store(shared_redis.url), items=4) for _ in range(2))
+    one, other = (limits(patient(shared_redis.url), items=4) for _ in range(2))
 
     let_in = [passes(checked, "shared", 1) for checked in (one, other, one, other, one, other)]
 
@@ -243,7 +275,7 @@ def test_nothing_counts_after_the_reset(window: Window) -> None:
 def test_outage_lets_everybody_in_and_is_told_once(redis: Redis, caplog: pytest.LogCaptureFixture) -> None:
     """A Redis that ends and comes back in the middle: every request is let in, and the log has one line for each."""
     clock = ScriptedClock()
-    checked = limits(open_store(redis.url), items=100, clock=clock)
+    checked = limits(patient(redis.url), items=100, clock=clock)
     before = checked.check("a", 1, 1)
 
     redis.stop()
@@ -265,7 +297,7 @@ def test_outage_lets_everybody_in_and_is_told_once(redis: Redis, caplog: pytest.
 
 def test_restart_between_two_requests_is_not_noticed(redis: Redis, caplog: pytest.LogCaptureFixture) -> None:
     """A connection that has ended meanwhile is replaced, and counts as no outage."""
-    checked = limits(open_store(redis.url), items=100)
+    checked = limits(patient(redis.url), items=100)
     checked.check("a", 1, 1)
 
     redis.stop()
@@ -278,7 +310,7 @@ def test_restart_between_two_requests_is_not_noticed(redis: Redis, caplog: pytes
 def test_closed_lets_nobody_in_while_the_store_is_away(redis: Redis) -> None:
     """RATE_LIMITED, and who asks again is let in once it is back."""
     clock = ScriptedClock()
-    checked = limits(open_store(redis.url), items=100, when_away="closed", clock=clock)
+    checked = limits(patient(redis.url), items=100, when_away="closed", clock=clock)
 
     redis.stop()
     refused = [refusal(checked, "a", 1) for _ in range(3)]
@@ -292,8 +324,7 @@ def test_closed_lets_nobody_in_while_the_store_is_away(redis: Redis) -> None:
 def test_store_that_hangs_holds_no_requests(redis: Redis, caplog: pytest.LogCaptureFixture) -> None:
     """It takes connections and answers none: a request gives up, and the next ones do not even ask."""
     clock = ScriptedClock()
-    checked = limits(open_store(redis.url), items=100, clock=clock)
-    checked.check("a", 1, 1)
+    checked = limits(open_store(redis.url, timeout_s=2.0), items=100, clock=clock)
 
     redis.pause()
     with ThreadPoolExecutor(8) as threads:
@@ -420,3 +451,131 @@ def test_settings_become_limits(shared_redis: Redis) -> None:
     scarce_bytes = build_rate_limits(settings).check("of settings", 1, 60)
 
     assert [(7, 5), (70, 9)] == [(one.limit, one.remaining) for one in (scarce_items, scarce_bytes) if one is not None]
+
+
+def test_library_keeps_what_was_promised(store: Store) -> None:
+    """Whoever waits as long as Retry-After says is let in: the arithmetic here is that of the library's windows."""
+    checked = RateLimits([Limit("items", parse_rate("4/second"))], store, when_away="closed")
+    refused: RateLimited | None = None
+    while refused is None:
+        try:
+            checked.check("a", 3, 1)
+        except RateLimited as error:
+            refused = error
+    assert refused.retry_after_s is not None
+
+    time.sleep(refused.retry_after_s)
+
+    assert passes(checked, "a", 3)
+
+
+class AnswersTexts:
+    """Stands where an embedder stands."""
+
+    def __init__(self) -> None:
+        self.embedded = 0
+
+    def embed_texts(self, wanted: Sequence[WantedText], _deadline: Deadline) -> list[Embedding]:
+        self.embedded += len(wanted)
+        return [Embedding(np.zeros(2, np.float32), {"inference_ms": 1.0}) for _ in wanted]
+
+
+def api(embedder: AnswersTexts, rate_limits: RateLimits) -> Api:
+    access = Access(Authenticator(["x" * 32], clients={"other": "y" * 32}), {"by-key": "z" * 32})
+    model = Model(cast("Embedder", embedder), IDENTITY, dict.fromkeys(Modality, 8))
+    return Api(model, access, request_timeout_s=30.0, rate_limits=rate_limits)
+
+
+def text_call(service: Api, secret: str, texts: Sequence[str]) -> Call:
+    return service.prepare(
+        EMBED_TEXT_BATCH,
+        {
+            "items": [
+                signed_text(text, path=EMBED_TEXT_BATCH, secret=secret, request_id=str(position))
+                for position, text in enumerate(texts)
+            ]
+        },
+        request_id="one",
+    )
+
+
+def test_services_over_one_redis_refuse_before_they_embed(shared_redis: Redis) -> None:
+    """Each signer has its own limit, over all services; the model never sees what is refused."""
+    shared = patient(shared_redis.url)
+    shared.reset()
+    embedder = AnswersTexts()
+    one, other = (api(embedder, limits(patient(shared_redis.url), items=5)) for _ in range(2))
+
+    text_call(one, "x" * 32, ["a", "b", "c"]).run()
+    over = text_call(other, "x" * 32, ["d", "e", "f"])
+    with pytest.raises(RateLimited):
+        over.run()
+    within = text_call(other, "y" * 32, ["g", "h", "i"])
+    within.run()
+
+    assert 6 == embedder.embedded
+    assert [2, 2] == [call.standing.remaining for call in (over, within) if call.standing is not None]
+
+
+def test_holder_of_a_key_is_a_client_like_a_signer() -> None:
+    """`/v1/embeddings` counts its inputs for the key's name."""
+    service = api(AnswersTexts(), limits(open_store("memory://"), items=5))
+    members = {"input": ["a", "b", "c"]}
+    key = Credentials("Bearer " + "z" * 32)
+    calls = [service.prepare(EMBEDDINGS, members, request_id="one", credentials=key) for _ in range(2)]
+
+    calls[0].run()
+    with pytest.raises(RateLimited):
+        calls[1].run()
+    text_call(service, "x" * 32, ["a", "b", "c"]).run()
+
+
+def test_preparing_a_call_asks_no_store(redis: Redis) -> None:
+    """`prepare` may run where nothing may block; only `run` asks, and notices that nobody is there."""
+    service = api(AnswersTexts(), limits(patient(redis.url), items=5, when_away="closed"))
+    redis.stop()
+
+    call = text_call(service, "x" * 32, ["a"])
+
+    with pytest.raises(RateLimited):
+        call.run()
+
+
+@pytest.mark.parametrize(
+    ("kind", "members", "measured"),
+    [
+        pytest.param(ImageRequest, {"image_url": "http://a/é"}, (1, 11), id="URL"),
+        pytest.param(TextRequest, {"text": "né"}, (1, 3), id="text"),
+        pytest.param(TextRequest, {"text": "\ud800"}, (1, 3), id="text that is no Unicode, unsigned"),
+        pytest.param(
+            ImageBatchRequest,
+            {"items": [{"image_url": "http://a/", "request_id": str(position)} for position in range(3)]},
+            (3, 27),
+            id="images in a batch",
+        ),
+        pytest.param(
+            TextBatchRequest,
+            {"items": [{"text": text, "request_id": text} for text in ("a", "bc")]},
+            (2, 3),
+            id="texts in a batch",
+        ),
+        pytest.param(EmbeddingsRequest, {"input": "abc"}, (1, 3), id="OpenAI, one text"),
+        pytest.param(
+            EmbeddingsRequest,
+            {"input": ["abc", {"image_url": "http://a/"}, {"image_b64": b64encode(b"12345").decode()}]},
+            (3, 17),
+            id="OpenAI, of each kind",
+        ),
+    ],
+)
+def test_what_a_request_counts(kind: type[Request], members: dict[str, object], measured: tuple[int, int]) -> None:
+    """Items, and the bytes of what was sent of them."""
+    assert measured == validate(kind, members).measure()
+
+
+@given(st.binary(min_size=1, max_size=100))
+def test_content_counts_decoded(content: bytes) -> None:
+    """The bytes of the file, not those of its base64."""
+    inputs = [{"image_b64": b64encode(content).decode()}]
+
+    assert (1, len(content)) == validate(EmbeddingsRequest, {"input": inputs}).measure()
