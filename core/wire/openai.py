@@ -24,7 +24,6 @@ from core.wire.requests import (
     AnyRequest,
     Request,
     measure_all,
-    utf8_bytes,
     validate,
 )
 from core.wire.responses import Body, ModelIdentity, encoded_vector
@@ -48,7 +47,7 @@ class TextInput(Request):
     text: Annotated[str, Field(min_length=1, max_length=MAX_TEXT_CHARACTERS)]
 
     def measure(self) -> tuple[int, int]:
-        return 1, utf8_bytes(self.text)
+        return 1, len(self.text.encode())
 
 
 class ImageUrlInput(Request):
@@ -57,7 +56,7 @@ class ImageUrlInput(Request):
     image_url: Annotated[str, Field(min_length=1, max_length=MAX_URL_CHARACTERS)]
 
     def measure(self) -> tuple[int, int]:
-        return 1, utf8_bytes(self.image_url)
+        return 1, len(self.image_url.encode())
 
 
 class ImageContentInput(Request):

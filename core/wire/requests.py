@@ -60,7 +60,7 @@ class ImageRequest(Request):
         yield image_payload_id(self.image_url), self.auth
 
     def measure(self) -> tuple[int, int]:
-        return 1, utf8_bytes(self.image_url)
+        return 1, len(self.image_url.encode())
 
 
 class ImageItem(ImageRequest):
@@ -96,7 +96,7 @@ class TextRequest(Request):
         yield text_payload_id(self.text), self.auth
 
     def measure(self) -> tuple[int, int]:
-        return 1, utf8_bytes(self.text)
+        return 1, len(self.text.encode())
 
 
 class TextItem(TextRequest):
@@ -120,11 +120,6 @@ class TextBatchRequest(Request):
 
 
 AnyRequest = TypeVar("AnyRequest", bound=Request)
-
-
-def utf8_bytes(text: str) -> int:
-    """The length of `text` as it is sent. Total: where nothing is signed, a lone surrogate may be in it."""
-    return len(text.encode("utf-8", "surrogatepass"))
 
 
 def measure_all(requests: Iterable[Request]) -> tuple[int, int]:

@@ -546,7 +546,6 @@ def test_preparing_a_call_asks_no_store(redis: Redis) -> None:
     [
         pytest.param(ImageRequest, {"image_url": "http://a/é"}, (1, 11), id="URL"),
         pytest.param(TextRequest, {"text": "né"}, (1, 3), id="text"),
-        pytest.param(TextRequest, {"text": "\ud800"}, (1, 3), id="text that is no Unicode, unsigned"),
         pytest.param(
             ImageBatchRequest,
             {"items": [{"image_url": "http://a/", "request_id": str(position)} for position in range(3)]},
