@@ -179,7 +179,7 @@ def read_settings(model: type[AnySettings], environ: Mapping[str, str]) -> AnySe
 
 
 def _require_secret(settings: ServiceSettings) -> None:
-    if settings.verifies_signatures or settings.allow_insecure_auth:
+    if settings.embedding_hmac_secret or settings.embedding_hmac_clients or settings.allow_insecure_auth:
         return
     raise StartError(
         "EMBEDDING_HMAC_SECRET is not set: set it to the secret that the workers sign with"
