@@ -24,6 +24,7 @@ from core.errors import CapacityError, InternalError, InvalidJson, ServiceError
 from core.operations import OPERATIONS
 from core.service import Service, Status
 from core.settings import ServiceSettings
+from core.standing import Standing
 from core.wire.openai import MODELS
 from core.wire.requests import new_request_id, request_id_of
 from core.wire.responses import Body
@@ -55,6 +56,7 @@ class _Exchange:
     started_s: float
     request_id: str | None = None
     client: str | None = None
+    standing: Standing | None = None
     code: str | None = None
     client_gone: bool = False
 
@@ -131,7 +133,7 @@ def _run_operation(door: _Door, path: str) -> Response:
     try:
         with door.service.admitted() as api, cancelled_when_gone(connection, cancellation):
             asked = _Asked(path, body, Credentials(environ.get(_AUTHORIZATION_VARIABLE)), deadline)
-            exchange.request_id, exchange.client, outcome = door.threads.apply(_attempt, (api, asked))
+            outcome = door.threads.apply(_attempt, (api, asked, exchange))
     except CapacityError as refused:
         exchange.request_id = _id_in(body)
         return _answer_error(refused)
@@ -143,28 +145,30 @@ def _run_operation(door: _Door, path: str) -> Response:
     return Response(outcome, content_type=_JSON)
 
 
-def _attempt(api: Api, asked: _Asked) -> tuple[str | None, str | None, bytes | ServiceError]:
-    """Run on a thread: the caller's request id, who it is, and what to answer.
+def _attempt(api: Api, asked: _Asked, exchange: _Exchange) -> bytes | ServiceError:
+    """Run on a thread, while the greenlet waits: what to answer; what becomes known on the way is in `exchange`.
 
     Errors are returned: gevent prints the traceback of whatever a pool's function raises.
     """
-    request_id, client = None, None
     try:
         members = parse_object(asked.body.data)
-        request_id = request_id_of(members)
+        request_id = exchange.request_id = request_id_of(members)
         call = api.prepare(
             asked.path, members, request_id=request_id, deadline=asked.deadline, credentials=asked.credentials
         )
-        client = call.client
+        exchange.client = call.client
         # The call has what it needs of them: a batch of images would be held twice.
         members.clear()
         asked.body.release()
-        return request_id, client, encode(call.run())
+        try:
+            return encode(call.run())
+        finally:
+            exchange.standing = call.standing
     except ServiceError as error:
-        return request_id, client, error
+        return error
     except Exception:
-        logger.exception("an operation failed", extra={"request_id": request_id})
-        return request_id, client, InternalError()
+        logger.exception("an operation failed", extra={"request_id": exchange.request_id})
+        return InternalError()
 
 
 def _id_in(body: ReceivedBody) -> str | None:
@@ -214,6 +218,10 @@ def _finish(response: Response) -> Response:
     request_id = _request_id(exchange)
     # Header values are ASCII; a request id may be any printable text.
     response.headers["X-Request-ID"] = quote(request_id, safe=" !#$&'()*+,/:;=?@[]^`{|}<>\"\\")
+    if exchange.standing is not None:
+        response.headers["RateLimit-Limit"] = str(exchange.standing.limit)
+        response.headers["RateLimit-Remaining"] = str(exchange.standing.remaining)
+        response.headers["RateLimit-Reset"] = str(exchange.standing.reset_s)
     asked = request.environ
     method = asked["REQUEST_METHOD"]
     level = logging.DEBUG if method == "GET" else logging.INFO

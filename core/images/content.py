@@ -41,10 +41,11 @@ class Content:
 @dataclass(frozen=True, slots=True)
 class SentImage:
     """An image that came with its request. `payload_id` is what its signature covers, the hex SHA-256 of the bytes; it
-    is None where the text is no base64, so that there are none. Either `content` or `error` is there.
+    is None where the text is no base64, so that there are none. Either `content` or `error` is there. `size` in bytes.
     """
 
     payload_id: str | None
+    size: int
     content: Content | None = None
     error: ServiceError | None = None
 
@@ -82,13 +83,13 @@ class SentImages:
                 if size <= self._limits.max_image_bytes:
                     self._write(data)
         except InvalidImage as error:
-            return SentImage(None, error=error)
+            return SentImage(None, 0, error=error)
         if size == 0:
-            return SentImage(None, error=InvalidImage("image_b64 is empty"))
+            return SentImage(None, 0, error=InvalidImage("image_b64 is empty"))
         if size > self._limits.max_image_bytes:
             too_large = ImageTooLarge(f"the image has more than {self._limits.max_image_bytes} bytes")
-            return SentImage(digest.hexdigest(), error=too_large)
-        return SentImage(digest.hexdigest(), Content(self, offset, size))
+            return SentImage(digest.hexdigest(), size, error=too_large)
+        return SentImage(digest.hexdigest(), size, Content(self, offset, size))
 
     def seal(self) -> None:
         """From now on nobody can change the bytes, whoever has the descriptor."""

@@ -20,7 +20,7 @@ from core.errors import (
 )
 from core.images.content import SentImage, SentImages
 from core.wire.long_strings import LongString
-from core.wire.requests import AnyRequest, ImageBase64, ImageUrl, Request, Text, validate
+from core.wire.requests import AnyRequest, ImageBase64, ImageUrl, Request, Text, measure_all, validate
 from core.wire.responses import Body, ModelIdentity, encoded_vector
 
 EMBEDDINGS = "/v1/embeddings"
@@ -41,6 +41,9 @@ class TextInput(Request):
 
     text: Text
 
+    def measure(self) -> tuple[int, int]:
+        return 1, len(self.text.encode())
+
 
 class ImageUrlInput(Request):
     """An image by its address."""
@@ -51,6 +54,9 @@ class ImageUrlInput(Request):
     def image(self) -> str:
         return self.image_url
 
+    def measure(self) -> tuple[int, int]:
+        return 1, len(self.image_url.encode())
+
 
 class ImageContentInput(Request):
     """An image by the base64 of its file."""
@@ -60,6 +66,9 @@ class ImageContentInput(Request):
     @property
     def image(self) -> SentImage:
         return self.image_b64
+
+    def measure(self) -> tuple[int, int]:
+        return 1, self.image_b64.size
 
 
 Input = TextInput | ImageUrlInput | ImageContentInput
@@ -104,6 +113,9 @@ class EmbeddingsRequest(Request):
     @property
     def inputs(self) -> list[Input]:
         return cast("list[Input]", self.input)
+
+    def measure(self) -> tuple[int, int]:
+        return measure_all(self.inputs)
 
 
 def embeddings_body(
