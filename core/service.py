@@ -11,6 +11,7 @@ from typing import Protocol
 from core.api import Api
 from core.batching.items import Modality
 from core.batching.tally import Tally
+from core.cache import Counts
 from core.deadline import Cancellation, Deadline
 from core.errors import NotReady, Overloaded, StartError
 from core.settings import ServiceSettings
@@ -48,6 +49,9 @@ class Runtime(Protocol):
 
     @property
     def done(self) -> Mapping[Modality, Tally]: ...
+
+    @property
+    def cached(self) -> Mapping[Modality, Counts]: ...
 
     def pass_serials(self) -> tuple[int | None, ...]: ...
 
@@ -158,6 +162,11 @@ class Service:
     def done(self) -> Mapping[Modality, Tally]:
         """What the devices have done so far; nothing until the model is loaded."""
         return self._runtime.done if self._runtime else {}
+
+    @property
+    def cached(self) -> Mapping[Modality, Counts]:
+        """How often a vector was there already; nothing until the model is loaded, or without a cache."""
+        return self._runtime.cached if self._runtime else {}
 
     def health(self) -> Body:
         """The body of `/health`, the same in every status; what is not known before loading is null."""
