@@ -133,7 +133,7 @@ def test_what_comes_again_is_the_same_bit_for_bit(target: Target, images: ImageS
     """And says so, alone and in a batch, by URL or by content; what was computed for this request does not."""
     picture = encoded(natural(200, 201), "PNG") + os.urandom(8)
     url, text = images.add("/again.png", picture), f"a circle {os.urandom(8).hex()}"
-    item = {"path": EMBED_IMAGE_BATCH, "request_id": "one"}
+    item: Body = {"path": EMBED_IMAGE_BATCH, "request_id": "one"}
     asked: list[tuple[str, Body]] = [
         (EMBED_IMAGE, signed_image(url)),
         (EMBED_IMAGE, signed_image(url)),
