@@ -304,7 +304,7 @@ class ImageProcesses:
         ticket = _ticket_of(process, report.job_id)
         if ticket.void:
             return None
-        _note(ticket.job, report)
+        self._note(ticket.job, report)
         return ticket.job
 
     def _settle(self, process: ImageProcess, content: object) -> ImageJob | None:
@@ -318,10 +318,19 @@ class ImageProcesses:
             return None
         job = ticket.job
         job.error, job.decode_ms = report.error, report.decode_ms
-        _note(job, report)
+        self._note(job, report)
         if report.error is None:
             job.pixels = process.arena.slots[ticket.slot]
         return job
+
+    def _note(self, job: ImageJob, report: Report) -> None:
+        job.download_ms = report.download_ms
+        if job.content is not None or report.error is not None:
+            # Of what was sent the service knows the hash by itself.
+            return
+        if self._settings.hashes != bool(report.sha256):
+            raise Garbled
+        job.sha256 = report.sha256
 
     def _drop(self, job: ImageJob) -> tuple[ImageProcess, int] | None:
         """Free what the job holds; the part to forget, if a process is still busy with it."""
@@ -395,13 +404,6 @@ class ImageProcesses:
             self._listener.ended(news.ended)
         for message in news.messages:
             message.process.send(message.content, message.descriptor)
-
-
-def _note(job: ImageJob, report: Report) -> None:
-    job.download_ms = report.download_ms
-    if job.content is None:
-        # Of what was sent the service knows it by itself.
-        job.sha256 = report.sha256
 
 
 def _ticket_of(process: ImageProcess, job_id: object) -> Ticket:

@@ -1,6 +1,7 @@
 """Image processes: real ones, over a real server, and with a decoder that hangs, crashes and dawdles."""
 
 import base64
+import hashlib
 import os
 import signal
 import threading
@@ -27,6 +28,7 @@ from core.errors import (
 from core.images.content import SentImages, SentLimits
 from core.images.decoding.pixels import PixelDecoder
 from core.images.job import ImageJob
+from core.images.messages import Garbled
 from core.images.pool import ImageProcesses
 from core.images.process import PROGRAM
 from core.images.settings import child_settings
@@ -181,7 +183,8 @@ def sent_jobs(contents: Sequence[bytes], urls: Sequence[str] = ()) -> Iterator[l
         sent = [images.take(base64.b64encode(data).decode()) for data in contents]
         images.seal()
         deadline = Deadline.after(SOON_S)
-        yield [*(ImageJob("", deadline, image.content) for image in sent), *jobs_of(urls, deadline)]
+        jobs = [ImageJob("", deadline, image.content, sha256="known") for image in sent]
+        yield [*jobs, *jobs_of(urls, deadline)]
 
 
 @pytest.mark.parametrize("in_turns", [pytest.param(False, id="at once"), pytest.param(True, id="in turns")])
@@ -201,6 +204,7 @@ def test_images_that_were_sent_are_decoded_like_others(images: ImageServer, *, i
         np.testing.assert_array_equal(downloaded.pixels, sent.pixels)
         assert isinstance(broken.error, InvalidImage)
         assert 0.0 == sent.download_ms
+        assert ("known", hashlib.sha256(picture).hexdigest()) == (sent.sha256, downloaded.sha256)
         target.release(jobs)
 
 
@@ -421,6 +425,23 @@ def test_process_that_has_lost_a_thread_is_replaced(images: ImageServer) -> None
         collector.wait_for(jobs)
 
         assert [3] == greys(jobs)
+
+
+@pytest.mark.parametrize("cache_bytes", [pytest.param("1", id="no hash"), pytest.param("0", id="one nobody wants")])
+def test_process_that_says_another_hash_than_it_should_is_not_believed(images: ImageServer, cache_bytes: str) -> None:
+    """Files without a hash would all be one."""
+    url, gate = images.add_gated("/later", b"3")
+    sha256 = "" if cache_bytes == "1" else "0" * 64
+    with pool(processes=1, program=SCRIPTED, CACHE_BYTES=cache_bytes) as (target, _):
+        jobs = jobs_of([url])
+        target.begin(jobs, at_once=1)
+        gate.wait_for_request()
+        [process] = target._processes
+        [job_id] = process.tickets
+        with pytest.raises(Garbled):
+            target.heard(process, ["fetched", [job_id, 1.0, 0.0, sha256]])
+        target.release(jobs)
+        gate.open()
 
 
 def test_verdict_is_for_the_image_that_it_was_about(images: ImageServer) -> None:
