@@ -1,0 +1,210 @@
+"""`/openapi.json`: the description of this HTTP interface, made from the tables that the service itself runs by.
+
+Operations are the rows of `core.api.OPERATIONS`, bodies their models, errors the tree with `pod.errors.STATUS`: a row
+that is added there is described here by itself.
+"""
+
+from collections.abc import Iterable, Mapping
+from http import HTTPStatus
+from itertools import groupby
+from typing import Any
+
+from pydantic.json_schema import GenerateJsonSchema, models_json_schema
+
+from core.api import OPERATIONS, Operation, max_batch_sizes
+from core.batching.items import Modality
+from core.errors import BatchTooLarge, ImageError, MethodNotAllowed, NotFound, ServiceError
+from core.service import VERSION
+from core.settings import ServiceSettings
+from core.wire.answers import ANSWERS, Answer, ErrorAnswer, HealthAnswer, IndexAnswer, StatusAnswer
+from core.wire.requests import Request
+from core.wire.responses import Body
+from pod.errors import STATUS
+from pod.openapi_examples import EXAMPLE_SECRET, EXAMPLE_TS, examples, is_signed, item_of
+
+NAME = "clip-embedding-service"
+
+_JSON = "application/json"
+_SCHEMAS = "#/components/schemas/"
+
+_AUTH = {
+    "type": "object",
+    "description": (
+        "`sig` is hex(HMAC-SHA256(secret, `POST|PATH|PAYLOAD_ID|ts`)). PATH is the operation's path. PAYLOAD_ID is the"
+        " hex SHA-256 of a text's UTF-8 bytes or of an image's bytes, where they are in the request; of an `image_url`"
+        " it is the string itself, exactly as it stands there."
+    ),
+    "properties": {
+        "ts": {"type": "integer", "minimum": 10**9, "maximum": 10**10 - 1, "description": "Now, in Unix seconds."},
+        "sig": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
+    },
+    "required": ["ts", "sig"],
+}
+
+_REQUEST_ID = {"description": "The request's id, percent-encoded.", "schema": {"type": "string"}}
+_RETRY_AFTER = {"description": "Seconds to wait.", "schema": {"type": "integer"}}
+_TIMEOUT = {
+    "name": "X-Request-Timeout-Ms",
+    "in": "header",
+    "description": "How many milliseconds the caller waits; what nobody waits for any more is not begun.",
+    "schema": {"type": "integer", "minimum": 1, "maximum": 999_999_999},
+}
+
+# A wrong path or method is no operation's.
+_OF_ROUTES = (NotFound, MethodNotAllowed)
+
+# path -> its words, and its model or media type for each status.
+_GET: Mapping[str, tuple[str, Mapping[int, type[Answer] | str | None]]] = {
+    "/": ("Name, version and links", {200: IndexAnswer}),
+    "/health": ("How the service is, and what it runs", {200: HealthAnswer, 503: HealthAnswer}),
+    "/livez": ("Whether it can recover by itself", {200: StatusAnswer, 503: StatusAnswer}),
+    "/readyz": ("Whether it takes requests", {200: StatusAnswer, 503: StatusAnswer}),
+    "/ping": ("For load balancers: 204 while loading", {200: StatusAnswer, 204: None, 503: StatusAnswer}),
+    "/metrics": ("Prometheus' text format", {200: "text/plain"}),
+    "/openapi.json": ("This description", {200: _JSON}),
+    "/docs": ("A page that shows it and signs requests", {200: "text/html"}),
+}
+
+
+class _Schemas(GenerateJsonSchema):
+    def field_title_should_be_set(self, _schema: Any) -> bool:  # noqa: ANN401 - a type of pydantic's own
+        """A title would only repeat the member's name."""
+        return False
+
+
+def document(settings: ServiceSettings) -> Body:
+    """The OpenAPI 3.1 document of a pod with these settings, as JSON values."""
+    embed = {path: {"post": _operation(path, operation)} for path, operation in OPERATIONS.items()}
+    get = {path: {"get": _get(path, words, answers)} for path, (words, answers) in _GET.items()}
+    components: Body = {"schemas": _schemas(settings)}
+    if not all(is_signed(operation.request) for operation in OPERATIONS.values()):
+        components["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": NAME, "version": VERSION, "description": _introduction()},
+        "tags": [{"name": "embed"}, {"name": "service"}],
+        "paths": embed | get,
+        "components": components,
+    }
+
+
+def _introduction() -> str:
+    kinds = sorted(STATUS, key=lambda kind: kind.code)
+    rows = [f"| {kind.code} | {STATUS[kind]} | {kind.default_message} |" for kind in kinds]
+    return "\n".join(
+        (
+            "CLIP vectors of images and texts.",
+            "",
+            "Where the service has a secret, requests are signed: each item brings an `auth`. The examples are signed"
+            f" with the secret `{EXAMPLE_SECRET}` at {EXAMPLE_TS}.",
+            "",
+            "Every error has the same shape, `{error: {code, message, request_id, retryable}}`:",
+            "",
+            "| code | status | |",
+            "|---|---|---|",
+            *rows,
+        )
+    )
+
+
+def _operation(path: str, operation: Operation[Any]) -> Body:
+    summary, _, more = (operation.request.__doc__ or "").partition(". ")
+    described: Body = {
+        "operationId": path.removeprefix("/v1/").replace("/", "_").replace("-", "_"),
+        "summary": summary.rstrip("."),
+        "description": more,
+        "tags": ["embed"],
+        "parameters": [_TIMEOUT],
+        "requestBody": {"required": True, "content": {_JSON: _content(path, operation.request)}},
+        "responses": {"200": _success(ANSWERS.get(operation.request))},
+    }
+    if not is_signed(operation.request):
+        return described | {"security": [{"bearer": []}]}
+    # For who signs in a program: OpenAPI has no word for a signature inside the body.
+    described["x-signed"] = True
+    described["responses"] |= _failures(_errors(operation))
+    return described
+
+
+def _content(path: str, request: type[Request]) -> Body:
+    content: Body = {"schema": {"$ref": _SCHEMAS + request.__name__}}
+    if named := examples(path, request):
+        content["examples"] = named
+    return content
+
+
+def _success(answer: type[Answer] | None) -> Body:
+    schema = {"$ref": _SCHEMAS + answer.__name__} if answer else {"type": "object"}
+    return _response(200, {_JSON: {"schema": schema}})
+
+
+def _errors(operation: Operation[Any]) -> list[type[ServiceError]]:
+    """What the whole request can be answered; errors of a batch's single images stand in their places."""
+    is_batch = item_of(operation.request) is not operation.request
+    left_out: list[type[ServiceError]] = [*_OF_ROUTES]
+    if not is_batch:
+        left_out.append(BatchTooLarge)
+    if is_batch or operation.modality is not Modality.IMAGE:
+        left_out.append(ImageError)
+    return [kind for kind in STATUS if not issubclass(kind, tuple(left_out))]
+
+
+def _failures(kinds: Iterable[type[ServiceError]]) -> dict[str, Body]:
+    by_status = groupby(sorted(kinds, key=STATUS.__getitem__), key=STATUS.__getitem__)
+    return {str(status): _failure(status, list(group)) for status, group in by_status}
+
+
+def _failure(status: int, kinds: list[type[ServiceError]]) -> Body:
+    codes = [kind.code for kind in kinds]
+    these = {"properties": {"error": {"properties": {"code": {"enum": codes}}}}}
+    schema = {"allOf": [{"$ref": _SCHEMAS + ErrorAnswer.__name__}, these]}
+    response = _response(status, {_JSON: {"schema": schema}}, words=", ".join(codes))
+    if any(kind.retry_after_s is not None for kind in kinds):
+        response["headers"] = response["headers"] | {"Retry-After": _RETRY_AFTER}
+    return response
+
+
+def _get(path: str, words: str, answers: Mapping[int, type[Answer] | str | None]) -> Body:
+    responses = {str(status): _response(status, _get_content(answer)) for status, answer in answers.items()}
+    name = path.strip("/").partition(".")[0] or "index"
+    return {"operationId": name, "summary": words, "tags": ["service"], "responses": responses}
+
+
+def _get_content(answer: type[Answer] | str | None) -> Body:
+    if answer is None:
+        return {}
+    if isinstance(answer, str):
+        return {answer: {"schema": {"type": "object" if answer == _JSON else "string"}}}
+    return {_JSON: {"schema": {"$ref": _SCHEMAS + answer.__name__}}}
+
+
+def _response(status: int, content: Body, *, words: str | None = None) -> Body:
+    response: Body = {"description": words or HTTPStatus(status).phrase, "headers": {"X-Request-ID": _REQUEST_ID}}
+    return response | {"content": content} if content else response
+
+
+def _schemas(settings: ServiceSettings) -> Body:
+    requests = [operation.request for operation in OPERATIONS.values()]
+    models = [*requests, *ANSWERS.values(), ErrorAnswer, HealthAnswer, IndexAnswer, StatusAnswer]
+    _, made = models_json_schema(
+        [(model, "validation") for model in models], ref_template=_SCHEMAS + "{model}", schema_generator=_Schemas
+    )
+    schemas: Body = made["$defs"]
+    for operation in OPERATIONS.values():
+        _describe_limits(schemas, operation, settings)
+        if is_signed(operation.request):
+            _describe_auth(schemas[item_of(operation.request).__name__], required=bool(settings.hmac_secrets()))
+    return schemas | {"Auth": _AUTH}
+
+
+def _describe_limits(schemas: Body, operation: Operation[Any], settings: ServiceSettings) -> None:
+    if item_of(operation.request) is not operation.request:
+        items = schemas[operation.request.__name__]["properties"]["items"]
+        items["maxItems"] = max_batch_sizes(settings)[operation.modality]
+
+
+def _describe_auth(schema: Body, *, required: bool) -> None:
+    """The models leave `auth` open: what is malformed there is AUTH_FAILED and no VALIDATION_ERROR."""
+    schema["properties"]["auth"] = {"$ref": _SCHEMAS + "Auth"}
+    if required:
+        schema["required"] = [*schema.get("required", []), "auth"]

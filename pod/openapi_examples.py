@@ -1,0 +1,67 @@
+"""The examples of `/openapi.json`: a request for each payload that an operation takes, signed as a client signs.
+
+Secret and time are public and fixed, so that an implementation in another language can be held against them.
+"""
+
+import base64
+from collections.abc import Iterator, Mapping
+from typing import Any, get_args
+
+from core.wire.requests import Request
+from core.wire.responses import Body
+from shared_auth import Authenticator
+
+EXAMPLE_SECRET = "the-secret-of-the-documents-examples"  # noqa: S105 - public, and no service has it
+EXAMPLE_TS = 1_703_001_234
+
+# One pixel: short enough to be read.
+_PIXEL_PNG = bytes.fromhex(
+    "89504e470d0a1a0a0000000d49484452000000010000000108020000009077"
+    "53de0000000c4944415478da63f8cfc0000003010100c9fe92ef0000000049454e44ae426082"
+)
+
+# By the member that holds what is embedded; in a batch each value is an item.
+_PAYLOADS: Mapping[str, tuple[str, ...]] = {
+    "image_url": ("https://example.com/a.jpg", "https://example.com/b.jpg"),
+    "image_b64": (base64.b64encode(_PIXEL_PNG).decode(),),
+    "text": ("a person walking in the rain", "a red bicycle"),
+}
+
+
+def examples(path: str, request: type[Request]) -> dict[str, Body]:
+    """OpenAPI's `examples` of a body: by name, each with a `value`. None for a request that is not signed."""
+    if not is_signed(request):
+        return {}
+    item = item_of(request)
+    payloads = {name: values for name, values in _PAYLOADS.items() if name in item.model_fields}
+    if item is request:
+        return {name: {"value": _signed(path, request, {name: values[0]})} for name, values in payloads.items()}
+    single = [{name: value} for name, values in payloads.items() for value in values]
+    items = [{**one, "request_id": f"item-{place}"} for place, one in enumerate(single)]
+    return {"batch": {"value": _signed(path, request, {"items": items})}}
+
+
+def item_of(request: type[Request]) -> type[Request]:
+    """The model of what is embedded: that of a batch's items, else the request itself."""
+    items = request.model_fields.get("items")
+    if items is None:
+        return request
+    [model] = get_args(items.annotation)
+    return model  # type: ignore[no-any-return]
+
+
+def is_signed(request: type[Request]) -> bool:
+    """Whether each item brings a signature."""
+    return "auth" in item_of(request).model_fields
+
+
+def _signed(path: str, request: type[Request], body: Body) -> Body:
+    authenticator = Authenticator([EXAMPLE_SECRET], clock=lambda: EXAMPLE_TS)
+    payload_ids = [payload_id for payload_id, _ in request.model_validate(body).signed_payloads()]
+    for item, payload_id in zip(_items(body), payload_ids, strict=True):
+        item["auth"] = authenticator.sign(path, payload_id).as_dict()
+    return body
+
+
+def _items(body: Body) -> Iterator[dict[str, Any]]:
+    yield from body.get("items", [body])
