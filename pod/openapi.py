@@ -98,11 +98,16 @@ def _introduction() -> str:
             "Where the service has a secret, requests are signed: each item brings an `auth`. The examples are signed"
             f" with the secret `{EXAMPLE_SECRET}` at {EXAMPLE_TS}.",
             "",
-            "Every error has the same shape, `{error: {code, message, request_id, retryable}}`:",
+            "Every error has the same shape, `{error: {code, message, request_id, retryable}}`.",
+            "",
+            # Folded where it is shown as a page: the operations come after it.
+            "<details><summary>Codes</summary>",
             "",
             "| code | status | |",
             "|---|---|---|",
             *rows,
+            "",
+            "</details>",
         )
     )
 

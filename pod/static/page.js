@@ -18,6 +18,7 @@ SwaggerUIBundle({
   dom_id: "#operations",
   deepLinking: true,
   tryItOutEnabled: true,
+  defaultModelsExpandDepth: 0,
   // Its default asks another host to validate the description.
   validatorUrl: null,
   requestInterceptor: withSignature,
