@@ -9,6 +9,7 @@ from http import HTTPStatus
 from itertools import groupby
 from typing import Any
 
+from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 
 from core.api import OPERATIONS, Operation, max_batch_sizes
@@ -189,8 +190,8 @@ def _response(status: int, content: Body, *, words: str | None = None) -> Body:
 
 
 def _schemas(settings: ServiceSettings) -> Body:
-    requests = [operation.request for operation in OPERATIONS.values()]
-    models = [*requests, *ANSWERS.values(), ErrorAnswer, HealthAnswer, IndexAnswer, StatusAnswer]
+    models: list[type[BaseModel]] = [operation.request for operation in OPERATIONS.values()]
+    models += [*ANSWERS.values(), ErrorAnswer, HealthAnswer, IndexAnswer, StatusAnswer]
     _, made = models_json_schema(
         [(model, "validation") for model in models], ref_template=_SCHEMAS + "{model}", schema_generator=_Schemas
     )

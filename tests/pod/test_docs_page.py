@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import requests
@@ -21,7 +22,13 @@ from tools.testbed.pictures import encoded
 from tools.testbed.process import ROOT, SECRET, PodProcess, pod_process
 
 RUN = [sys.executable, "-m", "tools.run_local", "pod"]
-PAGE_FILES = ["/docs/page.css", "/docs/page.js", "/docs/signing.js", "/docs/swagger-ui.css", "/docs/swagger-ui-bundle.js"]
+PAGE_FILES = [
+    "/docs/page.css",
+    "/docs/page.js",
+    "/docs/signing.js",
+    "/docs/swagger-ui.css",
+    "/docs/swagger-ui-bundle.js",
+]
 VECTORS = json.loads((ROOT / "tests" / "shared_auth" / "vectors.json").read_text())["vectors"]
 
 needs_browser = pytest.mark.skipif(browser.CHROMIUM is None, reason="no Chromium here: `make browser` installs it")
@@ -40,12 +47,10 @@ def test_index_is_always_there(pod: PodProcess, run_pod: PodProcess) -> None:
     """It links to what there is and to nothing else."""
     plain, described = (requests.get(one.base_url + "/", timeout=30).json() for one in (pod, run_pod))
 
-    expected = {"name": "clip-embedding-service", "version": VERSION}
-    assert {**expected, "links": {"health": "/health"}} == plain
-    assert {
-        **expected,
-        "links": {"health": "/health", "openapi": "/openapi.json", "docs": "/docs"},
-    } == described
+    expected: dict[str, object] = {"name": "clip-embedding-service", "version": VERSION}
+    links = {"health": "/health"}
+    assert {**expected, "links": links} == plain
+    assert {**expected, "links": links | {"openapi": "/openapi.json", "docs": "/docs"}} == described
 
 
 @pytest.mark.parametrize("path", ["/openapi.json", "/docs", *PAGE_FILES, "/static/page.js"])
@@ -144,15 +149,17 @@ def test_image_is_embedded_from_the_page(visit: Visit, images: ImageServer) -> N
 
 
 @needs_browser
-@pytest.mark.parametrize("path", [EMBED_TEXT_BATCH, EMBED_IMAGE_BATCH])
-def test_batch_is_embedded_from_the_page(visit: Visit, images: ImageServer, path: str) -> None:
+@pytest.mark.parametrize(
+    ("path", "member"),
+    [pytest.param(EMBED_TEXT_BATCH, "text", id="texts"), pytest.param(EMBED_IMAGE_BATCH, "image_url", id="images")],
+)
+def test_batch_is_embedded_from_the_page(visit: Visit, images: ImageServer, path: str, member: str) -> None:
     """Every item gets a signature of its own, for the batch's path."""
-    member, values = ("text", ["a", "b"]) if path == EMBED_TEXT_BATCH else ("image_url", [picture(images, "b"), "ftp:x"])
-    items = [{member: value, "request_id": value[-9:]} for value in values]
+    items = [{member: picture(images, name), "request_id": name} for name in ("first", "second")]
     answer = visit.execute(path, json.dumps({"items": items}), secret=SECRET)
 
-    assert [value[-9:] for value in values] == [result["request_id"] for result in answer["results"]]
-    assert 512 == len(answer["results"][0]["embedding"])
+    assert ["first", "second"] == [result["request_id"] for result in answer["results"]]
+    assert [512, 512] == [len(result["embedding"]) for result in answer["results"]]
 
 
 @needs_browser
@@ -180,7 +187,7 @@ def test_page_keeps_to_its_host_and_the_secret_to_the_page(visit: Visit) -> None
     stored = visit.page.evaluate("JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie])")
 
     assert [] == [one for one in sent if not one.startswith((visit.base_url + "/", "data:"))]
-    assert [] == [one for one in [*sent, stored] if secret in one or requests.utils.quote(secret) in one]
+    assert [] == [one for one in [*sent, stored] if secret in one or quote(secret) in one]
     # The refusal itself is one line of the console.
     assert [] == [line for line in visit.complaints if "401" not in line]
 
@@ -197,7 +204,7 @@ def sign_in_page(visit: Visit, body: Any, *, secret: str, path: str, ts: int) ->
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["name"])
 def test_page_signs_by_the_rule(visit: Visit, vector: dict[str, Any]) -> None:
     """The fixed vectors, as every other signer has them."""
-    body = {name: vector[name] for name in ("image_url", "text") if name in vector}
+    body: dict[str, object] = {name: vector[name] for name in ("image_url", "text") if name in vector}
     signed = sign_in_page(visit, body, secret=vector["secret"], path=vector["path"], ts=vector["ts"])
 
     assert {**body, "auth": {"ts": vector["ts"], "sig": vector["sig"]}} == signed

@@ -9,17 +9,17 @@ import pytest
 import requests
 import schemathesis
 from hypothesis import settings
-from jsonschema import Draft202012Validator
+from openapi_schema_validator import OAS31Validator
 from openapi_spec_validator import validate
+from pydantic import ValidationError
 from schemathesis.checks import CheckContext
 from schemathesis.core.transport import Response
 
 from core.api import OPERATIONS
-from core.errors import ServiceError
 from core.service import Service, Status
 from core.settings import ServiceSettings
 from core.wire.answers import ANSWERS, StatusWord
-from core.wire.requests import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT, EMBED_TEXT_BATCH, validate as validate_request
+from core.wire.requests import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT, EMBED_TEXT_BATCH
 from models.shapes import draw, single
 from pod.app import create_app
 from pod.errors import STATUS
@@ -87,9 +87,7 @@ def test_every_code_is_described_with_its_status() -> None:
 def test_errors_are_those_of_the_operation() -> None:
     """A text is not downloaded, a single item is no batch, and a batch's images fail in their places."""
     codes = {
-        path: {
-            code for response in spec["post"]["responses"].values() for code in response["description"].split(", ")
-        }
+        path: {code for response in spec["post"]["responses"].values() for code in response["description"].split(", ")}
         for path, spec in DOCUMENT["paths"].items()
         if path in OPERATIONS
     }
@@ -128,7 +126,7 @@ def test_examples_are_signed(example: Example) -> None:
     """They verify at their time with their secret, and are requests as the description has them."""
     authenticator = Authenticator([EXAMPLE_SECRET], clock=lambda: EXAMPLE_TS)
     model = OPERATIONS[example.path].request
-    payloads = list(validate_request(model, example.body).signed_payloads())
+    payloads = list(model.model_validate(example.body).signed_payloads())
     signatures = {authenticator.verify(example.path, payload_id, auth).sig for payload_id, auth in payloads}
 
     assert len(payloads) == len(signatures)
@@ -153,9 +151,9 @@ def closed(schema: Any) -> Any:  # noqa: ANN401
     return inner | {"additionalProperties": False} if "properties" in inner and inner.get("type") == "object" else inner
 
 
-def validator(schema: Body) -> Draft202012Validator:
+def validator(schema: Body) -> OAS31Validator:
     """A validator of `schema`, whose references are those of the document."""
-    return Draft202012Validator({**schema, "components": closed(DOCUMENT["components"])})
+    return OAS31Validator({**schema, "components": closed(DOCUMENT["components"])})
 
 
 def wrong_in(path: str, method: str, response: requests.Response) -> list[str]:
@@ -203,12 +201,12 @@ def test_get_routes_are_as_described(pod_target: PodTarget, path: str) -> None:
     assert [] == wrong_in(path, "get", requests.get(pod_target.base_url + path, timeout=30))
 
 
-def no_internal_error(_context: CheckContext, response: Response, _case: schemathesis.Case) -> None:
+def no_internal_error(_context: CheckContext, response: Response, _case: schemathesis.Case[Any]) -> None:
     """Statuses over 500 say that the service is busy or late, which it may be; 500 is a fault."""
     assert 500 != response.status_code
 
 
-CHECKS = [
+CHECKS: list[Any] = [
     no_internal_error,
     *schemathesis.checks.CHECKS.get_by_names(
         [
@@ -223,7 +221,7 @@ CHECKS = [
 
 @SCHEMA.exclude(path=["/openapi.json", "/docs"]).parametrize()
 @settings(max_examples=EXAMPLES)
-def test_whatever_is_sent_the_answer_is_described(case: schemathesis.Case, pod_target: PodTarget) -> None:
+def test_whatever_is_sent_the_answer_is_described(case: schemathesis.Case[Any], pod_target: PodTarget) -> None:
     """Right and wrong requests alike; no signature here is valid."""
     case.call_and_validate(base_url=pod_target.base_url, checks=CHECKS)
 
@@ -231,7 +229,7 @@ def test_whatever_is_sent_the_answer_is_described(case: schemathesis.Case, pod_t
 @SCHEMA.include(method="POST").parametrize()
 @settings(max_examples=EXAMPLES)
 def test_whatever_is_signed_the_answer_is_described(
-    case: schemathesis.Case, pod_target: PodTarget, images: ImageServer
+    case: schemathesis.Case[Any], pod_target: PodTarget, images: ImageServer
 ) -> None:
     """The same behind the signatures, where items are embedded."""
     case.body = with_signatures(case.path, case.body, picture(images))
@@ -249,9 +247,9 @@ def with_signatures(path: str, body: Any, image_url: str) -> Any:  # noqa: ANN40
             item["image_url"] = f"{image_url}?{place}"
     authenticator = Authenticator([SECRET])
     try:
-        payloads = [payload_id for payload_id, _ in validate_request(OPERATIONS[path].request, body).signed_payloads()]
-        signatures = [authenticator.sign(path, payload_id).as_dict() for payload_id in payloads]
-    except (ServiceError, UnsignablePayload):
+        payloads = OPERATIONS[path].request.model_validate(body).signed_payloads()
+        signatures = [authenticator.sign(path, payload_id).as_dict() for payload_id, _ in payloads]
+    except (ValidationError, UnsignablePayload):
         return body
     for item, signature in zip(items, signatures, strict=True):
         item["auth"] = signature
