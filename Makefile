@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TARGET ?= pod
 
 .DEFAULT_GOAL := help
-.PHONY: browser chaos fuzz help install run run-serverless smoke test lint types format bench bench-health bench-memory bench-gpu bench-host bench-mixed docker-build image-check docs-check settings-page clean
+.PHONY: browser chaos fuzz help install run run-serverless smoke test lint types format bench bench-health bench-memory bench-gpu bench-host bench-mixed bench-parity bench-text-batch docker-build image-check docs-check settings-page clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -60,6 +60,12 @@ bench-host: $(VENV)/installed-dev ## what a pod costs its host when the model co
 
 bench-mixed: $(VENV)/installed-dev ## images and texts at once, and one slow host beside quick ones (full-size model, minutes)
 	$(BIN)/python -m bench.mixed
+
+bench-text-batch: $(VENV)/installed-dev ## texts in batches beside texts one by one (full-size model, a minute)
+	$(BIN)/python -m bench.text_batch
+
+bench-parity: $(VENV)/installed-dev ## six CLIPs in full size beside transformers, every engine and numeric type (half an hour)
+	$(BIN)/python -m bench.parity
 
 bench-health: $(VENV)/installed-dev ## does /health answer while batches of 16 run? (full-size model, about a minute)
 	$(BIN)/python -m bench.health

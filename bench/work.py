@@ -13,6 +13,7 @@ from shared_auth import Authenticator, image_payload_id, text_payload_id
 EMBED_IMAGE = "/v1/embed/image"
 EMBED_IMAGE_BATCH = "/v1/embed/image-batch"
 EMBED_TEXT = "/v1/embed/text"
+EMBED_TEXT_BATCH = "/v1/embed/text-batch"
 
 WORDS = (
     "red", "green", "small", "old", "quiet", "bright", "river", "mountain", "house", "horse", "street", "garden",
@@ -72,9 +73,21 @@ class Texts:
     words: int = _WORDS_PER_TEXT
 
     def request(self, number: int) -> Request:
-        text = text_of(number, self.words)
-        auth = Authenticator([self.secret]).sign(EMBED_TEXT, text_payload_id(text)).as_dict()
-        return _request(EMBED_TEXT, {"text": text, "auth": auth}, vectors=1)
+        return _request(EMBED_TEXT, _text(number, self.words, EMBED_TEXT, self.secret), vectors=1)
+
+
+@dataclass(frozen=True, slots=True)
+class TextBatches:
+    """`size` such texts per request."""
+
+    secret: str
+    size: int = 256
+    words: int = _WORDS_PER_TEXT
+
+    def request(self, number: int) -> Request:
+        positions = range(number * self.size, (number + 1) * self.size)
+        items = [_text(position, self.words, EMBED_TEXT_BATCH, self.secret) for position in positions]
+        return _request(EMBED_TEXT_BATCH, {"items": items}, vectors=self.size)
 
 
 def text_of(number: int, words: int = _WORDS_PER_TEXT) -> str:
@@ -87,6 +100,12 @@ def _image(urls: tuple[str, ...], number: int, path: str, secret: str) -> dict[s
     url = f"{urls[number % len(urls)]}?{number}"
     auth = Authenticator([secret]).sign(path, image_payload_id(url)).as_dict()
     return {"image_url": url, "request_id": str(number), "auth": auth}
+
+
+def _text(number: int, words: int, path: str, secret: str) -> dict[str, Any]:
+    text = text_of(number, words)
+    auth = Authenticator([secret]).sign(path, text_payload_id(text)).as_dict()
+    return {"text": text, "request_id": str(number), "auth": auth}
 
 
 def _request(path: str, members: dict[str, Any], *, vectors: int) -> Request:

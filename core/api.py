@@ -1,133 +1,47 @@
-"""The operation table: what can be asked, and the one way from a request to its answer: parse, authenticate, run.
+"""The one way from a request to its answer: parse, authenticate, run. What can be asked is in `core/operations.py`.
 
-Both adapters look operations up here, so an operation is one row and exists on both, with the same checks.
 `prepare` is quick and never blocks; `Call.run` blocks and belongs on a thread.
 """
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any
 
-from core.batching.items import Modality
+from core.access import NONE, Access, Credentials
 from core.deadline import Deadline
-from core.embedder import Embedder, Wanted, WantedText
-from core.errors import AuthExpired, AuthFailed, BatchTooLarge, NotFound, ServiceError, ValidationFailed
-from core.settings import ServiceSettings
-from core.wire.requests import (
-    EMBED_IMAGE,
-    EMBED_IMAGE_BATCH,
-    EMBED_TEXT,
-    EMBED_TEXT_BATCH,
-    ImageBatchRequest,
-    ImageRequest,
-    Request,
-    TextBatchRequest,
-    TextRequest,
-    validate,
-)
-from core.wire.responses import Body, ModelIdentity, batch_timings, embedding_body, item_body, text_body
-from shared_auth import Authenticator, AuthError, ExpiredSignature, Signature, UnsignablePayload
-
-AnyRequest = TypeVar("AnyRequest", bound=Request)
-
-
-@dataclass(frozen=True, slots=True)
-class Model:
-    """A loaded model: what embeds, and what the answers say about it."""
-
-    embedder: Embedder
-    identity: ModelIdentity
-
-
-@dataclass(frozen=True, slots=True)
-class Operation(Generic[AnyRequest]):
-    """A row of the table: `run` is called with a valid, authenticated request."""
-
-    request: type[AnyRequest]
-    run: Callable[[Model, AnyRequest, str, Deadline], Body]
-    modality: Modality
-
-
-def _embed_image(model: Model, request: ImageRequest, request_id: str, deadline: Deadline) -> Body:
-    [result] = model.embedder.embed_images([Wanted(request.image_url, request.normalize)], deadline)
-    if isinstance(result, ServiceError):
-        raise result
-    body = embedding_body(request_id, result, normalized=request.normalize, encoding=request.encoding_format)
-    return body | model.identity.for_response()
-
-
-def _embed_image_batch(model: Model, request: ImageBatchRequest, _request_id: str, deadline: Deadline) -> Body:
-    started_s = time.monotonic()
-    wanted = [Wanted(item.image_url, item.normalize) for item in request.items]
-    results = model.embedder.embed_images(wanted, deadline)
-    pairs = zip(request.items, results, strict=True)
-    return {
-        "results": [item_body(item, result, request.encoding_format) for item, result in pairs],
-        **model.identity.for_response(),
-        "batch_timings": batch_timings(results, (time.monotonic() - started_s) * 1000, ("download_ms", "inference_ms")),
-    }
-
-
-def _embed_text(model: Model, request: TextRequest, request_id: str, deadline: Deadline) -> Body:
-    [result] = model.embedder.embed_texts([WantedText(request.text, request.normalize)], deadline)
-    if isinstance(result, ServiceError):
-        raise result
-    body = text_body(request_id, result, normalized=request.normalize, encoding=request.encoding_format)
-    return body | model.identity.for_response()
-
-
-def _embed_text_batch(model: Model, request: TextBatchRequest, _request_id: str, deadline: Deadline) -> Body:
-    started_s = time.monotonic()
-    results = model.embedder.embed_texts([WantedText(item.text, item.normalize) for item in request.items], deadline)
-    pairs = zip(request.items, results, strict=True)
-    return {
-        "results": [item_body(item, result, request.encoding_format) for item, result in pairs],
-        **model.identity.for_response(),
-        "batch_timings": batch_timings(results, (time.monotonic() - started_s) * 1000, ("inference_ms",)),
-    }
-
-
-OPERATIONS: Mapping[str, Operation[Any]] = {
-    EMBED_IMAGE: Operation(ImageRequest, _embed_image, Modality.IMAGE),
-    EMBED_IMAGE_BATCH: Operation(ImageBatchRequest, _embed_image_batch, Modality.IMAGE),
-    EMBED_TEXT: Operation(TextRequest, _embed_text, Modality.TEXT),
-    EMBED_TEXT_BATCH: Operation(TextBatchRequest, _embed_text_batch, Modality.TEXT),
-}
-
-
-def max_batch_sizes(settings: ServiceSettings) -> Mapping[Modality, int]:
-    """Items in one request, of each kind."""
-    return {Modality.IMAGE: settings.max_batch_size, Modality.TEXT: settings.max_text_batch_size}
+from core.errors import BatchTooLarge, NotFound, ServiceError
+from core.operations import OPERATIONS, Model, Proof
+from core.wire.openai import MODELS, models_body, openai_error_body
+from core.wire.requests import validate
+from core.wire.responses import Body, error_body
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """An authenticated request, ready to run."""
+    """An authenticated request, ready to run. `client` is the name of who asks, None where nobody has to say."""
 
     request_id: str
+    client: str | None
     run: Callable[[], Body]
     """Blocks until the answer is there. Raises a `ServiceError`."""
 
 
 class Api:
-    """`authenticator` is None only where the service was started with ALLOW_INSECURE_AUTH."""
+    """Over one model, for those whom `access` lets in."""
 
-    def __init__(
-        self,
-        model: Model,
-        authenticator: Authenticator | None,
-        *,
-        max_batch_sizes: Mapping[Modality, int],
-        request_timeout_s: float,
-    ) -> None:
+    def __init__(self, model: Model, access: Access, *, request_timeout_s: float) -> None:
         self._model = model
-        self._authenticator = authenticator
-        self._max_batch_sizes = max_batch_sizes
+        self._access = access
         self._request_timeout_s = request_timeout_s
 
     def prepare(
-        self, path: str, members: Mapping[str, Any], *, request_id: str, deadline: Deadline | None = None
+        self,
+        path: str,
+        members: Mapping[str, Any],
+        *,
+        request_id: str,
+        deadline: Deadline | None = None,
+        credentials: Credentials = NONE,
     ) -> Call:
         """Check a request and return the call that answers it; `request_id` goes into the answer.
 
@@ -138,39 +52,30 @@ class Api:
         operation = OPERATIONS.get(path)
         if operation is None:
             raise NotFound
-        self._check_batch_size(members, self._max_batch_sizes[operation.modality])
+        by_key = operation.proof is Proof.KEY
+        # A key is known before the request is looked at, a signature only when its payload is.
+        client = self._access.of_key(credentials) if by_key else None
+        _check_batch_size(members.get(operation.listed), self._model.max_batch_sizes[operation.modality])
         request = validate(operation.request, members)
-        self._authenticate(path, request)
+        client = client if by_key else self._access.of_signatures(path, request)
         ends = deadline or Deadline.after(self._request_timeout_s)
-        return Call(request_id, lambda: operation.run(self._model, request, request_id, ends))
+        return Call(request_id, client, lambda: operation.run(self._model, request, request_id, ends))
 
-    def _check_batch_size(self, members: Mapping[str, Any], most: int) -> None:
-        """Before validation: a thousand items are not worth validating."""
-        items = members.get("items")
-        if isinstance(items, list) and len(items) > most:
-            raise BatchTooLarge(f"a batch has at most {most} items")
-
-    def _authenticate(self, path: str, request: Request) -> None:
-        """Every item of a batch is signed by itself; one bad signature refuses the whole request."""
-        if self._authenticator is None:
-            return
-        verify = self._authenticator.verify
-        try:
-            signatures = [verify(path, payload_id, auth) for payload_id, auth in request.signed_payloads()]
-        except UnsignablePayload as error:
-            raise ValidationFailed("the request holds text that is not valid Unicode") from error
-        except ExpiredSignature as error:
-            raise AuthExpired from error
-        except AuthError as error:
-            raise AuthFailed from error
-        _refuse_repeated(signatures)
+    def models(self, credentials: Credentials) -> Body:
+        """The answer to `GET /v1/models`. Raises what `Access.of_key` does."""
+        self._access.of_key(credentials)
+        return models_body(self._model.identity)
 
 
-def _refuse_repeated(signatures: Sequence[Signature]) -> None:
-    """Otherwise whoever has seen one signed item gets a whole batch of work for it in each request."""
-    first: dict[Signature, int] = {}
-    for position, signature in enumerate(signatures):
-        if first.setdefault(signature, position) != position:
-            raise ValidationFailed(
-                f"items[{position}].auth: items[{first[signature]}] has the same signature; in a batch each has its own"
-            )
+def errors_of(path: str) -> Callable[[ServiceError, str], Body]:
+    """How errors of the operation at `path` are written."""
+    if path == MODELS:
+        return openai_error_body
+    operation = OPERATIONS.get(path)
+    return error_body if operation is None else operation.error_body
+
+
+def _check_batch_size(items: object, most: int) -> None:
+    """Before validation: a thousand items are not worth validating."""
+    if isinstance(items, list) and len(items) > most:
+        raise BatchTooLarge(f"a batch has at most {most} items")

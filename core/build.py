@@ -38,8 +38,10 @@ def build_service(settings: ServiceSettings, authenticator: Authenticator | None
 
 def _authenticator(settings: ServiceSettings) -> Authenticator | None:
     """None only without a secret, which `load_settings` allows with an explicit setting only."""
-    secrets = settings.hmac_secrets()
-    return Authenticator(secrets, window_s=settings.auth_time_window_seconds) if secrets else None
+    if not settings.verifies_signatures:
+        return None
+    window_s = settings.auth_time_window_seconds
+    return Authenticator(settings.hmac_secrets(), clients=settings.hmac_clients(), window_s=window_s)
 
 
 def _load(settings: ServiceSettings, authenticator: Authenticator | None) -> Runtime:

@@ -128,7 +128,7 @@ class Embedder:
         return [
             row
             if isinstance(row, ServiceError)
-            else Embedding(_scaled(row, one.normalize), _timings(group.arrived_s, row), cut.truncated)
+            else Embedding(_scaled(row, one.normalize), _timings(group.arrived_s, row), cut.truncated, len(cut.ids))
             for one, cut, row in triples
         ]
 

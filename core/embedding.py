@@ -10,8 +10,12 @@ Vector = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Embedding:
-    """A float32 (dim,) vector with the milliseconds it took; `truncated` when a text was cut to fit."""
+    """A float32 (dim,) vector with the milliseconds it took; `truncated` when a text was cut to fit.
+
+    `tokens` is how many of them the model read, start and end included; none of an image.
+    """
 
     vector: Vector
     timings: dict[str, float]
     truncated: bool = False
+    tokens: int = 0

@@ -15,13 +15,14 @@ class ServiceError(Exception):
     """Base of everything that is answered to a caller.
 
     `code` is stable, `retryable` says whether the same request can succeed later, `retry_after_s` is a hint
-    in seconds or None.
+    in seconds or None. `param` is the member of the request that is at fault, where that is known.
     """
 
     code: ClassVar[str] = "INTERNAL"
     default_message: ClassVar[str] = "internal error"
     retryable: bool = False
     retry_after_s: int | None = None
+    param: str | None = None
 
     def __init__(self, message: str | None = None) -> None:
         self.message = message or self.default_message

@@ -9,7 +9,8 @@ from importlib.metadata import version
 
 import numpy as np
 
-from core.api import Api, Model, max_batch_sizes
+from core.access import Access
+from core.api import Api
 from core.batching.batcher import Batcher
 from core.batching.device import Device
 from core.batching.items import Group, Item, Modality, outcomes
@@ -26,6 +27,7 @@ from core.images.decoding.rules import PIXEL_RULES_VERSION
 from core.images.job import ImageJob, PixelStack
 from core.images.pool import ImageProcesses
 from core.images.settings import child_settings
+from core.operations import Model, max_batch_sizes
 from core.process import cpu
 from core.settings import ServiceSettings
 from core.wire.responses import ModelIdentity
@@ -59,7 +61,7 @@ class Runtime:
 
     def __init__(self, settings: ServiceSettings, authenticator: Authenticator | None, model: LoadedModel) -> None:
         directory, engines = model.directory, model.engines
-        self.identity = _identity(directory, engines[0], model.fingerprint)
+        self.identity = _identity(directory, engines[0], model.fingerprint, settings.clip_model)
         self.torch_version = version("torch")
         self.cuda_version = _cuda_version()
         with ExitStack() as made:
@@ -156,12 +158,9 @@ class Runtime:
             memory=ImageMemory(ByteBudget(settings.max_image_bytes_in_flight), pixel_bytes),
             concurrency=settings.download_concurrency,
         )
-        return Api(
-            Model(embedder, self.identity),
-            authenticator,
-            max_batch_sizes=max_batch_sizes(settings),
-            request_timeout_s=settings.request_timeout_s,
-        )
+        model = Model(embedder, self.identity, max_batch_sizes(settings))
+        access = Access(authenticator, settings.bearer_keys())
+        return Api(model, access, request_timeout_s=settings.request_timeout_s)
 
 
 def close_in_the_end(made: ExitStack, close: Callable[[], None]) -> None:
@@ -185,7 +184,7 @@ def _limits(settings: ServiceSettings, directory: ModelDirectory) -> Limits:
     )
 
 
-def _identity(directory: ModelDirectory, engine: Engine, model_fingerprint: str) -> ModelIdentity:
+def _identity(directory: ModelDirectory, engine: Engine, model_fingerprint: str, source: str) -> ModelIdentity:
     return ModelIdentity(
         model_name=directory.model_name,
         pretrained=directory.pretrained,
@@ -194,6 +193,7 @@ def _identity(directory: ModelDirectory, engine: Engine, model_fingerprint: str)
         engine=engine.name,
         dim=directory.dim,
         fingerprint=model_fingerprint,
+        source=source,
     )
 
 

@@ -177,7 +177,7 @@ class Service:
             "uptime_seconds": round(self._clock() - self._started_s, 3),
             "version": VERSION,
             "commit": self._settings.service_commit,
-            "insecure_auth": not self._settings.hmac_secrets(),
+            "insecure_auth": not self._settings.verifies_signatures,
         }
 
     def close(self) -> None:

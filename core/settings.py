@@ -7,6 +7,7 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 
 from core.errors import StartError
+from core.secret_settings import NamedSecrets, mounted
 
 DEFAULT_MODEL = "openai/clip-vit-base-patch32"
 
@@ -36,6 +37,12 @@ class ServiceSettings(BaseModel):
     """The secret that is shared with the workers; without it the service does not start."""
     embedding_hmac_secret_previous: SecretStr | None = None
     """Accepted as well, while the secret is rotated."""
+    embedding_hmac_clients: NamedSecrets = {}
+    """`name:secret` of further clients that sign, comma-separated; each shows by its name in log and metrics."""
+    api_keys: NamedSecrets = {}
+    """`name:key` of those who may ask `/v1/embeddings` with a bearer key, comma-separated. Unset, there is no such
+    path.
+    """
     allow_insecure_auth: bool = False
     """1 starts without a secret and verifies nothing; never in production."""
     auth_time_window_seconds: Positive = 120
@@ -122,6 +129,19 @@ class ServiceSettings(BaseModel):
         both = (self.embedding_hmac_secret, self.embedding_hmac_secret_previous)
         return [secret.get_secret_value() for secret in both if secret is not None]
 
+    def hmac_clients(self) -> dict[str, str]:
+        """The secrets of the other clients that sign, by name."""
+        return {name: secret.get_secret_value() for name, secret in self.embedding_hmac_clients.items()}
+
+    def bearer_keys(self) -> dict[str, str]:
+        """The keys for `/v1/embeddings`, by name."""
+        return {name: key.get_secret_value() for name, key in self.api_keys.items()}
+
+    @property
+    def verifies_signatures(self) -> bool:
+        """False only with `allow_insecure_auth`."""
+        return bool(self.hmac_secrets() or self.embedding_hmac_clients)
+
 
 AnySettings = TypeVar("AnySettings", bound=ServiceSettings)
 
@@ -137,6 +157,7 @@ def read_settings(model: type[AnySettings], environ: Mapping[str, str]) -> AnySe
     Raises `StartError` with one line that names the variable and what was expected.
     """
     given = {name.lower(): value for name, value in environ.items() if value != ""}
+    given |= mounted(given)
     try:
         settings = model.model_validate(given)
     except ValidationError as error:
@@ -146,7 +167,7 @@ def read_settings(model: type[AnySettings], environ: Mapping[str, str]) -> AnySe
 
 
 def _require_secret(settings: ServiceSettings) -> None:
-    if settings.embedding_hmac_secret is not None or settings.allow_insecure_auth:
+    if settings.embedding_hmac_secret or settings.embedding_hmac_clients or settings.allow_insecure_auth:
         return
     raise StartError(
         "EMBEDDING_HMAC_SECRET is not set: set it to the secret that the workers sign with"

@@ -18,18 +18,21 @@ from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import MapAdapter
 
-from core.api import OPERATIONS, Api
+from core.access import Credentials
+from core.api import Api, errors_of
 from core.byte_budget import ByteBudget
 from core.deadline import Cancellation, Deadline, parse_timeout_ms
 from core.errors import BodyTooLarge, CapacityError, DeadlineExceeded, InternalError, InvalidJson, ServiceError
+from core.operations import OPERATIONS
 from core.service import Service, Status
 from core.settings import ServiceSettings
+from core.wire.openai import MODELS
 from core.wire.requests import new_request_id, request_id_of
-from core.wire.responses import Body, error_body
+from core.wire.responses import Body
 from core.wire.strict_json import encode, parse_object
 from pod import SERVICE_EXTENSION, docs, metrics
 from pod.connection import Connection, Due
-from pod.errors import STATUS, from_gunicorn, from_http
+from pod.errors import from_gunicorn, from_http, status_of
 from pod.presence import cancelled_when_gone
 
 logger = logging.getLogger(__name__)
@@ -43,6 +46,8 @@ _QUICKLY_PARSED_BYTES = 16_384
 _TIMEOUT_HEADER = "X-Request-Timeout-Ms"
 _TIMEOUT_VARIABLE = "HTTP_X_REQUEST_TIMEOUT_MS"
 
+_AUTHORIZATION_VARIABLE = "HTTP_AUTHORIZATION"
+
 _JSON = "application/json"
 
 
@@ -52,6 +57,7 @@ class _Exchange:
 
     started_s: float
     request_id: str | None = None
+    client: str | None = None
     code: str | None = None
     client_gone: bool = False
 
@@ -64,6 +70,16 @@ class _Door:
     threads: ThreadPool
     bodies: ByteBudget
     max_body_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A request as it has arrived."""
+
+    path: str
+    body: bytes
+    credentials: Credentials
+    deadline: Deadline
 
 
 class _App(Flask):
@@ -95,6 +111,7 @@ def create_app(settings: ServiceSettings, service: Service) -> Flask:
     )
     for path in OPERATIONS:
         app.add_url_rule(path, path, partial(_run_operation, door, path), methods=["POST"])
+    app.add_url_rule(MODELS, MODELS, partial(_models, service), methods=["GET"])
     views = {"/health": _health, "/readyz": _readyz, "/livez": _livez, "/ping": _ping, "/metrics": _metrics}
     for path, view in views.items():
         app.add_url_rule(path, path, partial(view, service), methods=["GET"])
@@ -118,7 +135,8 @@ def _run_operation(door: _Door, path: str) -> Response:
     body = _read_body(door, connection, environ, deadline)
     try:
         with door.service.admitted() as api, cancelled_when_gone(connection, cancellation):
-            exchange.request_id, outcome = door.threads.apply(_attempt, (api, path, body, deadline))
+            asked = _Asked(path, body, Credentials(environ.get(_AUTHORIZATION_VARIABLE)), deadline)
+            exchange.request_id, exchange.client, outcome = door.threads.apply(_attempt, (api, asked))
     except CapacityError as refused:
         exchange.request_id = _id_in(body)
         return _answer_error(refused)
@@ -156,21 +174,25 @@ def _received(body: Any, count: int) -> bytes:  # noqa: ANN401 - gunicorn's
         raise InvalidJson("the body broke off") from error
 
 
-def _attempt(api: Api, path: str, body: bytes, deadline: Deadline) -> tuple[str | None, bytes | ServiceError]:
-    """Run on a thread: the caller's request id, and what to answer.
+def _attempt(api: Api, asked: _Asked) -> tuple[str | None, str | None, bytes | ServiceError]:
+    """Run on a thread: the caller's request id, who it is, and what to answer.
 
     Errors are returned: gevent prints the traceback of whatever a pool's function raises.
     """
-    request_id = None
+    request_id, client = None, None
     try:
-        members = parse_object(body)
+        members = parse_object(asked.body)
         request_id = request_id_of(members)
-        return request_id, encode(api.prepare(path, members, request_id=request_id, deadline=deadline).run())
+        call = api.prepare(
+            asked.path, members, request_id=request_id, deadline=asked.deadline, credentials=asked.credentials
+        )
+        client = call.client
+        return request_id, client, encode(call.run())
     except ServiceError as error:
-        return request_id, error
+        return request_id, client, error
     except Exception:
         logger.exception("an operation failed", extra={"request_id": request_id})
-        return request_id, InternalError()
+        return request_id, client, InternalError()
 
 
 def _id_in(body: bytes) -> str | None:
@@ -202,6 +224,11 @@ def _ping(service: Service) -> Response:
     return _readyz(service)
 
 
+def _models(service: Service) -> Response:
+    with service.admitted() as api:
+        return _json(api.models(Credentials(request.environ.get(_AUTHORIZATION_VARIABLE))), 200)
+
+
 def _metrics(service: Service) -> Response:
     return Response(metrics.exposition(service), content_type=metrics.CONTENT_TYPE)
 
@@ -224,6 +251,7 @@ def _finish(response: Response) -> Response:
         "status": response.status_code,
         "code": exchange.code,
         "request_id": request_id,
+        "client": exchange.client,
         "client_gone": exchange.client_gone,
         "duration_ms": round((time.monotonic() - exchange.started_s) * 1000, 1),
     }
@@ -241,7 +269,8 @@ def _request_id(exchange: _Exchange) -> str:
 def _answer_error(error: ServiceError) -> Response:
     exchange: _Exchange = g.exchange
     exchange.code = error.code
-    response = _json(error_body(error, _request_id(exchange)), STATUS[type(error)])
+    body = errors_of(request.path)(error, _request_id(exchange))
+    response = _json(body, status_of(error, request.path))
     if error.retry_after_s is not None:
         response.headers["Retry-After"] = str(error.retry_after_s)
     return response

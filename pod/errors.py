@@ -6,6 +6,7 @@ from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import HTTPException
 
 from core import errors
+from core.wire.openai import EMBEDDINGS, MODELS
 from core.wire.responses import error_body
 from core.wire.strict_json import encode
 
@@ -31,11 +32,20 @@ STATUS: dict[type[errors.ServiceError], int] = {
     errors.InternalError: 500,
 }
 
+# What OpenAI's clients take for a wrong request.
+_OPENAI_STATUS: dict[type[errors.ServiceError], int] = {errors.ValidationFailed: 400}
+
 _OF_HTTP: dict[int, type[errors.ServiceError]] = {
     404: errors.NotFound,
     405: errors.MethodNotAllowed,
     413: errors.BodyTooLarge,
 }
+
+
+def status_of(error: errors.ServiceError, path: str) -> int:
+    """The HTTP status of an error in the answer of `path`."""
+    kind = type(error)
+    return _OPENAI_STATUS.get(kind, STATUS[kind]) if path in (EMBEDDINGS, MODELS) else STATUS[kind]
 
 
 def from_http(error: HTTPException) -> errors.ServiceError:

@@ -4,7 +4,8 @@ Operations are the rows of `core.api.OPERATIONS`, bodies their models, errors th
 that is added there is described here by itself.
 """
 
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
 from itertools import groupby
 from typing import Any
@@ -12,16 +13,26 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 
-from core.api import OPERATIONS, Operation, max_batch_sizes
 from core.batching.items import Modality
-from core.errors import BatchTooLarge, ImageError, MethodNotAllowed, NotFound, ServiceError
+from core.errors import (
+    AuthFailed,
+    BatchTooLarge,
+    ImageError,
+    InternalError,
+    MethodNotAllowed,
+    NotFound,
+    NotReady,
+    Overloaded,
+    ServiceError,
+)
+from core.operations import OPERATIONS, Operation, Proof, max_batch_sizes
 from core.service import VERSION
 from core.settings import ServiceSettings
-from core.wire.answers import ANSWERS, Answer, ErrorAnswer, HealthAnswer, IndexAnswer, StatusAnswer
-from core.wire.requests import Request
+from core.wire.answers import ANSWERS, ERRORS, Answer, HealthAnswer, IndexAnswer, ModelsAnswer, StatusAnswer
+from core.wire.openai import MODELS, openai_error_body
 from core.wire.responses import Body
-from pod.errors import STATUS
-from pod.openapi_examples import EXAMPLE_SECRET, EXAMPLE_TS, examples, is_signed, item_of
+from pod.errors import STATUS, status_of
+from pod.openapi_examples import EXAMPLE_SECRET, EXAMPLE_TS, examples, item_of
 
 NAME = "clip-embedding-service"
 
@@ -51,8 +62,8 @@ _TIMEOUT = {
     "schema": {"type": "integer", "minimum": 1, "maximum": 999_999_999},
 }
 
-# A wrong path or method is no operation's.
-_OF_ROUTES = (NotFound, MethodNotAllowed)
+_BEARER = [{"key": list[str]()}]
+_KEY_SCHEME = {"type": "http", "scheme": "bearer", "description": "One of API_KEYS."}
 
 # path -> its words, and its model or media type for each status.
 _GET: Mapping[str, tuple[str, Mapping[int, type[Answer] | str | None]]] = {
@@ -74,12 +85,21 @@ class _Schemas(GenerateJsonSchema):
 
 
 def document(settings: ServiceSettings) -> Body:
-    """The OpenAPI 3.1 document of a pod with these settings, as JSON values."""
-    embed = {path: {"post": _operation(path, operation)} for path, operation in OPERATIONS.items()}
+    """The OpenAPI 3.1 document of a pod with these settings, as JSON values.
+
+    What takes a key is there where there are keys: without any it is answered NOT_FOUND.
+    """
+    operations = {
+        path: operation
+        for path, operation in OPERATIONS.items()
+        if operation.proof is Proof.SIGNATURE or settings.api_keys
+    }
+    embed = {path: {"post": _operation(path, operation)} for path, operation in operations.items()}
     get = {path: {"get": _get(path, words, answers)} for path, (words, answers) in _GET.items()}
-    components: Body = {"schemas": _schemas(settings)}
-    if not all(is_signed(operation.request) for operation in OPERATIONS.values()):
-        components["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
+    components: Body = {"schemas": _schemas(operations, settings)}
+    if settings.api_keys:
+        embed[MODELS] = {"get": _models()}
+        components["securitySchemes"] = {"key": _KEY_SCHEME}
     return {
         "openapi": "3.1.0",
         "info": {"title": NAME, "version": VERSION, "description": _introduction()},
@@ -99,7 +119,7 @@ def _introduction() -> str:
             "Where the service has a secret, requests are signed: each item brings an `auth`. The examples are signed"
             f" with the secret `{EXAMPLE_SECRET}` at {EXAMPLE_TS}.",
             "",
-            "Every error has the same shape, `{error: {code, message, request_id, retryable}}`.",
+            "Errors have one shape, `{error: {code, message, request_id, retryable}}`; what takes a key has OpenAI's.",
             "",
             # Folded where it is shown as a page: the operations come after it.
             "<details><summary>Codes</summary>",
@@ -121,22 +141,35 @@ def _operation(path: str, operation: Operation[Any]) -> Body:
         "description": more,
         "tags": ["embed"],
         "parameters": [_TIMEOUT],
-        "requestBody": {"required": True, "content": {_JSON: _content(path, operation.request)}},
-        "responses": {"200": _success(ANSWERS.get(operation.request))},
+        "requestBody": {
+            "required": True,
+            "content": {
+                _JSON: {
+                    "schema": {"$ref": _SCHEMAS + operation.request.__name__},
+                    "examples": examples(path, operation),
+                }
+            },
+        },
+        "responses": {
+            "200": _success(ANSWERS.get(operation.request)),
+            **_failures(path, _errors(operation), operation.error_body),
+        },
     }
-    if not is_signed(operation.request):
-        return described | {"security": [{"bearer": []}]}
+    if operation.proof is Proof.KEY:
+        return described | {"security": _BEARER}
     # For who signs in a program: OpenAPI has no word for a signature inside the body.
-    described["x-signed"] = True
-    described["responses"] |= _failures(_errors(operation))
-    return described
+    return described | {"x-signed": True}
 
 
-def _content(path: str, request: type[Request]) -> Body:
-    content: Body = {"schema": {"$ref": _SCHEMAS + request.__name__}}
-    if named := examples(path, request):
-        content["examples"] = named
-    return content
+def _models() -> Body:
+    kinds = [AuthFailed, NotFound, NotReady, Overloaded, InternalError]
+    return {
+        "operationId": "models",
+        "summary": "The model",
+        "tags": ["embed"],
+        "security": _BEARER,
+        "responses": {"200": _success(ModelsAnswer), **_failures(MODELS, kinds, openai_error_body)},
+    }
 
 
 def _success(answer: type[Answer] | None) -> Body:
@@ -145,9 +178,11 @@ def _success(answer: type[Answer] | None) -> Body:
 
 
 def _errors(operation: Operation[Any]) -> list[type[ServiceError]]:
-    """What the whole request can be answered; errors of a batch's single images stand in their places."""
+    """What the whole request can be answered; errors of a signed batch's single images stand in their places."""
+    if operation.proof is Proof.KEY:
+        return [kind for kind in STATUS if kind is not MethodNotAllowed]
     is_batch = item_of(operation.request) is not operation.request
-    left_out: list[type[ServiceError]] = [*_OF_ROUTES]
+    left_out: list[type[ServiceError]] = [NotFound, MethodNotAllowed]
     if not is_batch:
         left_out.append(BatchTooLarge)
     if is_batch or operation.modality is not Modality.IMAGE:
@@ -155,17 +190,21 @@ def _errors(operation: Operation[Any]) -> list[type[ServiceError]]:
     return [kind for kind in STATUS if not issubclass(kind, tuple(left_out))]
 
 
-def _failures(kinds: Iterable[type[ServiceError]]) -> dict[str, Body]:
-    by_status = groupby(sorted(kinds, key=STATUS.__getitem__), key=STATUS.__getitem__)
-    return {str(status): _failure(status, list(group)) for status, group in by_status}
+def _failures(
+    path: str, kinds: Iterable[type[ServiceError]], write: Callable[[ServiceError, str], Body]
+) -> dict[str, Body]:
+    errors = sorted((kind() for kind in kinds), key=lambda error: status_of(error, path))
+    by_status = groupby(errors, key=lambda error: status_of(error, path))
+    return {str(status): _failure(status, list(group), write) for status, group in by_status}
 
 
-def _failure(status: int, kinds: list[type[ServiceError]]) -> Body:
-    codes = [kind.code for kind in kinds]
+def _failure(status: int, errors: list[ServiceError], write: Callable[[ServiceError, str], Body]) -> Body:
+    # As they are written: OpenAI's clients know some by another name.
+    codes = sorted({write(error, "")["error"]["code"] for error in errors})
     these = {"properties": {"error": {"properties": {"code": {"enum": codes}}}}}
-    schema = {"allOf": [{"$ref": _SCHEMAS + ErrorAnswer.__name__}, these]}
+    schema = {"allOf": [{"$ref": _SCHEMAS + ERRORS[write].__name__}, these]}
     response = _response(status, {_JSON: {"schema": schema}}, words=", ".join(codes))
-    if any(kind.retry_after_s is not None for kind in kinds):
+    if any(error.retry_after_s is not None for error in errors):
         response["headers"] = response["headers"] | {"Retry-After": _RETRY_AFTER}
     return response
 
@@ -189,18 +228,28 @@ def _response(status: int, content: Body, *, words: str | None = None) -> Body:
     return response | {"content": content} if content else response
 
 
-def _schemas(settings: ServiceSettings) -> Body:
-    models: list[type[BaseModel]] = [operation.request for operation in OPERATIONS.values()]
-    models += [*ANSWERS.values(), ErrorAnswer, HealthAnswer, IndexAnswer, StatusAnswer]
+def _schemas(operations: Mapping[str, Operation[Any]], settings: ServiceSettings) -> Body:
+    models: list[type[BaseModel]] = [operation.request for operation in operations.values()]
+    models += [ANSWERS[request] for request in models if request in ANSWERS]
+    models += [*ERRORS.values(), HealthAnswer, IndexAnswer, ModelsAnswer, StatusAnswer]
     _, made = models_json_schema(
         [(model, "validation") for model in models], ref_template=_SCHEMAS + "{model}", schema_generator=_Schemas
     )
-    schemas: Body = made["$defs"]
-    for operation in OPERATIONS.values():
+    schemas = _joined(made["$defs"])
+    for operation in operations.values():
         _describe_limits(schemas, operation, settings)
-        if is_signed(operation.request):
-            _describe_auth(schemas[item_of(operation.request).__name__], required=bool(settings.hmac_secrets()))
+        if operation.proof is Proof.SIGNATURE:
+            _describe_auth(schemas[item_of(operation.request).__name__], required=settings.verifies_signatures)
     return schemas | {"Auth": _AUTH}
+
+
+def _joined(schemas: Body) -> Body:
+    """A member whose schema is written by hand brings definitions of its own, with references to them."""
+    own = [member.pop("$defs", {}) for schema in schemas.values() for member in schema.get("properties", {}).values()]
+    for definitions in own:
+        schemas = definitions | schemas
+    joined: Body = json.loads(json.dumps(schemas).replace('"#/$defs/', f'"{_SCHEMAS}'))
+    return joined
 
 
 def _describe_limits(schemas: Body, operation: Operation[Any], settings: ServiceSettings) -> None:

@@ -7,6 +7,8 @@ import base64
 from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
+from core.operations import Operation, Proof
+from core.wire.openai import EmbeddingsRequest
 from core.wire.requests import Request
 from core.wire.responses import Body
 from shared_auth import Authenticator
@@ -28,10 +30,21 @@ _PAYLOADS: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def examples(path: str, request: type[Request]) -> dict[str, Body]:
-    """OpenAPI's `examples` of a body: by name, each with a `value`. None for a request that is not signed."""
-    if not is_signed(request):
-        return {}
+# Of what is not signed.
+_PLAIN: Mapping[type[Request], Mapping[str, Body]] = {
+    EmbeddingsRequest: {
+        "texts": {"input": [*_PAYLOADS["text"]]},
+        "images": {"input": [*_PAYLOADS["image_url"]], "modality": "image"},
+        "both": {"input": [{"text": _PAYLOADS["text"][0]}, {"image_url": _PAYLOADS["image_url"][0]}], "partial": True},
+    }
+}
+
+
+def examples(path: str, operation: Operation[Any]) -> dict[str, Body]:
+    """OpenAPI's `examples` of a body: by name, each with a `value`."""
+    request = operation.request
+    if operation.proof is not Proof.SIGNATURE:
+        return {name: {"value": body} for name, body in _PLAIN[request].items()}
     item = item_of(request)
     payloads = {name: values for name, values in _PAYLOADS.items() if name in item.model_fields}
     if item is request:
@@ -48,11 +61,6 @@ def item_of(request: type[Request]) -> type[Request]:
         return request
     [model] = get_args(items.annotation)
     return model  # type: ignore[no-any-return]
-
-
-def is_signed(request: type[Request]) -> bool:
-    """Whether each item brings a signature."""
-    return "auth" in item_of(request).model_fields
 
 
 def _signed(path: str, request: type[Request], body: Body) -> Body:

@@ -10,11 +10,15 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
+from core.access import NONE, Credentials
+from core.api import errors_of
 from core.deadline import Cancellation, parse_timeout_ms
 from core.errors import BatchTooLarge, InternalError, InvalidJson, ServiceError, ValidationFailed
 from core.service import Service, Status
+from core.wire.openai import MODELS
 from core.wire.requests import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT, new_request_id, request_id_of
 from core.wire.responses import Body, error_body
 from core.wire.strict_json import encode
@@ -31,8 +35,21 @@ _TIMEOUT = "timeout_ms"
 
 _BEAT_S = 1.0
 
+# Requests to /openai/… of an endpoint come as these two members.
+_OPENAI_ROUTE, _OPENAI_INPUT = "openai_route", "openai_input"
+
 # What old clients send names no path: the first of these members decides.
 _PATH_OF_MEMBER = {"items": EMBED_IMAGE_BATCH, "text": EMBED_TEXT, "image_url": EMBED_IMAGE}
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What a job asks for. `is_old_style`: it names no path, and that was inferred."""
+
+    path: str
+    members: Mapping[str, Any]
+    credentials: Credentials = NONE
+    is_old_style: bool = False
 
 
 class JobHandler:
@@ -62,9 +79,11 @@ class JobHandler:
         started_s = time.monotonic()
         members = job.get("input")
         request_id = request_id_of(members) if isinstance(members, Mapping) else new_request_id()
+        asked: _Asked | None = None
         error: ServiceError | None = None
         try:
-            output = await self._answer(members, request_id)
+            asked = _asked(members)
+            output = await self._answer(asked, request_id)
         except ServiceError as refused:
             error = refused
         except Exception:
@@ -72,7 +91,8 @@ class JobHandler:
             error = InternalError()
         _log(job, request_id, error, started_s)
         if error is not None:
-            output = {"error": json.dumps(error_body(error, request_id)["error"])}
+            write = errors_of(asked.path) if asked else error_body
+            output = {"error": json.dumps(write(error, request_id)["error"])}
         if self._service.status is Status.UNHEALTHY:
             # A broken device does not recover: the platform replaces the worker after this job.
             output["refresh_worker"] = True
@@ -82,23 +102,24 @@ class JobHandler:
         """Wait for the jobs that run."""
         self._threads.shutdown()
 
-    async def _answer(self, members: object, request_id: str) -> Body:
-        if not isinstance(members, Mapping):
-            raise InvalidJson("the job's input is not an object")
-        path, is_old_style = _path_of(members)
-        if path == HEALTH:
+    async def _answer(self, asked: _Asked, request_id: str) -> Body:
+        if asked.path == HEALTH:
             return self._service.health()
         cancellation = Cancellation()
-        deadline = self._service.deadline(parse_timeout_ms(members.get(_TIMEOUT), _TIMEOUT), cancellation)
+        deadline = self._service.deadline(parse_timeout_ms(asked.members.get(_TIMEOUT), _TIMEOUT), cancellation)
         with self._service.admitted() as api:
-            call = api.prepare(path, members, request_id=request_id, deadline=deadline)
+            if asked.path == MODELS:
+                return api.models(asked.credentials)
+            call = api.prepare(
+                asked.path, asked.members, request_id=request_id, deadline=deadline, credentials=asked.credentials
+            )
             try:
                 body = await self._on_thread(lambda: self._checked(call.run()))
             except asyncio.CancelledError:
                 # The platform stopped the job: what it has not begun is not begun any more.
                 cancellation.cancel()
                 raise
-        return _with_old_members(body) if is_old_style else body
+        return _with_old_members(body) if asked.is_old_style else body
 
     def _beat(self) -> None:
         """Tell the watchdog that the loop is not stuck, again and again while jobs run."""
@@ -122,17 +143,20 @@ class JobHandler:
         return plain
 
 
-def _path_of(members: Mapping[str, Any]) -> tuple[str, bool]:
-    """The path of the operation, and whether the job is an old-style one: it names none, and the path is inferred.
-
-    Raises `ValidationFailed`.
-    """
+def _asked(members: object) -> _Asked:
+    """Raises `InvalidJson` and `ValidationFailed`."""
+    if not isinstance(members, Mapping):
+        raise InvalidJson("the job's input is not an object")
+    route, given = members.get(_OPENAI_ROUTE), members.get(_OPENAI_INPUT)
+    if isinstance(route, str):
+        # The platform's own key has let the caller in.
+        return _Asked(route, given if isinstance(given, Mapping) else {}, Credentials(trusted=True))
     path = members.get("path")
     if isinstance(path, str):
-        return path, False
+        return _Asked(path, members)
     for member, inferred in _PATH_OF_MEMBER.items():
         if member in members:
-            return inferred, True
+            return _Asked(inferred, members, is_old_style=True)
     raise ValidationFailed(f"the job's input has neither path nor any of {', '.join(_PATH_OF_MEMBER)}")
 
 

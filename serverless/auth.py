@@ -2,13 +2,13 @@
 
 from core.wire.requests import EMBED_IMAGE
 from serverless.settings import HandlerSettings
-from shared_auth import Authenticator, BadSignature, Signature
+from shared_auth import Authenticator, BadSignature, Verified
 
 
 class LegacyAuthenticator(Authenticator):
     """Accepts for single images also what old clients sign: `image_url|ts`."""
 
-    def verify(self, path: str, payload_id: str, auth: object) -> Signature:
+    def verify(self, path: str, payload_id: str, auth: object) -> Verified:
         """See `Authenticator.verify`."""
         try:
             return super().verify(path, payload_id, auth)
@@ -20,8 +20,7 @@ class LegacyAuthenticator(Authenticator):
 
 def build_authenticator(settings: HandlerSettings) -> Authenticator | None:
     """Return what verifies jobs; None only without a secret, which needs an explicit setting."""
-    secrets = settings.hmac_secrets()
-    if not secrets:
+    if not settings.verifies_signatures:
         return None
     kind = LegacyAuthenticator if settings.accept_legacy_signatures else Authenticator
-    return kind(secrets, window_s=settings.job_window_s)
+    return kind(settings.hmac_secrets(), clients=settings.hmac_clients(), window_s=settings.job_window_s)

@@ -1,10 +1,11 @@
 """The one HMAC rule of service and clients. Standard library only."""
 
-from shared_auth.authenticator import DEFAULT_WINDOW_S, Authenticator, Signature
+from shared_auth.authenticator import DEFAULT_CLIENT, DEFAULT_WINDOW_S, Authenticator, Signature, Verified
 from shared_auth.canonical import canonical_message, image_payload_id, legacy_message, text_payload_id
 from shared_auth.errors import AuthError, BadSignature, ExpiredSignature, MalformedAuth, UnsignablePayload
 
 __all__ = [
+    "DEFAULT_CLIENT",
     "DEFAULT_WINDOW_S",
     "AuthError",
     "Authenticator",
@@ -13,6 +14,7 @@ __all__ = [
     "MalformedAuth",
     "Signature",
     "UnsignablePayload",
+    "Verified",
     "canonical_message",
     "image_payload_id",
     "legacy_message",

@@ -19,7 +19,8 @@ _BEGIN = """\
 # Settings
 
 Read from the environment once, at the start. A wrong value ends the start and names the variable; an empty one counts
-as not set. This page is written by `make settings-page`.
+as not set. Secrets and keys may lie in files: `EMBEDDING_HMAC_SECRET_FILE` names the one that holds the secret, and so
+with `EMBEDDING_HMAC_SECRET_PREVIOUS`, `EMBEDDING_HMAC_CLIENTS` and `API_KEYS`. `make settings-page` writes this page.
 """
 
 _TARGETS = """\
@@ -66,7 +67,7 @@ def _rows(model: type[BaseModel], without: type[BaseModel] | None = None) -> Ite
 
 def _default(field: FieldInfo) -> str:
     value = field.default
-    if value is None or value is PydanticUndefined or value == "":
+    if value is PydanticUndefined or value in (None, "", {}):
         return ""
     if isinstance(value, bool):
         return str(int(value))

@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from core.clip.architecture import Architecture
 from core.clip.manifest import read_manifest, verify_files
+from core.clip.preprocessing import Preprocessing
 from core.errors import StartError
 
 # Hub models are pinned: the same name must give the same vectors next year.
@@ -25,7 +26,9 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 _CONFIG = "config.json"
 _TOKENIZER = "tokenizer.json"
-_PREPROCESSOR = "preprocessor_config.json"
+# Newer versions of transformers save the first, older ones the second, and the first one counts for those that know it.
+_PREPROCESSORS = ("processor_config.json", "preprocessor_config.json")
+_IMAGE_PROCESSOR = "image_processor"
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 # Of a baked directory, files up to this size are compared by checksum at every start (0.02 s; all of a ViT-B/32 would
@@ -35,7 +38,10 @@ _HASH_AT_START_BYTES = 50_000_000
 
 @dataclass(frozen=True, slots=True)
 class ModelDirectory:
-    """A CLIP in Hugging Face layout on disk; `mean` and `std` are per RGB channel, in units of 0..1."""
+    """A CLIP in Hugging Face layout on disk; `mean` and `std` are per RGB channel, in units of 0..1.
+
+    What decides a vector enters the fingerprint; see `core.clip.fingerprint`.
+    """
 
     path: Path
     model_name: str
@@ -64,6 +70,11 @@ class ModelDirectory:
     @property
     def tokenizer_path(self) -> Path:
         return self.path / _TOKENIZER
+
+    @property
+    def configuration_files(self) -> Sequence[str]:
+        """The names of all files but the weights that the model is read from."""
+        return (_CONFIG, _TOKENIZER, *(name for name in _PREPROCESSORS if (self.path / name).is_file()))
 
     @property
     def weights_path(self) -> Path:
@@ -98,8 +109,7 @@ def find_snapshot(environ: Mapping[str, str], repo_id: str, revision: str | None
     hub = environ.get("HF_HUB_CACHE") or os.path.join(home, "hub")
     folder = f"models--{repo_id.replace('/', '--')}"
     snapshot = Path(os.path.expandvars(hub)).expanduser() / folder / "snapshots" / revision
-    whole = all((snapshot / name).is_file() for name in (_CONFIG, _TOKENIZER, _PREPROCESSOR))
-    return snapshot if whole and any((snapshot / name).is_file() for name in _WEIGHTS) else None
+    return snapshot if _missing(snapshot) is None else None
 
 
 def _open_directory(path: Path) -> ModelDirectory:
@@ -116,7 +126,7 @@ def _fetch(repo_id: str, revision: str | None, offline: bool) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     fetch = partial(snapshot_download, repo_id, revision=revision, local_files_only=offline)
-    patterns = [_CONFIG, _TOKENIZER, _PREPROCESSOR]
+    patterns = [_CONFIG, _TOKENIZER, *_PREPROCESSORS]
     try:
         path = Path(fetch(allow_patterns=[*patterns, _WEIGHTS[0]]))
         if not (path / _WEIGHTS[0]).is_file():
@@ -129,37 +139,79 @@ def _fetch(repo_id: str, revision: str | None, offline: bool) -> Path:
     return path
 
 
-def _read(path: Path, model_name: str, pretrained: str) -> ModelDirectory:
-    for name in (_CONFIG, _TOKENIZER, _PREPROCESSOR):
+def _missing(path: Path) -> str | None:
+    """What a directory lacks to be a model, in words."""
+    for name in (_CONFIG, _TOKENIZER):
         if not (path / name).is_file():
-            raise StartError(f"CLIP_MODEL: {path} has no {name}")
+            return name
+    if not any((path / name).is_file() for name in _PREPROCESSORS):
+        return " or ".join(_PREPROCESSORS[::-1])
     if not any((path / name).is_file() for name in _WEIGHTS):
-        raise StartError(f"CLIP_MODEL: {path} has no weights ({' or '.join(_WEIGHTS)})")
-    config, preprocessor = _json(path / _CONFIG), _json(path / _PREPROCESSOR)
+        return f"weights ({' or '.join(_WEIGHTS)})"
+    return None
+
+
+def _read(path: Path, model_name: str, pretrained: str) -> ModelDirectory:
+    if (missing := _missing(path)) is not None:
+        raise StartError(f"CLIP_MODEL: {path} has no {missing}")
+    config = path / _CONFIG
     try:
-        return ModelDirectory(
-            path=path,
-            model_name=model_name,
-            pretrained=pretrained,
-            architecture=Architecture.model_validate(config),
-            mean=_triple(preprocessor["image_mean"]),
-            std=_triple(preprocessor["image_std"]),
-        )
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise StartError(f"CLIP_MODEL: {path / _CONFIG} is not that of a CLIP: {where}: {first['msg']}") from error
-    except (KeyError, TypeError, ValueError) as error:
-        raise StartError(f"CLIP_MODEL: {path} is not a CLIP model directory: {error!r}") from error
+        architecture = Architecture.of(_json(config))
+    except ValueError as error:
+        raise StartError(f"CLIP_MODEL: {config} cannot be served: {_in_one_line(error)}") from error
+    preprocessing = _preprocessing(path, architecture.vision_config.image_size)
+    return ModelDirectory(
+        path=path,
+        model_name=model_name,
+        pretrained=pretrained,
+        architecture=architecture,
+        mean=preprocessing.image_mean,
+        std=preprocessing.image_std,
+    )
 
 
-def _triple(values: Any) -> tuple[float, float, float]:  # noqa: ANN401 - straight from JSON
-    red, green, blue = (float(value) for value in values)
-    return red, green, blue
+def _preprocessing(path: Path, size_px: int) -> Preprocessing:
+    """What the files say, which must be the same: which one counts would depend on who reads them."""
+    found: dict[str, Preprocessing] = {}
+    for name in _PREPROCESSORS:
+        given = _image_processor(path / name)
+        if given is None:
+            continue
+        try:
+            found[name] = Preprocessing.of(given, size_px)
+        except ValueError as error:
+            raise StartError(f"CLIP_MODEL: {path / name}: {_in_one_line(error)}") from error
+    if not found:
+        raise StartError(f"CLIP_MODEL: {path / _PREPROCESSORS[0]} has no {_IMAGE_PROCESSOR}")
+    first, *others = found.values()
+    if any(other != first for other in others):
+        raise StartError(f"CLIP_MODEL: {path} has {' and '.join(found)}, which differ: remove one of them")
+    return first
+
+
+def _image_processor(path: Path) -> Any:  # noqa: ANN401 - straight from JSON
+    """The part of a file that is about images, None where there is none."""
+    if not path.is_file():
+        return None
+    given = _json(path)
+    if path.name == _PREPROCESSORS[0] and isinstance(given, dict):
+        return given.get(_IMAGE_PROCESSOR)
+    return given
+
+
+def _in_one_line(error: ValueError) -> str:
+    """What is wrong in a file; of pydantic's complaints the first, with the value that was found."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "value_error":
+        return f"{where}: {first['ctx']['error']}"
+    return f"{where} is {first['input']!r}: {first['msg']}"
 
 
 def _json(path: Path) -> Any:  # noqa: ANN401 - straight from JSON
     try:
         return json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise StartError(f"CLIP_MODEL: {path} is not JSON") from error

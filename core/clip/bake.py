@@ -24,20 +24,19 @@ from transformers import CLIPProcessor
 from core.clip import pickled
 from core.clip.artifact import ModelDirectory, open_model
 from core.clip.engine import Engine
-from core.clip.fingerprint import fingerprint
+from core.clip.fingerprint import VERSION_1_EXPLAINED, fingerprint, is_version_1
 from core.clip.graph_files import GraphFiles
 from core.clip.manifest import MANIFEST, Manifest, describe, read_manifest, verify_files
 from core.clip.reference import load_reference
 from core.clip.tokenizer import ClipTokenizer
 from core.clip.torch_engine import TorchEngine
 from core.clip.towers import Towers
-from core.clip.weights import is_weight, read_weights
+from core.clip.weights import read_weights
 from core.errors import StartError
 from core.images.decoding.pixels import PixelDecoder
 from core.images.decoding.rules import PIXEL_RULES_VERSION
 from core.process import cpu
 
-_COPIED = ("config.json", "tokenizer.json", "preprocessor_config.json")
 _WEIGHTS = "model.safetensors"
 
 # Error relative to the distance between different inputs. Texts see only float32 rounding; images also see our decoder
@@ -59,6 +58,8 @@ def bake(
     `expected` is a fingerprint to insist on; `openvino` adds what a start on a CPU would otherwise export first.
     Raises `StartError` with one line; then there is no `target`.
     """
+    if expected is not None and is_version_1(expected):
+        raise StartError(f"expected is {expected}, {VERSION_1_EXPLAINED}: bake once without it")
     if target.exists():
         raise StartError(f"{target} exists: remove it, or bake into another directory")
     verify_source(Path(source))
@@ -84,7 +85,7 @@ def verify_source(directory: Path) -> None:
 
 
 def _fill(directory: Path, original: ModelDirectory, source: str, *, openvino: bool) -> Manifest:
-    for name in _COPIED:
+    for name in original.configuration_files:
         shutil.copyfile(original.path / name, directory / name)
     _write_weights(original, directory / _WEIGHTS)
     baked = open_model(str(directory))
@@ -92,14 +93,14 @@ def _fill(directory: Path, original: ModelDirectory, source: str, *, openvino: b
     if fingerprints[0] != fingerprints[1]:
         raise StartError(f"the fingerprint changed from {fingerprints[0]} to {fingerprints[1]} while baking")
     compare_with_transformers(baked)
-    graphs = _export(baked) if openvino else []
+    graphs = _export(baked, fingerprints[1]) if openvino else []
     manifest = Manifest(
         source=source,
         revision=_revision(original, source),
         model_name=original.model_name,
         pretrained=original.pretrained,
         fingerprint=fingerprints[1],
-        files={name: describe(directory / name) for name in (*_COPIED, _WEIGHTS, *graphs)},
+        files={name: describe(directory / name) for name in (*baked.configuration_files, _WEIGHTS, *graphs)},
     )
     (directory / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")
     _let_everybody_read(directory)
@@ -112,26 +113,24 @@ def _write_weights(original: ModelDirectory, path: Path) -> None:
         return
     # Copies: a checkpoint's tensors may share memory, which safetensors refuses.
     tensors = pickled.read(original.weights_path)
-    kept = {name: tensor.clone().contiguous() for name, tensor in tensors.items() if is_weight(name)}
-    save_file(kept, path, metadata={"format": "pt"})
+    copies = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
+    save_file(copies, path, metadata={"format": "pt"})
 
 
-def _export(directory: ModelDirectory) -> list[str]:
+def _export(directory: ModelDirectory, model_fingerprint: str) -> list[str]:
     """Add the graphs of OpenVINO, compared as well; return their names in the directory."""
     from core.clip.openvino_engine import OpenVinoEngine
     from core.clip.openvino_export import export
 
     with tempfile.TemporaryDirectory() as compiled:
-        files = GraphFiles.baked(directory.path, Path(compiled))
+        files = GraphFiles.baked(directory.path, Path(compiled), model_fingerprint)
         export(Towers.of(directory, read_weights(directory)), files.graphs, size_px=directory.size_px)
         compare_with_transformers(directory, OpenVinoEngine(files, dtype="float32", threads=cpu.available_cores()))
     return sorted(str(path.relative_to(directory.path)) for path in files.graphs.iterdir())
 
 
 def _fingerprint(directory: ModelDirectory) -> str:
-    return fingerprint(
-        read_weights(directory), directory.tokenizer_path, pixel_rules=PIXEL_RULES_VERSION, dim=directory.dim
-    )
+    return fingerprint(read_weights(directory), directory, pixel_rules=PIXEL_RULES_VERSION)
 
 
 def _revision(original: ModelDirectory, source: str) -> str | None:
@@ -160,7 +159,7 @@ def compare_with_transformers(directory: ModelDirectory, engine: Engine | None =
     engine = engine or TorchEngine(Towers.of(directory, read_weights(directory)), device="cpu", dtype="float32")
     pictures = [_picture(width, height, seed) for seed, (width, height) in enumerate(_SIZES_PX)]
     decoder = PixelDecoder(directory.size_px, max_pixels=1_000_000)
-    tokenizer = ClipTokenizer(directory.tokenizer_path, directory.context_length)
+    tokenizer = ClipTokenizer.of(directory)
     with torch.inference_mode():
         images = reference.get_image_features(**processor(images=pictures, return_tensors="pt"))
         texts = reference.get_text_features(

@@ -1,32 +1,50 @@
-"""A short hash of everything that decides a vector: weights, tokenizer, pixel rules, dimension.
+"""A short hash of everything that decides a vector: weights, architecture, tokenizer, pixel rules, mean and deviation.
 
 Numeric type, device and engine are left out: their effect is bounded by a tested tolerance. Vectors are
-comparable exactly when their fingerprints are equal.
+comparable exactly when their fingerprints are equal. docs/decisions/0022-fingerprint-2.md says why each is in it.
 """
 
 import hashlib
+import json
+import re
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
+import numpy as np
+
+from core.clip.artifact import ModelDirectory
 from core.clip.tensors import Tensor
 from core.clip.weights import Weights
 from core.process import cpu
 
+# Shown before the digits, so that a hash of other things is known for what it is. Raise it when the hash covers
+# something else, or the same in another form.
+_VERSION = 2
 _HEX_DIGITS = 16
 
+_OF_VERSION_1 = re.compile(r"[0-9a-f]{16}")
 
-def fingerprint(weights: Weights, tokenizer: Path, *, pixel_rules: int, dim: int) -> str:
-    """Return 16 hex digits. `weights` are hashed by name, shape and float32 value, so that the same numbers in
+VERSION_1_EXPLAINED = (
+    "a version-1 fingerprint, which left out the activation and the rest of the architecture, mean and deviation"
+)
+
+
+def fingerprint(weights: Weights, directory: ModelDirectory, *, pixel_rules: int) -> str:
+    """Return `2-` and 16 hex digits. `weights` are hashed by name, shape and float32 value, so that the same numbers in
     another file format or order give the same fingerprint."""
-    return fingerprint_of_hashes(hash_weights(weights), tokenizer, pixel_rules=pixel_rules, dim=dim)
+    return fingerprint_of_hashes(hash_weights(weights), directory, pixel_rules=pixel_rules)
 
 
-def fingerprint_of_hashes(hashes: bytes, tokenizer: Path, *, pixel_rules: int, dim: int) -> str:
+def fingerprint_of_hashes(hashes: bytes, directory: ModelDirectory, *, pixel_rules: int) -> str:
     """The same, from what `hash_weights` has returned."""
-    digest = hashlib.sha256(f"pixels {pixel_rules}, dim {dim}".encode())
-    digest.update(hashlib.sha256(tokenizer.read_bytes()).digest())
+    digest = hashlib.sha256(_described(directory, pixel_rules))
+    digest.update(hashlib.sha256(directory.tokenizer_path.read_bytes()).digest())
     digest.update(hashes)
-    return digest.hexdigest()[:_HEX_DIGITS]
+    return f"{_VERSION}-{digest.hexdigest()[:_HEX_DIGITS]}"
+
+
+def is_version_1(text: str) -> bool:
+    """Whether a fingerprint is of the time when they had no version: sixteen digits and nothing else."""
+    return _OF_VERSION_1.fullmatch(text) is not None
 
 
 def hash_weights(weights: Weights) -> bytes:
@@ -40,6 +58,19 @@ def hash_weights(weights: Weights) -> bytes:
         return b"".join(
             f"{name} {weights[name].shape}".encode() + values for name, values in zip(names, of_values, strict=True)
         )
+
+
+def _described(directory: ModelDirectory, pixel_rules: int) -> bytes:
+    """Values, and not the text of the files: a default that is written out is the same model as one that is not."""
+    values = {
+        "version": _VERSION,
+        "pixel_rules": pixel_rules,
+        "architecture": directory.architecture.model_dump(),
+        # As the towers take them. Files have them with eight digits or with seventeen.
+        "mean": np.asarray(directory.mean, np.float32).tolist(),
+        "std": np.asarray(directory.std, np.float32).tolist(),
+    }
+    return json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
 
 
 def _hash_values(tensor: Tensor) -> bytes:

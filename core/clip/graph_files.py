@@ -21,19 +21,20 @@ class GraphFiles:
     @classmethod
     def of(cls, model: Path, cache: Path, model_fingerprint: str) -> "GraphFiles":
         """Those that were baked into the model directory, else those under `cache`, there already or not."""
-        kept = cache / f"{model_fingerprint}-{_folder_name()}"
-        baked = cls.baked(model, kept)
+        kept = cache / _folder_name(model_fingerprint)
+        baked = cls.baked(model, kept, model_fingerprint)
         return baked if baked.exported else cls(kept, kept)
 
     @classmethod
-    def baked(cls, model: Path, compiled: Path) -> "GraphFiles":
-        """Where baking puts the graphs."""
-        return cls(model / _folder_name(), compiled)
+    def baked(cls, model: Path, compiled: Path, model_fingerprint: str) -> "GraphFiles":
+        """Where baking puts the graphs: under the fingerprint too, as those of a model that has been changed since are
+        not its own."""
+        return cls(model / _folder_name(model_fingerprint), compiled)
 
     @property
     def exported(self) -> bool:
         return all((self.graphs / name).is_file() for name in (IMAGES, TEXTS))
 
 
-def _folder_name() -> str:
-    return f"openvino-{version('openvino')}-{_EXPORT_VERSION}"
+def _folder_name(model_fingerprint: str) -> str:
+    return f"{model_fingerprint}-openvino-{version('openvino')}-{_EXPORT_VERSION}"

@@ -15,7 +15,7 @@ from pathlib import Path
 logger = logging.getLogger(__name__)
 
 # Raise it when `hash_weights` gives other bytes for the same file: old records are then not found any more.
-_FORMAT = 1
+_FORMAT = 2
 
 _SHA256_BYTES = 32
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from core.clip.artifact import ModelDirectory, open_model
 from core.clip.choice import Choice, import_engine, load_engines
 from core.clip.engine import Engine
-from core.clip.fingerprint import fingerprint_of_hashes, hash_weights
+from core.clip.fingerprint import VERSION_1_EXPLAINED, fingerprint_of_hashes, hash_weights, is_version_1
 from core.clip.graph_files import GraphFiles
 from core.clip.hash_record import HashRecord
 from core.clip.tokenizer import ClipTokenizer
@@ -51,7 +51,7 @@ def load_model(settings: ServiceSettings, *, pixel_rules: int) -> LoadedModel:
             identify=identified.result,
         )
         wait([engines], timeout=_HEAD_START_S)
-        tokenizer = ClipTokenizer(directory.tokenizer_path, directory.context_length)
+        tokenizer = ClipTokenizer.of(directory)
         return LoadedModel(directory, identified.result(), engines.result(), tokenizer)
 
 
@@ -59,8 +59,9 @@ def _identify(directory: ModelDirectory, choice: Choice, cache: Path, pixel_rule
     """Return the fingerprint. Raises `StartError` for unreadable weights, and when it is not as baked."""
 
     def name(hashes: bytes) -> str:
-        return fingerprint_of_hashes(hashes, directory.tokenizer_path, pixel_rules=pixel_rules, dim=directory.dim)
+        return fingerprint_of_hashes(hashes, directory, pixel_rules=pixel_rules)
 
+    _require_this_version(directory)
     if choice.engine == "openvino":
         return _as_baked(directory, _recall_or_hash(directory, cache, name))
     return _as_baked(directory, name(hash_weights(read_weights(directory))))
@@ -77,10 +78,18 @@ def _recall_or_hash(directory: ModelDirectory, cache: Path, name: Callable[[byte
     return name(hashes)
 
 
+def _require_this_version(directory: ModelDirectory) -> None:
+    baked = directory.baked_fingerprint
+    if baked is not None and is_version_1(baked):
+        raise StartError(
+            f"CLIP_MODEL: the manifest of {directory.path} says {baked}, {VERSION_1_EXPLAINED}: bake it again"
+        )
+
+
 def _as_baked(directory: ModelDirectory, model_fingerprint: str) -> str:
     if directory.baked_fingerprint not in (None, model_fingerprint):
         raise StartError(
             f"CLIP_MODEL: the fingerprint of {directory.path} is {model_fingerprint} and its manifest says"
-            f" {directory.baked_fingerprint}: the files or the pixel rules have changed, bake it again"
+            f" {directory.baked_fingerprint}: the files or the rules have changed, bake it again"
         )
     return model_fingerprint

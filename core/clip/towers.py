@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from core.clip.architecture import Text, Vision
+from core.clip.architecture import Activation, Text, Vision
 from core.clip.artifact import ModelDirectory
 from core.clip.weights import Weights
 from core.errors import StartError
@@ -24,7 +24,7 @@ _PIXEL_MAX = 255.0
 
 # QuickGELU, x * sigmoid(1.702 x), is silu(1.702 x) / 1.702: with the factors moved into the layers around it, one
 # kernel instead of three.
-_ACTIVATIONS: Mapping[str, tuple[Callable[[torch.Tensor], torch.Tensor], float]] = {
+_ACTIVATIONS: Mapping[Activation, tuple[Callable[[torch.Tensor], torch.Tensor], float]] = {
     "quick_gelu": (functional.silu, 1.702),
     "gelu": (functional.gelu, 1.0),
 }
@@ -178,8 +178,6 @@ class _Perceptron(nn.Module):
 
     def __init__(self, tensors: Tensors, config: Vision | Text) -> None:
         super().__init__()
-        if config.hidden_act not in _ACTIVATIONS:
-            raise StartError(f"CLIP_MODEL: the activation {config.hidden_act} of its config.json is not known here")
         self.activation, factor = _ACTIVATIONS[config.hidden_act]
         width, inner = config.hidden_size, config.intermediate_size
         widen, narrow = tensors.under("mlp.fc1"), tensors.under("mlp.fc2")

@@ -13,8 +13,10 @@ from core.clip.artifact import ModelDirectory
 from core.clip.tensors import Tensor
 from core.errors import StartError
 
-# Old checkpoints store these constants beside the weights; they decide nothing.
-_NOT_WEIGHTS = ".position_ids"
+# They decide no vector: constants that old checkpoints store, and the factor of similarities, which nobody serves. Any
+# other tensor counts, though no tower may read it: to call two models the same takes knowledge.
+_POSITION_IDS = ".position_ids"
+_LOGIT_SCALE = "logit_scale"
 
 # A bfloat16 is the upper half of a float32; numpy has no such type.
 _BFLOAT16 = "BF16"
@@ -36,7 +38,7 @@ def read_weights(directory: ModelDirectory) -> Weights:
 
 def is_weight(name: str) -> bool:
     """Whether a tensor of a checkpoint has a say in the vectors."""
-    return not name.endswith(_NOT_WEIGHTS)
+    return name != _LOGIT_SCALE and not name.endswith(_POSITION_IDS)
 
 
 def _map_safetensors(path: Path) -> Mapping[str, Tensor]:

@@ -4,12 +4,15 @@ Nothing is built from these: `core.wire.responses` writes plain dicts, whose vec
 answers against them. New members may come with any version, so a reader ignores what it does not know.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from core.errors import ServiceError
+from core.wire.openai import EmbeddingsRequest, openai_error_body
 from core.wire.requests import ImageBatchRequest, ImageRequest, Request, TextBatchRequest, TextRequest
+from core.wire.responses import Body, error_body
 
 Milliseconds = Annotated[float, Field(ge=0)]
 Floats = Annotated[list[float], Field(description="Float32 numbers, one for each dimension.")]
@@ -154,6 +157,77 @@ class TextBatchAnswer(Origin):
     batch_timings: TextBatchTimings
 
 
+class OpenAIErrorDetails(Answer):
+    """Why something was refused or failed."""
+
+    message: str
+    """For people, and may change."""
+    type: str
+    param: str | None
+    """The member of the request that is at fault, where that is known."""
+    code: str
+    """Stable; a program decides by this one."""
+
+
+class OpenAIErrorAnswer(Answer):
+    """An error as OpenAI's clients read it."""
+
+    error: OpenAIErrorDetails
+
+
+class EmbeddingDatum(Answer):
+    """The vector of one input; its norm is 1."""
+
+    object: Literal["embedding"]
+    index: int
+    """Of the input."""
+    embedding: Floats | Base64
+
+
+class FailedDatum(Answer):
+    """An input that has no vector, where `partial` was asked for."""
+
+    object: Literal["error"]
+    index: int
+    """Of the input."""
+    embedding: None
+    error: OpenAIErrorDetails
+
+
+class Usage(Answer):
+    """Tokens of the texts; images count none."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingsAnswer(Answer):
+    """The vectors, in the order of the inputs."""
+
+    object: Literal["list"]
+    data: list[EmbeddingDatum | FailedDatum]
+    model: str
+    usage: Usage
+    fingerprint: str
+    """Vectors of equal fingerprints can be compared."""
+
+
+class ModelDatum(Answer):
+    """A model that is served."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+
+
+class ModelsAnswer(Answer):
+    """The one model."""
+
+    object: Literal["list"]
+    data: list[ModelDatum]
+
+
 StatusWord = Literal["ok", "loading", "draining", "unhealthy"]
 
 
@@ -203,4 +277,10 @@ ANSWERS: Mapping[type[Request], type[Answer]] = {
     ImageBatchRequest: ImageBatchAnswer,
     TextRequest: TextAnswer,
     TextBatchRequest: TextBatchAnswer,
+    EmbeddingsRequest: EmbeddingsAnswer,
+}
+
+ERRORS: Mapping[Callable[[ServiceError, str], Body], type[Answer]] = {
+    error_body: ErrorAnswer,
+    openai_error_body: OpenAIErrorAnswer,
 }

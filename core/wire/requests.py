@@ -111,7 +111,7 @@ def validate(model: type[AnyRequest], members: Mapping[str, Any]) -> AnyRequest:
     try:
         return model.model_validate(members)
     except ValidationError as error:
-        raise ValidationFailed(_explain(error)) from error
+        raise _explained(error) from error
 
 
 def request_id_of(members: Mapping[str, Any]) -> str:
@@ -127,10 +127,13 @@ def new_request_id() -> str:
     return os.urandom(16).hex()
 
 
-def _explain(error: ValidationError) -> str:
+def _explained(error: ValidationError) -> ValidationFailed:
     """Name the first wrong field and the rule. Never the value: it may be a presigned URL."""
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    return f"{_field_path(first['loc'])}: {first['msg']}"
+    field = _field_path(first["loc"])
+    failed = ValidationFailed(f"{field}: {first['msg']}")
+    failed.param = field
+    return failed
 
 
 def _field_path(location: tuple[int | str, ...]) -> str:

@@ -14,7 +14,7 @@ Body = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class ModelIdentity:
-    """What every answer says about where its vectors come from."""
+    """What every answer says about where its vectors come from; `source` is the hub id, or the model's name."""
 
     model_name: str
     pretrained: str
@@ -23,6 +23,7 @@ class ModelIdentity:
     engine: str
     dim: int
     fingerprint: str
+    source: str
 
     def for_response(self) -> Body:
         """The part that goes into each answer."""
@@ -38,7 +39,7 @@ def embedding_body(request_id: str, embedding: Embedding, *, normalized: bool, e
     """One vector, as it stands alone and inside a batch."""
     body: Body = {
         "request_id": request_id,
-        "embedding": _encoded(embedding.vector, encoding),
+        "embedding": encoded_vector(embedding.vector, encoding),
         "dim": embedding.vector.shape[0],
         "normalized": normalized,
         "timings": embedding.timings,
@@ -84,7 +85,8 @@ def error_body(error: ServiceError, request_id: str) -> Body:
     }
 
 
-def _encoded(vector: Vector, encoding: EncodingFormat | None) -> Vector | str:
+def encoded_vector(vector: Vector, encoding: EncodingFormat | None) -> Vector | str:
+    """What stands for a vector: itself, or the base64 of its little-endian float32 values."""
     if encoding == "base64":
         return base64.b64encode(vector.astype("<f4").tobytes()).decode()
     return vector

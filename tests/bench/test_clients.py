@@ -21,7 +21,7 @@ from bench.work import (
     Work,
     text_of,
 )
-from core.api import OPERATIONS
+from core.operations import OPERATIONS
 from core.wire.requests import validate
 from shared_auth import Authenticator
 from tools.testbed.loopback import QuietHandler, base_url, serving

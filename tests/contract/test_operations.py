@@ -1,6 +1,7 @@
 """What every backend answers to good requests."""
 
 import base64
+import re
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ def test_image(target: Target, drawings: list[Drawing]) -> None:
     assert ("scene-123", 512, True, "tiny-shapes", "local", "cpu") == tuple(
         answer.body[name] for name in ("request_id", "dim", "normalized", "model_name", "pretrained", "device")
     )
-    assert 16 == len(answer.body["fingerprint"])
+    assert re.fullmatch(r"2-[0-9a-f]{16}", answer.body["fingerprint"])
     assert {"download_ms", "decode_ms", "queue_ms", "inference_ms", "total_ms"} == answer.body["timings"].keys()
     assert (512,) == answer.vector.shape
     assert 1.0 == pytest.approx(float(np.linalg.norm(answer.vector)), abs=1e-5)

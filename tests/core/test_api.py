@@ -6,9 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.api import Api, Model
+from core.access import Access
+from core.api import Api
 from core.batching.items import Modality
 from core.errors import AuthFailed, ServiceError, ValidationFailed
+from core.operations import Model
 from core.wire.requests import EMBED_IMAGE_BATCH
 from shared_auth import Authenticator, image_payload_id
 
@@ -21,8 +23,8 @@ Body = dict[str, Any]
 def api(*, signed: bool = True) -> Api:
     """`prepare` never asks the model."""
     authenticator = Authenticator(["test-secret"], clock=lambda: NOW_S) if signed else None
-    most = dict.fromkeys(Modality, MAX_ITEMS)
-    return Api(cast("Model", None), authenticator, max_batch_sizes=most, request_timeout_s=30.0)
+    model = Model(cast("Any", None), cast("Any", None), dict.fromkeys(Modality, MAX_ITEMS))
+    return Api(model, Access(authenticator, {}), request_timeout_s=30.0)
 
 
 def item(url: str, *, age_s: int = 0, secret: str = "test-secret") -> Body:

@@ -15,10 +15,11 @@ from pydantic import ValidationError
 from schemathesis.checks import CheckContext
 from schemathesis.core.transport import Response
 
-from core.api import OPERATIONS
+from core.operations import OPERATIONS, Proof
 from core.service import Service, Status
 from core.settings import ServiceSettings
 from core.wire.answers import ANSWERS, StatusWord
+from core.wire.openai import EMBEDDINGS, MODELS
 from core.wire.requests import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT, EMBED_TEXT_BATCH
 from models.shapes import draw, single
 from pod.app import create_app
@@ -28,14 +29,18 @@ from pod.openapi_examples import EXAMPLE_SECRET, EXAMPLE_TS
 from shared_auth import Authenticator, UnsignablePayload
 from tools.testbed.image_server import ImageServer
 from tools.testbed.pictures import encoded
-from tools.testbed.process import SECRET
+from tools.testbed.process import API_KEY, SECRET
 from tools.testbed.target import Body, PodTarget, signed_batch, signed_image, signed_text, signed_texts
 
-SETTINGS = ServiceSettings.model_validate({"embedding_hmac_secret": SECRET, "api_docs": True})
+SETTINGS = ServiceSettings.model_validate(
+    {"embedding_hmac_secret": SECRET, "api_keys": f"tests:{API_KEY}", "api_docs": True}
+)
 OPEN_SETTINGS = ServiceSettings(allow_insecure_auth=True, max_batch_size=3, max_text_batch_size=5)
 DOCUMENT = document(SETTINGS)
 # Answered where no operation was found.
 OF_ROUTES = {"NOT_FOUND", "METHOD_NOT_ALLOWED"}
+SIGNED = [path for path, operation in OPERATIONS.items() if operation.proof is Proof.SIGNATURE]
+WITH_KEY = {"Authorization": f"Bearer {API_KEY}"}
 
 SCHEMA = schemathesis.openapi.from_dict(copy.deepcopy(DOCUMENT))
 EXAMPLES = 60
@@ -70,10 +75,10 @@ def test_status_words_are_those_of_the_service() -> None:
 
 
 def test_every_code_is_described_with_its_status() -> None:
-    """All of them in the introduction's table, and all that an operation can answer at one of them."""
+    """All of them in the introduction's table, and all that a signed operation can answer at one of them."""
     described = {
         (code, int(status))
-        for path in OPERATIONS
+        for path in SIGNED
         for status, response in DOCUMENT["paths"][path]["post"]["responses"].items()
         if status != "200"
         for code in response["description"].split(", ")
@@ -89,11 +94,21 @@ def test_errors_are_those_of_the_operation() -> None:
     codes = {
         path: {code for response in spec["post"]["responses"].values() for code in response["description"].split(", ")}
         for path, spec in DOCUMENT["paths"].items()
-        if path in OPERATIONS
+        if path in SIGNED
     }
 
     assert {EMBED_IMAGE} == {path for path in codes if "DOWNLOAD_ERROR" in codes[path]}
     assert {EMBED_IMAGE_BATCH, EMBED_TEXT_BATCH} == {path for path in codes if "BATCH_TOO_LARGE" in codes[path]}
+
+
+def test_what_takes_a_key_is_there_where_there_are_keys() -> None:
+    """Its errors are those that OpenAI's clients know."""
+    responses = DOCUMENT["paths"][EMBEDDINGS]["post"]["responses"]
+
+    assert {EMBEDDINGS, MODELS} == DOCUMENT["paths"].keys() - document(OPEN_SETTINGS)["paths"].keys()
+    assert "invalid_api_key" == responses["401"]["description"]
+    assert "VALIDATION_ERROR" in responses["400"]["description"]
+    assert [{"key": []}] == DOCUMENT["paths"][EMBEDDINGS]["post"]["security"]
 
 
 def test_limits_and_signatures_follow_the_settings() -> None:
@@ -114,31 +129,37 @@ class Example:
     body: Body
 
 
-def signed_examples() -> Iterator[Any]:
+def examples() -> Iterator[Any]:
     for path in OPERATIONS:
         content = DOCUMENT["paths"][path]["post"]["requestBody"]["content"]["application/json"]
         for name, example in content.get("examples", {}).items():
             yield pytest.param(Example(path, example["value"]), id=f"{path} {name}")
 
 
-@pytest.mark.parametrize("example", list(signed_examples()))
-def test_examples_are_signed(example: Example) -> None:
-    """They verify at their time with their secret, and are requests as the description has them."""
-    authenticator = Authenticator([EXAMPLE_SECRET], clock=lambda: EXAMPLE_TS)
+@pytest.mark.parametrize("example", list(examples()))
+def test_examples_are_requests(example: Example) -> None:
+    """They are as the description has them, and as the service takes them."""
     model = OPERATIONS[example.path].request
-    payloads = list(model.model_validate(example.body).signed_payloads())
-    signatures = {authenticator.verify(example.path, payload_id, auth).sig for payload_id, auth in payloads}
 
-    assert len(payloads) == len(signatures)
+    assert model.model_validate(example.body)
     assert [] == [*validator({"$ref": f"#/components/schemas/{model.__name__}"}).iter_errors(example.body)]
 
 
-def test_every_signed_operation_has_an_example() -> None:
-    """A payload that the examples do not know would leave it without."""
-    signed = {path for path in OPERATIONS if DOCUMENT["paths"][path]["post"].get("x-signed")}
+@pytest.mark.parametrize("example", [one for one in examples() if one.values[0].path in SIGNED])
+def test_examples_are_signed(example: Example) -> None:
+    """They verify at their time with their secret."""
+    authenticator = Authenticator([EXAMPLE_SECRET], clock=lambda: EXAMPLE_TS)
+    model = OPERATIONS[example.path].request
+    payloads = list(model.model_validate(example.body).signed_payloads())
+    signatures = {authenticator.verify(example.path, payload_id, auth).signature for payload_id, auth in payloads}
 
-    assert signed == {parameter.values[0].path for parameter in signed_examples()}
-    assert {EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT, EMBED_TEXT_BATCH} <= signed
+    assert len(payloads) == len(signatures)
+
+
+def test_every_operation_has_an_example() -> None:
+    """A payload that the examples do not know would leave it without."""
+    assert OPERATIONS.keys() == {parameter.values[0].path for parameter in examples()}
+    assert [path for path in OPERATIONS if DOCUMENT["paths"][path]["post"].get("x-signed")] == SIGNED
 
 
 def closed(schema: Any) -> Any:  # noqa: ANN401
@@ -182,23 +203,28 @@ def bodies(images: ImageServer) -> Iterator[tuple[str, Body]]:
     yield EMBED_TEXT, signed_text("a red circle", age_s=1000)
     yield EMBED_TEXT, signed_text("")
     yield EMBED_TEXT_BATCH, signed_texts(["a red circle", "a blue square"], encoding_format="base64")
+    yield EMBEDDINGS, {"input": "a red circle", "encoding_format": "base64"}
+    yield EMBEDDINGS, {"input": [{"text": "a"}, {"image_url": url}, {"image_url": "file:x"}], "partial": True}
+    yield EMBEDDINGS, {"input": ["a", ""]}
+    yield EMBEDDINGS, {"input": "a", "model": "another"}
 
 
 def test_answers_are_as_described(pod_target: PodTarget, images: ImageServer) -> None:
     """No member that is not described, none missing, none of another type."""
     statuses = set()
     for path, body in bodies(images):
-        response = requests.post(pod_target.base_url + path, json=body, timeout=60)
+        response = requests.post(pod_target.base_url + path, json=body, headers=WITH_KEY, timeout=60)
         statuses.add(response.status_code)
 
         assert [] == wrong_in(path, "post", response)
-    assert {200, 400, 401, 422} == statuses
+    assert {200, 400, 401, 404, 422} == statuses
 
 
-@pytest.mark.parametrize("path", ["/", "/health", "/livez", "/readyz", "/ping"])
-def test_get_routes_are_as_described(pod_target: PodTarget, path: str) -> None:
+@pytest.mark.parametrize("headers", [{}, WITH_KEY], ids=["no key", "key"])
+@pytest.mark.parametrize("path", ["/", "/health", "/livez", "/readyz", "/ping", MODELS])
+def test_get_routes_are_as_described(pod_target: PodTarget, path: str, headers: dict[str, str]) -> None:
     """The same for what is not an operation."""
-    assert [] == wrong_in(path, "get", requests.get(pod_target.base_url + path, timeout=30))
+    assert [] == wrong_in(path, "get", requests.get(pod_target.base_url + path, headers=headers, timeout=30))
 
 
 def no_internal_error(_context: CheckContext, response: Response, _case: schemathesis.Case[Any]) -> None:
@@ -222,29 +248,33 @@ CHECKS: list[Any] = [
 @SCHEMA.exclude(path=["/openapi.json", "/docs"]).parametrize()
 @settings(max_examples=EXAMPLES)
 def test_whatever_is_sent_the_answer_is_described(case: schemathesis.Case[Any], pod_target: PodTarget) -> None:
-    """Right and wrong requests alike; no signature here is valid."""
+    """Right and wrong requests alike; no signature and no key here is valid."""
     case.call_and_validate(base_url=pod_target.base_url, checks=CHECKS)
 
 
-@SCHEMA.include(method="POST").parametrize()
+@SCHEMA.include(path_regex="^/v1/").parametrize()
 @settings(max_examples=EXAMPLES)
-def test_whatever_is_signed_the_answer_is_described(
+def test_whatever_is_let_in_the_answer_is_described(
     case: schemathesis.Case[Any], pod_target: PodTarget, images: ImageServer
 ) -> None:
-    """The same behind the signatures, where items are embedded."""
-    case.body = with_signatures(case.path, case.body, picture(images))
-    case.call_and_validate(base_url=pod_target.base_url, checks=CHECKS)
+    """The same behind signatures and keys, where items are embedded."""
+    body = at_home(case.body, picture(images))
+    case.body = with_signatures(case.path, body) if case.path in SIGNED and isinstance(body, dict) else body
+    case.call_and_validate(base_url=pod_target.base_url, headers=WITH_KEY, checks=CHECKS)
 
 
-def with_signatures(path: str, body: Any, image_url: str) -> Any:  # noqa: ANN401 - whatever was generated
-    """`body`, signed where it can be; what would be downloaded from elsewhere is downloaded from `image_url`."""
-    body = copy.deepcopy(body)
-    if not isinstance(body, dict):
-        return body
+def at_home(value: Any, image_url: str, place: int = 0) -> Any:  # noqa: ANN401 - whatever was generated
+    """`value`, where nothing is downloaded from elsewhere, but from `image_url`."""
+    if isinstance(value, dict):
+        return {name: at_home(member, image_url, place) for name, member in value.items()}
+    if isinstance(value, list):
+        return [at_home(member, image_url, position) for position, member in enumerate(value)]
+    return f"{image_url}?{place}" if isinstance(value, str) and value.lower().startswith("http") else value
+
+
+def with_signatures(path: str, body: Body) -> Body:
+    """`body`, signed where it can be."""
     items = body["items"] if isinstance(body.get("items"), list) else [body]
-    for place, item in enumerate(items):
-        if isinstance(item, dict) and str(item.get("image_url")).lower().startswith("http"):
-            item["image_url"] = f"{image_url}?{place}"
     authenticator = Authenticator([SECRET])
     try:
         payloads = OPERATIONS[path].request.model_validate(body).signed_payloads()

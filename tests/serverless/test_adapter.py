@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core.access import Credentials
 from core.api import Api, Call
 from core.deadline import Cancellation, Deadline
 from core.errors import DownloadError
@@ -44,10 +45,18 @@ class ScriptedService:
     def rest(self) -> None:
         self.rests += 1
 
-    def prepare(self, path: str, _members: Mapping[str, Any], *, request_id: str, deadline: Deadline) -> Call:
+    def prepare(
+        self,
+        path: str,
+        _members: Mapping[str, Any],
+        *,
+        request_id: str,
+        deadline: Deadline,
+        credentials: Credentials,
+    ) -> Call:
         self.paths.append(path)
         self.deadlines.append(deadline)
-        return Call(request_id, self._run)
+        return Call(request_id, "default", self._run)
 
     def health(self) -> dict[str, Any]:
         return {"status": self.status.value}

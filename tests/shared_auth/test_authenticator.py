@@ -9,12 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared_auth import (
+    DEFAULT_CLIENT,
     Authenticator,
     AuthError,
     BadSignature,
     ExpiredSignature,
     MalformedAuth,
     UnsignablePayload,
+    Verified,
     canonical_message,
     image_payload_id,
     legacy_message,
@@ -176,4 +178,4 @@ def test_what_is_signed_verifies(payload: str, secret: str) -> None:
         return
     signature = signer.sign(PATH, payload)
 
-    assert signature == signer.verify(PATH, payload, signature.as_dict())
+    assert Verified(signature, DEFAULT_CLIENT) == signer.verify(PATH, payload, signature.as_dict())

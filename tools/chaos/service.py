@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from core.api import Api, Model, max_batch_sizes
+from core.access import Access
+from core.api import Api
 from core.batching.batcher import Batcher
 from core.batching.device import Device
 from core.batching.items import Modality
@@ -14,6 +15,7 @@ from core.embedder import Arrivals, Embedder, ImageMemory
 from core.images.job import PixelStack
 from core.images.pool import ImageProcesses
 from core.images.settings import child_settings
+from core.operations import Model, max_batch_sizes
 from core.process import cpu
 from core.service import Service
 from core.settings import ServiceSettings
@@ -21,7 +23,7 @@ from core.wire.responses import ModelIdentity
 from shared_auth import Authenticator
 from tools.chaos.engine import DIM, MAX_TOKENS, SIZE_PX, ScriptedEngine, pad, tokenize
 
-IDENTITY = ModelIdentity("scripted", "none", "cpu", "float32", "scripted", DIM, "0" * 16)
+IDENTITY = ModelIdentity("scripted", "none", "cpu", "float32", "scripted", DIM, "0" * 16, "scripted")
 
 _PIXEL_BYTES = 3 * SIZE_PX**2
 _DECODES_PER_PROCESS = 2
@@ -121,9 +123,6 @@ def _api(settings: ServiceSettings, scheduler: Scheduler, images: ImageProcesses
         memory=ImageMemory(ByteBudget(settings.max_image_bytes_in_flight), _PIXEL_BYTES),
         concurrency=settings.download_concurrency,
     )
-    return Api(
-        Model(embedder, IDENTITY),
-        Authenticator(settings.hmac_secrets()),
-        max_batch_sizes=max_batch_sizes(settings),
-        request_timeout_s=settings.request_timeout_s,
-    )
+    model = Model(embedder, IDENTITY, max_batch_sizes(settings))
+    access = Access(Authenticator(settings.hmac_secrets()), {})
+    return Api(model, access, request_timeout_s=settings.request_timeout_s)

@@ -173,6 +173,8 @@ class _Handler(QuietHandler):
                 self._answer({})
             case "status":
                 self._as_client(lambda: plane.jobs[rest[0]].status())
+            case "openai":
+                self._as_client(lambda: _openai(plane, "/" + "/".join(rest), {}))
             case _:
                 self._answer({"error": "not found"}, 404)
 
@@ -185,6 +187,8 @@ class _Handler(QuietHandler):
                 self._answer({})
             case "runsync":
                 self._as_client(lambda: _wait(plane.submit(body["input"])))
+            case "openai":
+                self._as_client(lambda: _openai(plane, "/" + "/".join(rest), body))
             case "cancel":
                 plane.stop(plane.jobs[rest[0]])
                 self._answer({"id": rest[0], "status": "CANCELLED"})
@@ -214,6 +218,11 @@ class _Handler(QuietHandler):
 
 def _for_worker(job: Job) -> dict[str, Any]:
     return {"id": job.id, "input": job.input, "webhook": None}
+
+
+def _openai(plane: ControlPlane, route: str, body: Any) -> Any:  # noqa: ANN401 - as it was sent and answered
+    """What the platform makes of a request to `/openai/…`: a job, and its output as the answer."""
+    return _wait(plane.submit({"openai_route": route, "openai_input": body}))["output"]
 
 
 def _wait(job: Job) -> dict[str, Any]:

@@ -20,6 +20,8 @@ TINY_MODEL = ROOT / "models" / "tiny-shapes"
 # One for all processes of all runs: only the first one exports the bundled model.
 MODEL_CACHE = ROOT / ".cache" / "models"
 SECRET = "test-secret"
+# Of the client `tests`.
+API_KEY = "a-key-of-at-least-thirty-two-characters"
 GUNICORN = [sys.executable, "-m", "gunicorn", "-c", "pod/gunicorn_conf.py"]
 POD = [*GUNICORN, "pod.wsgi:app"]
 HANDLER = [sys.executable, "-m", "serverless.handler"]
@@ -41,6 +43,7 @@ def environment(**settings: str) -> dict[str, str]:
         "CLIP_CACHE_DIR": str(MODEL_CACHE),
         "CLIP_DTYPE": "float32",
         "EMBEDDING_HMAC_SECRET": SECRET,
+        "API_KEYS": f"tests:{API_KEY}",
         "DOWNLOAD_ALLOW_HOSTS": "127.0.0.1",
         "PYTHONUNBUFFERED": "1",
     }

@@ -3,7 +3,7 @@
 import copy
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,7 +14,7 @@ import requests
 from core.wire.requests import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT, EMBED_TEXT_BATCH
 from shared_auth import Authenticator, image_payload_id, text_payload_id
 from tools.testbed.control_plane import ControlPlane
-from tools.testbed.process import SECRET
+from tools.testbed.process import API_KEY, SECRET
 
 Body = dict[str, Any]
 
@@ -48,6 +48,9 @@ class Target(Protocol):
     def send(self, path: str, body: Body) -> Answer:
         """Send a body as it is."""
 
+    def ask_openai(self, path: str, body: Body) -> Answer:
+        """Send a body as OpenAI's clients do, by somebody who is let in."""
+
 
 @dataclass(frozen=True, slots=True)
 class PodTarget:
@@ -58,9 +61,12 @@ class PodTarget:
     def send(self, path: str, body: Body) -> Answer:
         return Answer(self.post(path, json.dumps(body).encode()).json())
 
-    def post(self, path: str, data: bytes) -> requests.Response:
+    def ask_openai(self, path: str, body: Body) -> Answer:
+        return Answer(self.post(path, json.dumps(body).encode(), {"Authorization": f"Bearer {API_KEY}"}).json())
+
+    def post(self, path: str, data: bytes, headers: Mapping[str, str] | None = None) -> requests.Response:
         """Send raw bytes and return the raw response."""
-        headers = {"Content-Type": "application/json"}
+        headers = {"Content-Type": "application/json", **(headers or {})}
         return requests.post(self.base_url + path, data=data, headers=headers, timeout=60)
 
 
@@ -71,7 +77,13 @@ class HandlerTarget:
     plane: ControlPlane
 
     def send(self, path: str, body: Body) -> Answer:
-        status = self.plane.run({"path": path, **body})
+        return self._run({"path": path, **body})
+
+    def ask_openai(self, path: str, body: Body) -> Answer:
+        return self._run({"openai_route": path, "openai_input": body})
+
+    def _run(self, job_input: Body) -> Answer:
+        status = self.plane.run(job_input)
         return Answer({"error": json.loads(status["error"])} if "error" in status else status["output"])
 
 

@@ -1,5 +1,6 @@
 """Finding a model: by directory, in the hub's cache, in either file format; and one line when it is not there."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -22,6 +23,12 @@ REVISION = "3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268"
 
 
 @pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A copy of the bundled model that a test may change."""
+    return Path(shutil.copytree(TINY_MODEL, tmp_path / "model"))
+
+
+@pytest.fixture
 def pickled(tmp_path: Path) -> Path:
     """The bundled model with its weights as pytorch_model.bin, as the hub's own directory of ViT-B/32 has them."""
     copied = tmp_path / "pickled"
@@ -34,7 +41,7 @@ def pickled(tmp_path: Path) -> Path:
 
 def print_of(path: Path) -> str:
     directory = open_model(str(path))
-    return fingerprint(read_weights(directory), directory.tokenizer_path, pixel_rules=1, dim=directory.dim)
+    return fingerprint(read_weights(directory), directory, pixel_rules=1)
 
 
 def towers_of(path: Path) -> Towers:
@@ -57,6 +64,75 @@ def test_pickle_that_is_code_is_not_run(pickled: Path) -> None:
 
     with pytest.raises(StartError, match="cannot be read"):
         read_weights(open_model(str(pickled)))
+
+
+def as_newer_versions_save_it(model: Path, **changed: object) -> None:
+    """Add the processor_config.json that transformers has written since version 5."""
+    image_processor = json.loads((model / "preprocessor_config.json").read_bytes())
+    written = {"image_processor": {**image_processor, **changed}, "processor_class": "CLIPProcessor"}
+    (model / "processor_config.json").write_text(json.dumps(written))
+
+
+def test_preprocessing_is_read_from_the_file_of_newer_versions(model: Path) -> None:
+    """It may be the only one that there is."""
+    as_newer_versions_save_it(model, image_mean=[0.1, 0.2, 0.3])
+    (model / "preprocessor_config.json").unlink()
+
+    assert (0.1, 0.2, 0.3) == open_model(str(model)).mean
+
+
+def test_two_files_that_say_the_same_are_one_model(model: Path) -> None:
+    """Hub models that were saved again have both."""
+    as_newer_versions_save_it(model)
+
+    assert print_of(TINY_MODEL) == print_of(model)
+
+
+def test_two_files_that_differ_are_refused(model: Path) -> None:
+    """Which one counts would depend on the version that reads them."""
+    as_newer_versions_save_it(model, image_mean=[0.1, 0.2, 0.3])
+
+    with pytest.raises(StartError, match=r"processor_config\.json and preprocessor_config\.json, which differ"):
+        open_model(str(model))
+
+
+def test_file_of_newer_versions_without_images_leaves_it_to_the_other_one(model: Path) -> None:
+    """Some versions wrote nothing of images into it."""
+    (model / "processor_config.json").write_text('{"processor_class": "CLIPProcessor"}')
+
+    assert print_of(TINY_MODEL) == print_of(model)
+
+
+@pytest.mark.parametrize(
+    ("names", "missing"),
+    [
+        pytest.param(["config.json"], "config.json", id="configuration"),
+        pytest.param(["tokenizer.json"], "tokenizer.json", id="tokenizer"),
+        pytest.param(
+            ["preprocessor_config.json"], "preprocessor_config.json or processor_config.json", id="preprocessing"
+        ),
+        pytest.param(["model.safetensors"], r"weights \(model\.safetensors or pytorch_model\.bin\)", id="weights"),
+    ],
+)
+def test_missing_file_is_named(model: Path, names: list[str], missing: str) -> None:
+    """With every name that it could have."""
+    for name in names:
+        (model / name).unlink()
+
+    with pytest.raises(StartError, match=rf"\ACLIP_MODEL: .* has no {missing}\Z"):
+        open_model(str(model))
+
+
+@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json"])
+@pytest.mark.parametrize(
+    "content", ["", "[]", "1", "[" * 100_000], ids=["empty", "a list", "a number", "a list without end"]
+)
+def test_file_that_is_no_configuration_is_one_line(model: Path, name: str, content: str) -> None:
+    """It names the file."""
+    (model / name).write_text(content)
+
+    with pytest.raises(StartError, match=rf"\ACLIP_MODEL: .*/{name}[^\n]*\Z"):
+        open_model(str(model))
 
 
 def test_missing_tensor_is_named(pickled: Path) -> None:

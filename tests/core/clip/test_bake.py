@@ -67,11 +67,36 @@ def test_baking_a_baked_directory_changes_nothing(baked: Path, tmp_path: Path) -
     assert manifest_of(baked).model_copy(update={"source": str(baked)}) == again
 
 
+def as_version_1(directory: Path) -> None:
+    """Turn a baked directory into one of the time before fingerprints had a version."""
+    manifest = json.loads((directory / MANIFEST).read_text())
+    (directory / MANIFEST).write_text(json.dumps(manifest | {"fingerprint": "7bf860063b1eaba3"}))
+
+
+def test_directory_of_version_1_can_be_baked_again(baked: Path, spoilt: Path, tmp_path: Path) -> None:
+    """That is what the error at its start says to do."""
+    as_version_1(spoilt)
+
+    assert manifest_of(baked).fingerprint == bake(str(spoilt), tmp_path / "again").fingerprint
+
+
+def test_preprocessing_of_newer_versions_is_baked(tmp_path: Path) -> None:
+    """Of both files those that the source has."""
+    source = Path(shutil.copytree(TINY_MODEL, tmp_path / "source"))
+    preprocessor = source / "preprocessor_config.json"
+    (source / "processor_config.json").write_text(json.dumps({"image_processor": json.loads(preprocessor.read_text())}))
+    preprocessor.unlink()
+
+    manifest = bake(str(source), tmp_path / "target")
+
+    assert {"config.json", "tokenizer.json", "processor_config.json", "model.safetensors"} == set(manifest.files)
+
+
 def test_openvino_graphs_are_baked_compared_and_used(tmp_path: Path) -> None:
     """A start on a CPU exports nothing, and the manifest covers the graphs as it covers the rest."""
     target, cache = tmp_path / "target", tmp_path / "cache"
     manifest = bake(str(TINY_MODEL), target, openvino=True)
-    graphs = [name for name in manifest.files if name.startswith("openvino-")]
+    graphs = [name for name in manifest.files if name.startswith(f"{manifest.fingerprint}-openvino-")]
     environ = {
         "ALLOW_INSECURE_AUTH": "1",
         "CLIP_DEVICE": "cpu",
@@ -155,9 +180,15 @@ def test_unreadable_manifest_is_named(spoilt: Path) -> None:
 
 def test_expected_fingerprint_is_insisted_on(tmp_path: Path) -> None:
     """Another model under the same name is not baked."""
-    with pytest.raises(StartError, match="expected 0123456789abcdef"):
-        bake(str(TINY_MODEL), tmp_path / "target", expected="0123456789abcdef")
+    with pytest.raises(StartError, match="expected 2-0123456789abcdef"):
+        bake(str(TINY_MODEL), tmp_path / "target", expected="2-0123456789abcdef")
     assert not list(tmp_path.glob("target*"))
+
+
+def test_expected_fingerprint_of_version_1_is_explained(tmp_path: Path) -> None:
+    """It cannot be met any more, and a build that names one must learn why."""
+    with pytest.raises(StartError, match="expected is 7bf860063b1eaba3, a version-1 fingerprint"):
+        bake(str(TINY_MODEL), tmp_path / "target", expected="7bf860063b1eaba3")
 
 
 def test_existing_target_is_kept(baked: Path) -> None:

@@ -4,8 +4,12 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -13,19 +17,21 @@ from safetensors.torch import load_file
 from core.clip.artifact import open_model
 from core.clip.fingerprint import fingerprint_of_hashes, hash_weights
 from core.clip.hash_record import HashRecord
-from core.clip.loading import load_model
+from core.clip.loading import LoadedModel, load_model
+from core.clip.manifest import MANIFEST, Manifest
 from core.clip.weights import read_weights
 from core.errors import StartError
 from core.settings import ServiceSettings, load_settings
 from tools.testbed.process import MODEL_CACHE, ROOT, TINY_MODEL
 
-FINGERPRINT = "7bf860063b1eaba3"
+FINGERPRINT = "2-506bf64fd54d7ed1"
 
 # What a start does in core.clip, up to the first vectors; the answer is what it has imported of what costs seconds.
 _START = """
 import json, os, sys
 import numpy as np
-from core.clip.loading import load_model
+from core.clip.loading import LoadedModel, load_model
+from core.clip.manifest import MANIFEST, Manifest
 from core.settings import load_settings
 
 model = load_model(load_settings(os.environ), pixel_rules=1)
@@ -117,7 +123,93 @@ def test_first_start_exports(tmp_path: Path) -> None:
     """Into the cache, under the fingerprint; a record is not needed for it."""
     load_model(settings_of(TINY_MODEL, tmp_path, CLIP_ENGINE="openvino"), pixel_rules=1)
 
-    assert [FINGERPRINT] == [path.parent.name.partition("-")[0] for path in tmp_path.glob("*/texts.xml")]
+    [graphs] = tmp_path.glob("*/texts.xml")
+
+    assert graphs.parent.name.startswith(f"{FINGERPRINT}-openvino-")
+
+
+def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    content = json.loads(path.read_bytes())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def activate_by_gelu(model: Path) -> None:
+    """Correct the activation of both towers in config.json."""
+
+    def change(config: dict[str, Any]) -> None:
+        config["text_config"]["hidden_act"] = config["vision_config"]["hidden_act"] = "gelu"
+
+    edit(model / "config.json", change)
+
+
+def change_mean(model: Path) -> None:
+    """Correct mean and deviation in preprocessor_config.json."""
+    edit(
+        model / "preprocessor_config.json",
+        lambda content: content.update(image_mean=[0.5, 0.5, 0.5], image_std=[0.5, 0.5, 0.5]),
+    )
+
+
+def vectors_of(loaded: LoadedModel) -> npt.NDArray[np.float32]:
+    """Of two images and three texts."""
+    [engine] = loaded.engines
+    size_px = loaded.directory.size_px
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 3, size_px, size_px), dtype=np.uint8)
+    texts = ["a red circle", "two blue squares", "x"]
+    token_ids = loaded.tokenizer.pad([loaded.tokenizer.encode(text)[0] for text in texts])
+    return np.concatenate([engine.encode_images(pixels), engine.encode_texts(token_ids)])
+
+
+@pytest.mark.parametrize("change", [activate_by_gelu, change_mean])
+def test_corrected_configuration_is_served_from_the_same_cache(
+    model: Path, cache: Path, change: Callable[[Path], None]
+) -> None:
+    """The graphs of the model as it was before are another model's: OpenVINO gives the vectors that torch gives."""
+    openvino, torch_ = (settings_of(model, cache, CLIP_ENGINE=name) for name in ("openvino", "torch"))
+    before = load_model(openvino, pixel_rules=1)
+    old = vectors_of(before)
+    change(model)
+
+    loaded = [load_model(settings, pixel_rules=1) for settings in (torch_, openvino)]
+    expected, actual = (vectors_of(one) for one in loaded)
+
+    np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=1e-3)
+    assert np.abs(expected - old).max() > 0.05
+    assert loaded[0].fingerprint == loaded[1].fingerprint
+    assert before.fingerprint != loaded[0].fingerprint
+
+
+def test_graphs_that_were_baked_for_another_configuration_are_not_served(model: Path, cache: Path) -> None:
+    """Neither are they when they lie in the model's own directory: somebody has corrected it since."""
+    settings = settings_of(model, cache, CLIP_ENGINE="openvino")
+    old = vectors_of(load_model(settings, pixel_rules=1))
+    [graphs] = cache.glob(f"{FINGERPRINT}-*")
+    shutil.copytree(graphs, model / graphs.name)
+    activate_by_gelu(model)
+
+    assert np.abs(vectors_of(load_model(settings, pixel_rules=1)) - old).max() > 0.05
+
+
+@pytest.mark.parametrize("engine_name", ["openvino", "torch"])
+def test_baked_directory_of_version_1_says_to_bake_again(model: Path, cache: Path, engine_name: str) -> None:
+    """Its fingerprint is no longer computed, so nobody can tell whether it still holds."""
+    manifest = Manifest(
+        source="x", revision=None, model_name="x", pretrained="x", fingerprint="7bf860063b1eaba3", files={}
+    )
+    (model / MANIFEST).write_text(manifest.model_dump_json())
+
+    with pytest.raises(StartError, match=r"7bf860063b1eaba3, a version-1 fingerprint.*: bake it again\Z"):
+        load_model(settings_of(model, cache, CLIP_ENGINE=engine_name), pixel_rules=1)
+
+
+@pytest.mark.parametrize("end_id", [49407, 0], ids=["of the real CLIP", "of nothing"])
+def test_end_token_that_the_tokenizer_does_not_write_is_refused(model: Path, cache: Path, end_id: int) -> None:
+    """Every text would get the vector of the start token, the same for all of them."""
+    edit(model / "config.json", lambda config: config["text_config"].update(eos_token_id=end_id))
+
+    with pytest.raises(StartError, match=f"ends a text with token 632, and config.json says {end_id}"):
+        load_model(settings_of(model, cache, CLIP_ENGINE="torch"), pixel_rules=1)
 
 
 def forge_record(model: Path, cache: Path) -> str:
@@ -127,7 +219,7 @@ def forge_record(model: Path, cache: Path) -> str:
     """
     directory = open_model(str(model))
     HashRecord.of(directory.weights_path, cache, lambda: 2**62).remember(b"another model's")
-    return fingerprint_of_hashes(b"another model's", directory.tokenizer_path, pixel_rules=1, dim=directory.dim)
+    return fingerprint_of_hashes(b"another model's", directory, pixel_rules=1)
 
 
 def move_graphs(cache: Path, fingerprint: str) -> None:
