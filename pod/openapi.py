@@ -32,7 +32,7 @@ from core.wire.answers import ANSWERS, ERRORS, Answer, HealthAnswer, IndexAnswer
 from core.wire.openai import MODELS, openai_error_body
 from core.wire.responses import Body
 from pod.errors import STATUS, status_of
-from pod.openapi_examples import EXAMPLE_SECRET, EXAMPLE_TS, examples, item_of
+from pod.openapi_examples import EXAMPLE_SECRET, EXAMPLE_TS, PAYLOADS, examples, item_of
 
 NAME = "clip-embedding-service"
 
@@ -229,9 +229,10 @@ def _response(status: int, content: Body, *, words: str | None = None) -> Body:
 
 
 def _schemas(operations: Mapping[str, Operation[Any]], settings: ServiceSettings) -> Body:
-    models: list[type[BaseModel]] = [operation.request for operation in operations.values()]
-    models += [ANSWERS[request] for request in models if request in ANSWERS]
-    models += [*ERRORS.values(), HealthAnswer, IndexAnswer, ModelsAnswer, StatusAnswer]
+    requests = [operation.request for operation in operations.values()]
+    answers = [ANSWERS[request] for request in requests if request in ANSWERS]
+    models: list[type[BaseModel]] = [*requests, *answers, *ERRORS.values()]
+    models += [HealthAnswer, IndexAnswer, ModelsAnswer, StatusAnswer]
     _, made = models_json_schema(
         [(model, "validation") for model in models], ref_template=_SCHEMAS + "{model}", schema_generator=_Schemas
     )
@@ -239,7 +240,9 @@ def _schemas(operations: Mapping[str, Operation[Any]], settings: ServiceSettings
     for operation in operations.values():
         _describe_limits(schemas, operation, settings)
         if operation.proof is Proof.SIGNATURE:
-            _describe_auth(schemas[item_of(operation.request).__name__], required=settings.verifies_signatures)
+            item = schemas[item_of(operation.request).__name__]
+            _describe_payload(item)
+            _describe_auth(item, required=settings.verifies_signatures)
     return schemas | {"Auth": _AUTH}
 
 
@@ -256,6 +259,13 @@ def _describe_limits(schemas: Body, operation: Operation[Any], settings: Service
     if item_of(operation.request) is not operation.request:
         items = schemas[operation.request.__name__]["properties"]["items"]
         items["maxItems"] = max_batch_sizes(settings)[operation.modality]
+
+
+def _describe_payload(schema: Body) -> None:
+    """Each way to name what is embedded is optional in the model, and one of them has to be there."""
+    names = [name for name in PAYLOADS if name in schema["properties"]]
+    if len(names) > 1:
+        schema["oneOf"] = [{"required": [name]} for name in names]
 
 
 def _describe_auth(schema: Body, *, required: bool) -> None:

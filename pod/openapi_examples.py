@@ -4,14 +4,15 @@ Secret and time are public and fixed, so that an implementation in another langu
 """
 
 import base64
-from collections.abc import Iterator, Mapping
+import hashlib
+from collections.abc import Callable, Mapping
 from typing import Any, get_args
 
 from core.operations import Operation, Proof
 from core.wire.openai import EmbeddingsRequest
 from core.wire.requests import Request
 from core.wire.responses import Body
-from shared_auth import Authenticator
+from shared_auth import Authenticator, image_payload_id, text_payload_id
 
 EXAMPLE_SECRET = "the-secret-of-the-documents-examples"  # noqa: S105 - public, and no service has it
 EXAMPLE_TS = 1_703_001_234
@@ -23,19 +24,24 @@ _PIXEL_PNG = bytes.fromhex(
 )
 
 # By the member that holds what is embedded; in a batch each value is an item.
-_PAYLOADS: Mapping[str, tuple[str, ...]] = {
+PAYLOADS: Mapping[str, tuple[str, ...]] = {
     "image_url": ("https://example.com/a.jpg", "https://example.com/b.jpg"),
     "image_b64": (base64.b64encode(_PIXEL_PNG).decode(),),
     "text": ("a person walking in the rain", "a red bicycle"),
+}
+_PAYLOAD_ID: Mapping[str, Callable[[str], str]] = {
+    "image_url": image_payload_id,
+    "image_b64": lambda encoded: hashlib.sha256(base64.b64decode(encoded)).hexdigest(),
+    "text": text_payload_id,
 }
 
 
 # Of what is not signed.
 _PLAIN: Mapping[type[Request], Mapping[str, Body]] = {
     EmbeddingsRequest: {
-        "texts": {"input": [*_PAYLOADS["text"]]},
-        "images": {"input": [*_PAYLOADS["image_url"]], "modality": "image"},
-        "both": {"input": [{"text": _PAYLOADS["text"][0]}, {"image_url": _PAYLOADS["image_url"][0]}], "partial": True},
+        "texts": {"input": [*PAYLOADS["text"]]},
+        "images": {"input": [*PAYLOADS["image_url"]], "modality": "image"},
+        "both": {"input": [{"text": PAYLOADS["text"][0]}, {"image_url": PAYLOADS["image_url"][0]}], "partial": True},
     }
 }
 
@@ -46,12 +52,12 @@ def examples(path: str, operation: Operation[Any]) -> dict[str, Body]:
     if operation.proof is not Proof.SIGNATURE:
         return {name: {"value": body} for name, body in _PLAIN[request].items()}
     item = item_of(request)
-    payloads = {name: values for name, values in _PAYLOADS.items() if name in item.model_fields}
+    payloads = {name: values for name, values in PAYLOADS.items() if name in item.model_fields}
     if item is request:
-        return {name: {"value": _signed(path, request, {name: values[0]})} for name, values in payloads.items()}
-    single = [{name: value} for name, values in payloads.items() for value in values]
-    items = [{**one, "request_id": f"item-{place}"} for place, one in enumerate(single)]
-    return {"batch": {"value": _signed(path, request, {"items": items})}}
+        return {name: {"value": _signed(path, name, values[0])} for name, values in payloads.items()}
+    signed = [_signed(path, name, value) for name, values in payloads.items() for value in values]
+    items = [{**one, "request_id": f"item-{place}"} for place, one in enumerate(signed)]
+    return {"batch": {"value": {"items": items}}}
 
 
 def item_of(request: type[Request]) -> type[Request]:
@@ -63,13 +69,6 @@ def item_of(request: type[Request]) -> type[Request]:
     return model  # type: ignore[no-any-return]
 
 
-def _signed(path: str, request: type[Request], body: Body) -> Body:
+def _signed(path: str, name: str, value: str) -> Body:
     authenticator = Authenticator([EXAMPLE_SECRET], clock=lambda: EXAMPLE_TS)
-    payload_ids = [payload_id for payload_id, _ in request.model_validate(body).signed_payloads()]
-    for item, payload_id in zip(_items(body), payload_ids, strict=True):
-        item["auth"] = authenticator.sign(path, payload_id).as_dict()
-    return body
-
-
-def _items(body: Body) -> Iterator[dict[str, Any]]:
-    yield from body.get("items", [body])
+    return {name: value, "auth": authenticator.sign(path, _PAYLOAD_ID[name](value)).as_dict()}

@@ -63,7 +63,8 @@ class ErrorAnswer(Answer):
 class ImageTimings(Answer):
     """Milliseconds of an image's way."""
 
-    download_ms: Milliseconds
+    download_ms: Milliseconds = _sometimes()
+    """Not there for an image that was sent."""
     decode_ms: Milliseconds
     queue_ms: Milliseconds
     inference_ms: Milliseconds
@@ -83,7 +84,8 @@ class TextTimings(Answer):
 class ImageBatchTimings(Answer):
     """Milliseconds of a whole batch: of each step the longest of its items, which go side by side."""
 
-    total_download_ms: Milliseconds
+    total_download_ms: Milliseconds = _sometimes()
+    """Not there where every image was sent."""
     total_inference_ms: Milliseconds
     total_ms: Milliseconds
 

@@ -15,6 +15,7 @@ from playwright.sync_api import Page, Request
 from core.service import VERSION
 from core.wire.requests import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT, EMBED_TEXT_BATCH
 from models.shapes import draw, single
+from pod.openapi_examples import EXAMPLE_SECRET
 from shared_auth import Authenticator
 from tools.testbed import browser
 from tools.testbed.image_server import ImageServer
@@ -36,8 +37,8 @@ needs_browser = pytest.mark.skipif(browser.CHROMIUM is None, reason="no Chromium
 
 @pytest.fixture(scope="module")
 def run_pod() -> Iterator[PodProcess]:
-    """A pod as `make run` starts it."""
-    with pod_process(command=RUN) as pod:
+    """A pod as `make run` starts it, which accepts the examples' secret."""
+    with pod_process({"EMBEDDING_HMAC_SECRET_PREVIOUS": EXAMPLE_SECRET}, command=RUN) as pod:
         yield pod
     # What it notes for `make smoke`, under the port that was asked for.
     (ROOT / ".cache" / "run" / "0.json").unlink()
@@ -78,6 +79,24 @@ def test_run_serves_the_page(run_pod: PodProcess, path: str, content_type: str) 
     assert (200, content_type) == (response.status_code, response.headers["Content-Type"])
     assert {"default-src 'none'", "script-src 'self'", "style-src 'self'", "connect-src 'self'"} <= set(policy)
     assert "unsafe" not in " ".join(policy)
+
+
+def test_service_takes_the_examples(run_pod: PodProcess) -> None:
+    """They are right and too old, which is found out in this order."""
+    described = requests.get(run_pod.base_url + "/openapi.json", timeout=30).json()["paths"]
+    examples = {
+        (path, name): example["value"]
+        for path, methods in described.items()
+        if "x-signed" in methods.get("post", {})
+        for name, example in methods["post"]["requestBody"]["content"]["application/json"]["examples"].items()
+    }
+    codes = {
+        which: requests.post(run_pod.base_url + which[0], json=body, timeout=30).json()["error"]["code"]
+        for which, body in examples.items()
+    }
+
+    assert dict.fromkeys(examples, "AUTH_EXPIRED") == codes
+    assert len(codes) >= 4
 
 
 class Visit:

