@@ -19,6 +19,7 @@ from core.errors import (
     BatchTooLarge,
     ImageError,
     InternalError,
+    InvalidImage,
     MethodNotAllowed,
     NotFound,
     NotReady,
@@ -178,16 +179,19 @@ def _success(answer: type[Answer] | None) -> Body:
 
 
 def _errors(operation: Operation[Any]) -> list[type[ServiceError]]:
-    """What the whole request can be answered; errors of a signed batch's single images stand in their places."""
+    """What the whole request can be answered."""
     if operation.proof is Proof.KEY:
         return [kind for kind in STATUS if kind is not MethodNotAllowed]
-    is_batch = item_of(operation.request) is not operation.request
+    item = item_of(operation.request)
+    is_batch = item is not operation.request
     left_out: list[type[ServiceError]] = [NotFound, MethodNotAllowed]
     if not is_batch:
         left_out.append(BatchTooLarge)
+    # In a batch the errors of images stand in their places; but nobody can have signed what is not base64.
+    unsigned = {InvalidImage} if is_batch and "image_b64" in item.model_fields else set()
     if is_batch or operation.modality is not Modality.IMAGE:
         left_out.append(ImageError)
-    return [kind for kind in STATUS if not issubclass(kind, tuple(left_out))]
+    return [kind for kind in STATUS if kind in unsigned or not issubclass(kind, tuple(left_out))]
 
 
 def _failures(

@@ -211,6 +211,16 @@ def test_page_keeps_to_its_host_and_the_secret_to_the_page(visit: Visit) -> None
     assert [] == [line for line in visit.complaints if "401" not in line]
 
 
+@needs_browser
+def test_page_says_where_it_cannot_sign(visit: Visit) -> None:
+    """Browsers have no WebCrypto over plain HTTP from another machine: the field is closed, the rest is shown."""
+    visit.page.goto(visit.base_url.replace("127.0.0.1", browser.OTHER_NAME) + "/docs")
+    visit.page.wait_for_selector(".opblock")
+
+    assert visit.page.is_disabled("#secret")
+    assert "https or localhost" in visit.page.inner_text("#note")
+
+
 def sign_in_page(visit: Visit, body: Any, *, secret: str, path: str, ts: int) -> Any:  # noqa: ANN401
     """What the page's own script makes of a body."""
     return visit.page.evaluate(

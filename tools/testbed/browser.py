@@ -8,13 +8,16 @@ from playwright.sync_api import Page, sync_playwright
 
 CHROMIUM = shutil.which("chromium")
 
+# This machine under a name that browsers do not trust as they do localhost.
+OTHER_NAME = "pod.test"
+
 # Chromium's own business (updates, models, field trials) would be network that no page asked for. Its sandbox does not
 # run as root, and nothing but our own page is opened.
 _ARGUMENTS = [
     "--no-sandbox",
     "--disable-background-networking",
     "--disable-component-update",
-    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+    f"--host-resolver-rules=MAP {OTHER_NAME} 127.0.0.1, MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 ]
 
 
