@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TARGET ?= pod
 
 .DEFAULT_GOAL := help
-.PHONY: browser chaos fuzz help install run run-serverless smoke test lint types format bench bench-health bench-memory bench-gpu bench-host bench-mixed bench-parity bench-text-batch docker-build image-check docs-check settings-page clean
+.PHONY: browser chaos fuzz help install run run-serverless smoke test lint types format bench bench-health bench-memory bench-gpu bench-host bench-mixed bench-parity bench-text-batch docker-build image-check docs-check redis settings-page clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -82,12 +82,16 @@ chaos: $(VENV)/installed-dev ## what a pod and a handler survive: overload, hang
 fuzz: $(VENV)/installed-dev ## 10,000 mutated images and 10,000 mutated requests
 	$(BIN)/python -m tools.fuzz
 
-browser: ## install Debian's Chromium, in which the page at /docs is tested (root)
-	apt-get update
-	apt-get install -y --no-install-recommends chromium
-
 settings-page: $(VENV)/installed-dev ## write docs/settings.md from the settings' models
 	@$(BIN)/python -m tools.settings_page
+
+browser: ## the Chromium of the tests, from Debian; without it they are skipped (root)
+	apt-get update --quiet
+	apt-get install --yes --quiet --no-install-recommends chromium
+
+redis: ## the Redis of the tests, from Debian; without it they are skipped (root)
+	apt-get update --quiet
+	apt-get install --yes --quiet --no-install-recommends redis-server
 
 docs-check: $(VENV)/installed-dev ## run every command of the documents in a fresh clone of what is committed (minutes)
 	@$(BIN)/python -m tools.docs_check

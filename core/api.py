@@ -1,38 +1,62 @@
-"""The one way from a request to its answer: parse, authenticate, run. What can be asked is in `core/operations.py`.
+"""The one way from a request to its answer: parse, authenticate, limit, run. What can be asked is in
+`core/operations.py`.
 
 `prepare` is quick and never blocks; `Call.run` blocks and belongs on a thread.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from core.access import NONE, Access, Credentials
 from core.deadline import Deadline
-from core.errors import BatchTooLarge, NotFound, ServiceError
+from core.errors import BatchTooLarge, NotFound, RateLimited, ServiceError
 from core.operations import OPERATIONS, Model, Proof
+from core.standing import Standing
 from core.wire.openai import MODELS, models_body, openai_error_body
-from core.wire.requests import validate
+from core.wire.requests import Request, validate
 from core.wire.responses import Body, error_body
+from shared_auth import DEFAULT_CLIENT
+
+if TYPE_CHECKING:
+    from core.rate_limits import RateLimits
 
 
-@dataclass(frozen=True, slots=True)
+def _unlimited() -> None:
+    """Nobody counts."""
+
+
+@dataclass(slots=True)
 class Call:
     """An authenticated request, ready to run. `client` is the name of who asks, None where nobody has to say."""
 
     request_id: str
     client: str | None
-    run: Callable[[], Body]
-    """Blocks until the answer is there. Raises a `ServiceError`."""
+    answer: Callable[[], Body]
+    limit: Callable[[], Standing | None] = _unlimited
+    standing: Standing | None = field(default=None, init=False)
+    """Of the client, once `run` has asked for it; None where nobody counts."""
+
+    def run(self) -> Body:
+        """Block until the answer is there. Raises a `ServiceError`; `RateLimited` before anything is done."""
+        try:
+            self.standing = self.limit()
+        except RateLimited as refused:
+            self.standing = refused.standing
+            raise
+        return self.answer()
 
 
 class Api:
-    """Over one model, for those whom `access` lets in."""
+    """Over one model, for those whom `access` lets in, and as much as `rate_limits` let each have."""
 
-    def __init__(self, model: Model, access: Access, *, request_timeout_s: float) -> None:
+    def __init__(
+        self, model: Model, access: Access, *, request_timeout_s: float, rate_limits: "RateLimits | None" = None
+    ) -> None:
         self._model = model
         self._access = access
         self._request_timeout_s = request_timeout_s
+        self._rate_limits = rate_limits
 
     def prepare(
         self,
@@ -59,7 +83,19 @@ class Api:
         request = validate(operation.request, members)
         client = client if by_key else self._access.of_signatures(path, request)
         ends = deadline or Deadline.after(self._request_timeout_s)
-        return Call(request_id, client, lambda: operation.run(self._model, request, request_id, ends))
+        return Call(
+            request_id,
+            client,
+            lambda: operation.run(self._model, request, request_id, ends),
+            lambda: self._limit(client, request),
+        )
+
+    def _limit(self, client: str | None, request: Request) -> Standing | None:
+        """Asks a store, so it is part of the call and not of `prepare`. Raises `RateLimited`."""
+        if self._rate_limits is None:
+            return None
+        items, bytes_ = request.measure()
+        return self._rate_limits.check(client or DEFAULT_CLIENT, items, bytes_)
 
     def models(self, credentials: Credentials) -> Body:
         """The answer to `GET /v1/models`. Raises what `Access.of_key` does."""

@@ -21,6 +21,11 @@ def require_usable(settings: ServiceSettings) -> None:
         AllowList.parse(settings.download_allow_hosts)
     except ValueError as error:
         raise StartError(f"DOWNLOAD_ALLOW_HOSTS: {error}") from error
+    if settings.has_rate_limits:
+        from core.rate_limits import read_limits, require_store  # 80 ms, which a start without limits is spared
+
+        read_limits(settings)
+        require_store(settings.rate_limit_storage)
 
 
 def build_service(settings: ServiceSettings, authenticator: Authenticator | None = None) -> Service:

@@ -6,6 +6,8 @@ never hold a secret, a signature, a URL's query string, an internal address or a
 
 from typing import ClassVar
 
+from core.standing import Standing
+
 
 class StartError(Exception):
     """The service cannot start; the message is one line that names the cause and what to do."""
@@ -128,7 +130,11 @@ class Overloaded(CapacityError):
 class RateLimited(CapacityError):
     code = "RATE_LIMITED"
     default_message = "too many requests from this client"
-    retry_after_s = 1
+
+    def __init__(self, message: str | None = None, *, retry_after_s: int = 1, standing: Standing | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+        self.standing = standing
 
 
 class DeadlineExceeded(CapacityError):

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -32,6 +33,9 @@ from core.process import cpu
 from core.settings import ServiceSettings
 from core.wire.responses import ModelIdentity
 from shared_auth import Authenticator
+
+if TYPE_CHECKING:
+    from core.rate_limits import RateLimits
 
 logger = logging.getLogger(__name__)
 
@@ -160,7 +164,12 @@ class Runtime:
         )
         model = Model(embedder, self.identity, max_batch_sizes(settings))
         access = Access(authenticator, settings.bearer_keys())
-        return Api(model, access, request_timeout_s=settings.request_timeout_s)
+        return Api(
+            model,
+            access,
+            request_timeout_s=settings.request_timeout_s,
+            rate_limits=_rate_limits(settings),
+        )
 
 
 def close_in_the_end(made: ExitStack, close: Callable[[], None]) -> None:
@@ -182,6 +191,14 @@ def _limits(settings: ServiceSettings, directory: ModelDirectory) -> Limits:
         max_tokens=settings.max_device_batch * directory.context_length,
         max_turn_s=settings.max_image_pass_ms / 1000,
     )
+
+
+def _rate_limits(settings: ServiceSettings) -> "RateLimits | None":
+    if not settings.has_rate_limits:
+        return None
+    from core.rate_limits import build_rate_limits  # 80 ms, which a start without limits is spared
+
+    return build_rate_limits(settings)
 
 
 def _identity(directory: ModelDirectory, engine: Engine, model_fingerprint: str, source: str) -> ModelIdentity:

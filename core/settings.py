@@ -78,6 +78,15 @@ class ServiceSettings(BaseModel):
     max_device_batch: Positive = 32
     """Items in one forward pass."""
 
+    rate_limit_items: str = ""
+    """What one client may have embedded, such as `600/minute`; empty is off."""
+    rate_limit_bytes: str = ""
+    """The same in bytes: of texts, of URLs, and of images that are sent by content."""
+    rate_limit_storage: Annotated[str, Field(repr=False)] = "memory://"
+    """Where the counts are: `memory://`, for each process alone, or `redis://…`, which pods share."""
+    rate_limit_when_away: Literal["open", "closed"] = "open"
+    """While that Redis does not answer: `open` lets everybody in, `closed` nobody."""
+
     clip_model: str = DEFAULT_MODEL
     """Hub id or model directory."""
     clip_model_revision: str | None = None
@@ -123,6 +132,11 @@ class ServiceSettings(BaseModel):
         if value < 2 * info.data.get("max_image_size_bytes", 0):
             raise ValueError("must be at least twice MAX_IMAGE_SIZE_BYTES")
         return value
+
+    @property
+    def has_rate_limits(self) -> bool:
+        """Whether anything is counted at all."""
+        return bool(self.rate_limit_items or self.rate_limit_bytes)
 
     def hmac_secrets(self) -> list[str]:
         """The active secrets, the one to sign with first; empty only with `allow_insecure_auth`."""

@@ -26,6 +26,7 @@ from core.errors import BodyTooLarge, CapacityError, DeadlineExceeded, InternalE
 from core.operations import OPERATIONS
 from core.service import Service, Status
 from core.settings import ServiceSettings
+from core.standing import Standing
 from core.wire.openai import MODELS
 from core.wire.requests import new_request_id, request_id_of
 from core.wire.responses import Body
@@ -58,6 +59,7 @@ class _Exchange:
     started_s: float
     request_id: str | None = None
     client: str | None = None
+    standing: Standing | None = None
     code: str | None = None
     client_gone: bool = False
 
@@ -136,7 +138,7 @@ def _run_operation(door: _Door, path: str) -> Response:
     try:
         with door.service.admitted() as api, cancelled_when_gone(connection, cancellation):
             asked = _Asked(path, body, Credentials(environ.get(_AUTHORIZATION_VARIABLE)), deadline)
-            exchange.request_id, exchange.client, outcome = door.threads.apply(_attempt, (api, asked))
+            outcome = door.threads.apply(_attempt, (api, asked, exchange))
     except CapacityError as refused:
         exchange.request_id = _id_in(body)
         return _answer_error(refused)
@@ -174,25 +176,27 @@ def _received(body: Any, count: int) -> bytes:  # noqa: ANN401 - gunicorn's
         raise InvalidJson("the body broke off") from error
 
 
-def _attempt(api: Api, asked: _Asked) -> tuple[str | None, str | None, bytes | ServiceError]:
-    """Run on a thread: the caller's request id, who it is, and what to answer.
+def _attempt(api: Api, asked: _Asked, exchange: _Exchange) -> bytes | ServiceError:
+    """Run on a thread, while the greenlet waits: what to answer; what becomes known on the way is in `exchange`.
 
     Errors are returned: gevent prints the traceback of whatever a pool's function raises.
     """
-    request_id, client = None, None
     try:
         members = parse_object(asked.body)
-        request_id = request_id_of(members)
+        request_id = exchange.request_id = request_id_of(members)
         call = api.prepare(
             asked.path, members, request_id=request_id, deadline=asked.deadline, credentials=asked.credentials
         )
-        client = call.client
-        return request_id, client, encode(call.run())
+        exchange.client = call.client
+        try:
+            return encode(call.run())
+        finally:
+            exchange.standing = call.standing
     except ServiceError as error:
-        return request_id, client, error
+        return error
     except Exception:
-        logger.exception("an operation failed", extra={"request_id": request_id})
-        return request_id, client, InternalError()
+        logger.exception("an operation failed", extra={"request_id": exchange.request_id})
+        return InternalError()
 
 
 def _id_in(body: bytes) -> str | None:
@@ -242,6 +246,10 @@ def _finish(response: Response) -> Response:
     request_id = _request_id(exchange)
     # Header values are ASCII; a request id may be any printable text.
     response.headers["X-Request-ID"] = quote(request_id, safe=" !#$&'()*+,/:;=?@[]^`{|}<>\"\\")
+    if exchange.standing is not None:
+        response.headers["RateLimit-Limit"] = str(exchange.standing.limit)
+        response.headers["RateLimit-Remaining"] = str(exchange.standing.remaining)
+        response.headers["RateLimit-Reset"] = str(exchange.standing.reset_s)
     asked = request.environ
     method = asked["REQUEST_METHOD"]
     level = logging.DEBUG if method == "GET" else logging.INFO

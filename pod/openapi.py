@@ -24,6 +24,7 @@ from core.errors import (
     NotFound,
     NotReady,
     Overloaded,
+    RateLimited,
     ServiceError,
 )
 from core.operations import OPERATIONS, Operation, Proof, max_batch_sizes
@@ -55,6 +56,11 @@ _AUTH = {
 }
 
 _REQUEST_ID = {"description": "The request's id, percent-encoded.", "schema": {"type": "string"}}
+_STANDING = {
+    "RateLimit-Limit": {"description": "Where there are limits: the tightest.", "schema": {"type": "integer"}},
+    "RateLimit-Remaining": {"description": "What is left of it.", "schema": {"type": "integer"}},
+    "RateLimit-Reset": {"description": "Seconds until all of it is there again.", "schema": {"type": "integer"}},
+}
 _RETRY_AFTER = {"description": "Seconds to wait.", "schema": {"type": "integer"}}
 _TIMEOUT = {
     "name": "X-Request-Timeout-Ms",
@@ -152,7 +158,7 @@ def _operation(path: str, operation: Operation[Any]) -> Body:
             },
         },
         "responses": {
-            "200": _success(ANSWERS.get(operation.request)),
+            "200": _with_headers(_success(ANSWERS.get(operation.request)), _STANDING),
             **_failures(path, _errors(operation), operation.error_body),
         },
     }
@@ -208,9 +214,15 @@ def _failure(status: int, errors: list[ServiceError], write: Callable[[ServiceEr
     these = {"properties": {"error": {"properties": {"code": {"enum": codes}}}}}
     schema = {"allOf": [{"$ref": _SCHEMAS + ERRORS[write].__name__}, these]}
     response = _response(status, {_JSON: {"schema": schema}}, words=", ".join(codes))
+    if any(isinstance(error, RateLimited) for error in errors):
+        response = _with_headers(response, _STANDING)
     if any(error.retry_after_s is not None for error in errors):
-        response["headers"] = response["headers"] | {"Retry-After": _RETRY_AFTER}
+        response = _with_headers(response, {"Retry-After": _RETRY_AFTER})
     return response
+
+
+def _with_headers(response: Body, headers: Body) -> Body:
+    return response | {"headers": response["headers"] | headers}
 
 
 def _get(path: str, words: str, answers: Mapping[int, type[Answer] | str | None]) -> Body:

@@ -38,7 +38,7 @@ _TARGETS = """\
 
 def main() -> None:
     """Write the page."""
-    PAGE.write_text(page())
+    PAGE.write_text(page(), "utf-8")
     print("wrote docs/settings.md", file=sys.stderr)
 
 

@@ -51,7 +51,7 @@ def _require_writable(out: Path) -> None:
 
 
 def _urls_from(name: str) -> list[str]:
-    text = sys.stdin.read() if name == "-" else Path(name).read_text()
+    text = sys.stdin.read() if name == "-" else Path(name).read_text("utf-8")
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 

@@ -18,7 +18,14 @@ from core.errors import (
     ServiceError,
     ValidationFailed,
 )
-from core.wire.requests import MAX_TEXT_CHARACTERS, MAX_URL_CHARACTERS, AnyRequest, Request, validate
+from core.wire.requests import (
+    MAX_TEXT_CHARACTERS,
+    MAX_URL_CHARACTERS,
+    AnyRequest,
+    Request,
+    measure_all,
+    validate,
+)
 from core.wire.responses import Body, ModelIdentity, encoded_vector
 
 EMBEDDINGS = "/v1/embeddings"
@@ -39,17 +46,28 @@ class TextInput(Request):
 
     text: Annotated[str, Field(min_length=1, max_length=MAX_TEXT_CHARACTERS)]
 
+    def measure(self) -> tuple[int, int]:
+        return 1, len(self.text.encode())
+
 
 class ImageUrlInput(Request):
     """An image by its address."""
 
     image_url: Annotated[str, Field(min_length=1, max_length=MAX_URL_CHARACTERS)]
 
+    def measure(self) -> tuple[int, int]:
+        return 1, len(self.image_url.encode())
+
 
 class ImageContentInput(Request):
     """An image by the base64 of its file."""
 
     image_b64: Annotated[str, Field(min_length=1)]
+
+    def measure(self) -> tuple[int, int]:
+        # Four characters for three bytes, the last ones padded.
+        padding = len(self.image_b64) - len(self.image_b64.rstrip("="))
+        return 1, max(0, len(self.image_b64) // 4 * 3 - padding)
 
 
 Input = TextInput | ImageUrlInput | ImageContentInput
@@ -79,6 +97,10 @@ class EmbeddingsRequest(Request):
         if not isinstance(self.input, list) or not self.input:
             raise _wrong("input", "must be a string, or a list of strings or objects that is not empty")
         return [self._input(one, f"input[{position}]") for position, one in enumerate(self.input)]
+
+    def measure(self) -> tuple[int, int]:
+        """Raises `ValidationFailed`, see `inputs`."""
+        return measure_all(self.inputs())
 
     def _input(self, one: object, name: str) -> Input:
         if isinstance(one, str):

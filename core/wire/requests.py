@@ -1,7 +1,7 @@
 """The requests of the wire contract, as strict models. What each one signs is said here too."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -42,6 +42,10 @@ class Request(BaseModel):
         """
         raise NotImplementedError
 
+    def measure(self) -> tuple[int, int]:
+        """Return how many items are to be embedded, and the bytes of what was sent of them: texts, URLs, files."""
+        raise NotImplementedError
+
 
 class ImageRequest(Request):
     """One image by URL. `image_url` stays the exact string: the signature covers it as sent."""
@@ -54,6 +58,9 @@ class ImageRequest(Request):
 
     def signed_payloads(self) -> Iterator[tuple[str, object]]:
         yield image_payload_id(self.image_url), self.auth
+
+    def measure(self) -> tuple[int, int]:
+        return 1, len(self.image_url.encode())
 
 
 class ImageItem(ImageRequest):
@@ -72,6 +79,9 @@ class ImageBatchRequest(Request):
         for item in self.items:
             yield from item.signed_payloads()
 
+    def measure(self) -> tuple[int, int]:
+        return measure_all(self.items)
+
 
 class TextRequest(Request):
     """One text."""
@@ -84,6 +94,9 @@ class TextRequest(Request):
 
     def signed_payloads(self) -> Iterator[tuple[str, object]]:
         yield text_payload_id(self.text), self.auth
+
+    def measure(self) -> tuple[int, int]:
+        return 1, len(self.text.encode())
 
 
 class TextItem(TextRequest):
@@ -102,8 +115,17 @@ class TextBatchRequest(Request):
         for item in self.items:
             yield from item.signed_payloads()
 
+    def measure(self) -> tuple[int, int]:
+        return measure_all(self.items)
+
 
 AnyRequest = TypeVar("AnyRequest", bound=Request)
+
+
+def measure_all(requests: Iterable[Request]) -> tuple[int, int]:
+    """The sums over `requests`, see `Request.measure`."""
+    measured = [request.measure() for request in requests]
+    return sum(items for items, _ in measured), sum(bytes_ for _, bytes_ in measured)
 
 
 def validate(model: type[AnyRequest], members: Mapping[str, Any]) -> AnyRequest:

@@ -17,7 +17,7 @@ ROLES = ["pod", "serverless"]
 
 def instructions(role: str) -> list[str]:
     """One line per instruction, comments left out."""
-    text = re.sub(r"^\s*#.*\n", "", (ROOT / f"Dockerfile.{role}").read_text(), flags=re.MULTILINE)
+    text = re.sub(r"^\s*#.*\n", "", (ROOT / f"Dockerfile.{role}").read_text("utf-8"), flags=re.MULTILINE)
     return [line for line in text.replace("\\\n", " ").splitlines() if line]
 
 
@@ -85,7 +85,7 @@ def imported(module: Path, seen: set[Path]) -> set[Path]:
     if module in seen:
         return seen
     seen.add(module)
-    for node in ast.walk(ast.parse((ROOT / module).read_text())):
+    for node in ast.walk(ast.parse((ROOT / module).read_text("utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "core":
             package = Path(*node.module.split("."))
             files = [
@@ -113,7 +113,9 @@ def test_baking_stage_has_what_baking_imports(role: str) -> None:
 
 def test_build_context_holds_no_secret_and_no_test() -> None:
     """Everything is ignored but what is named."""
-    rules = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
+    rules = [
+        line for line in (ROOT / ".dockerignore").read_text("utf-8").splitlines() if line and not line.startswith("#")
+    ]
     allowed = {rule[1:].split("/")[0] for rule in rules if rule.startswith("!")}
 
     assert "*" == rules[0]

@@ -18,7 +18,7 @@ _DEFAULT = re.compile(r"\$\{\w+(?::-(?P<default>[^}]*)|:\?[^}]*)\}")
 
 
 def manifest() -> list[dict[str, Any]]:
-    return list(yaml.safe_load_all((ROOT / "deploy" / "kubernetes" / "pod.yaml").read_text()))
+    return list(yaml.safe_load_all((ROOT / "deploy" / "kubernetes" / "pod.yaml").read_text("utf-8")))
 
 
 def pod_spec() -> dict[str, Any]:
@@ -28,7 +28,7 @@ def pod_spec() -> dict[str, Any]:
 
 def compose() -> str:
     """The compose file with its variables replaced by their defaults."""
-    text = (ROOT / "docker-compose.yml").read_text()
+    text = (ROOT / "docker-compose.yml").read_text("utf-8")
     return _DEFAULT.sub(lambda match: match["default"] or "", text)
 
 
@@ -60,7 +60,7 @@ def test_kubernetes_container_is_confined() -> None:
 def test_kubernetes_autoscaler_and_adapter_name_the_same_metric() -> None:
     """A metric that the adapter does not serve scales nothing."""
     scaler = next(document for document in manifest() if document["kind"] == "HorizontalPodAutoscaler")
-    adapter = yaml.safe_load((ROOT / "deploy" / "kubernetes" / "prometheus-adapter.yaml").read_text())
+    adapter = yaml.safe_load((ROOT / "deploy" / "kubernetes" / "prometheus-adapter.yaml").read_text("utf-8"))
     wanted = [metric["pods"]["metric"]["name"] for metric in scaler["spec"]["metrics"]]
 
     assert wanted == [rule["name"]["as"] for rule in adapter["rules"]["custom"]]
@@ -87,14 +87,14 @@ def test_compose_pod_is_confined_and_checked() -> None:
 
 def cuda_of_the_image() -> str:
     """The CUDA version, such as `13.0`, whose libraries an image for GPUs holds."""
-    [pin] = re.findall(r"^cuda-toolkit==(\d+\.\d+)\.", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    [pin] = re.findall(r"^cuda-toolkit==(\d+\.\d+)\.", (ROOT / "constraints.txt").read_text("utf-8"), re.MULTILINE)
     version: str = pin
     return version
 
 
 def runpod_bodies() -> list[Any]:
     paths = sorted((ROOT / "deploy" / "runpod").glob("*.json"))
-    return [pytest.param(json.loads(path.read_text()), id=path.stem) for path in paths]
+    return [pytest.param(json.loads(path.read_text("utf-8")), id=path.stem) for path in paths]
 
 
 @pytest.mark.parametrize("body", runpod_bodies())
@@ -106,21 +106,21 @@ def test_runpod_gives_hosts_whose_driver_knows_the_images_cuda(body: dict[str, A
 @pytest.mark.parametrize("name", ["hub.json", "tests.json"])
 def test_hub_gives_hosts_whose_driver_knows_the_images_cuda(name: str) -> None:
     """The hub's name for it is a list of all that will do."""
-    config = json.loads((ROOT / ".runpod" / name).read_text())["config"]
+    config = json.loads((ROOT / ".runpod" / name).read_text("utf-8"))["config"]
 
     assert [cuda_of_the_image()] == config["allowedCudaVersions"]
 
 
 def test_command_in_the_guide_asks_for_the_images_cuda() -> None:
     """The same pod, made with the command line tool."""
-    guide = (ROOT / "docs" / "deploy.md").read_text()
+    guide = (ROOT / "docs" / "deploy.md").read_text("utf-8")
 
     assert [cuda_of_the_image()] == re.findall(r"--min-cuda-version (\S+)", guide)
 
 
 def test_libraries_of_a_gpu_build_are_pinned() -> None:
     """All of one CUDA release: two builds of one commit hold the same libraries."""
-    pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
+    pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines() if "==" in line)
     cuda = {name: pin for name, pin in pins.items() if name.startswith(("cuda-", "nvidia-")) or name == "triton"}
 
     assert {"cuda-bindings", "nvidia-cublas", "nvidia-cuda-runtime", "nvidia-cudnn-cu13", "triton"} < set(cuda)
@@ -130,7 +130,7 @@ def test_libraries_of_a_gpu_build_are_pinned() -> None:
 
 def test_endpoint_scales_by_what_a_worker_takes() -> None:
     """One more worker for every worker's fill of jobs, no more and no less."""
-    body = json.loads((ROOT / "deploy" / "runpod" / "serverless.json").read_text())
+    body = json.loads((ROOT / "deploy" / "runpod" / "serverless.json").read_text("utf-8"))
 
     assert "REQUEST_COUNT" == body["scaling"]["type"]
     assert HandlerSettings.model_fields["serverless_concurrency"].default == body["scaling"]["requestCount"]
@@ -138,7 +138,7 @@ def test_endpoint_scales_by_what_a_worker_takes() -> None:
 
 def test_load_balancing_endpoint_names_one_port() -> None:
     """Requests and health checks go to the port that the pod listens on, and that port is exposed."""
-    body = json.loads((ROOT / "deploy" / "runpod" / "load-balancing.json").read_text())
+    body = json.loads((ROOT / "deploy" / "runpod" / "load-balancing.json").read_text("utf-8"))
 
     assert body["env"]["PORT"] == body["env"]["PORT_HEALTH"]
     assert [f"{body['env']['PORT']}/http"] == body["ports"]
@@ -147,7 +147,7 @@ def test_load_balancing_endpoint_names_one_port() -> None:
 @pytest.fixture(scope="module")
 def hub_plane() -> Iterator[ControlPlane]:
     """A handler with the environment of the hub's tests."""
-    config = json.loads((ROOT / ".runpod" / "tests.json").read_text())["config"]
+    config = json.loads((ROOT / ".runpod" / "tests.json").read_text("utf-8"))["config"]
     settings = {entry["key"]: entry["value"] for entry in config["env"]}
     settings |= {"EMBEDDING_HMAC_SECRET": "", "CLIP_ENGINE": "torch"}
     with control_plane() as plane, handler_process(plane.worker_environment() | settings):
@@ -158,7 +158,7 @@ def hub_plane() -> Iterator[ControlPlane]:
     "case",
     [
         pytest.param(case, id=case["name"])
-        for case in json.loads((ROOT / ".runpod" / "tests.json").read_text())["tests"]
+        for case in json.loads((ROOT / ".runpod" / "tests.json").read_text("utf-8"))["tests"]
     ],
 )
 def test_hub_tests_pass(hub_plane: ControlPlane, case: dict[str, Any]) -> None:
@@ -168,7 +168,7 @@ def test_hub_tests_pass(hub_plane: ControlPlane, case: dict[str, Any]) -> None:
 
 def test_hub_settings_have_the_defaults_of_the_code() -> None:
     """A form that is sent as it is changes nothing."""
-    inputs = json.loads((ROOT / ".runpod" / "hub.json").read_text())["config"]["env"]
+    inputs = json.loads((ROOT / ".runpod" / "hub.json").read_text("utf-8"))["config"]["env"]
     shown = {entry["key"].lower(): entry["input"]["default"] for entry in inputs if "default" in entry["input"]}
     defaults = {name: HandlerSettings.model_fields[name].default for name in shown}
 

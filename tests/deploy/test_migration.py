@@ -20,7 +20,7 @@ from tools.testbed.process import ROOT, SECRET, PodProcess
 from worker import old_names as worker_old_names
 from worker.settings import WorkerSettings
 
-TEXT = (ROOT / "docs" / "migration.md").read_text()
+TEXT = (ROOT / "docs" / "migration.md").read_text("utf-8")
 SERVICE = {name.upper() for name in HandlerSettings.model_fields}
 WORKER = {name.upper() for name in WorkerSettings.model_fields}
 CODES = {kind.code for kind in vars(errors).values() if isinstance(kind, type) and hasattr(kind, "code")}

@@ -56,24 +56,24 @@ _ERROR_CODES = {"AUTH_FAILED", "AUTH_EXPIRED", "NOT_READY", "URL_NOT_ALLOWED", "
 
 
 def of_hub() -> Iterator[str]:
-    config = json.loads((ROOT / ".runpod" / "hub.json").read_text())["config"]
+    config = json.loads((ROOT / ".runpod" / "hub.json").read_text("utf-8"))["config"]
     yield from (entry["key"] for entry in config["env"])
     for preset in config.get("presets", []):
         yield from preset["defaults"]
 
 
 def of_hub_tests() -> Iterator[str]:
-    config = json.loads((ROOT / ".runpod" / "tests.json").read_text())["config"]
+    config = json.loads((ROOT / ".runpod" / "tests.json").read_text("utf-8"))["config"]
     yield from (entry["key"] for entry in config["env"])
 
 
 def of_compose() -> Iterator[str]:
-    for service in yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"].values():
+    for service in yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))["services"].values():
         yield from service["environment"]
 
 
 def of_kubernetes() -> Iterator[str]:
-    for document in yaml.safe_load_all((ROOT / "deploy" / "kubernetes" / "pod.yaml").read_text()):
+    for document in yaml.safe_load_all((ROOT / "deploy" / "kubernetes" / "pod.yaml").read_text("utf-8")):
         if document["kind"] == "Deployment":
             for container in document["spec"]["template"]["spec"]["containers"]:
                 yield from (variable["name"] for variable in container["env"])
@@ -81,12 +81,12 @@ def of_kubernetes() -> Iterator[str]:
 
 def of_runpod_bodies() -> Iterator[str]:
     for path in (ROOT / "deploy" / "runpod").glob("*.json"):
-        body: dict[str, Any] = json.loads(path.read_text())
+        body: dict[str, Any] = json.loads(path.read_text("utf-8"))
         yield from body["env"]
 
 
 def of_dockerfile(role: str) -> Iterator[str]:
-    text = (ROOT / f"Dockerfile.{role}").read_text().replace("\\\n", " ")
+    text = (ROOT / f"Dockerfile.{role}").read_text("utf-8").replace("\\\n", " ")
     for line in re.findall(r"^ENV (.*)$", text, re.MULTILINE):
         yield from re.findall(r"(\w+)=", line)
 
@@ -118,6 +118,6 @@ def documents() -> list[Path]:
 @pytest.mark.parametrize("path", [pytest.param(path, id=path.name) for path in documents()])
 def test_variables_of_documents_exist(path: Path) -> None:
     """A reader who sets what a document names sets something."""
-    named = set(_CONSTANT.findall(path.read_text())) - _ERROR_CODES
+    named = set(_CONSTANT.findall(path.read_text("utf-8"))) - _ERROR_CODES
 
     assert set() == named - SERVICE - WORKER - set(OTHERS)

@@ -25,7 +25,7 @@ def test_build_sees_the_settings_and_existing_folders(tmp_path: Path) -> None:
 
     assert f"{tmp_path}/wheels:{tmp_path}/wheels:ro" in volumes
     assert not [volume for volume in volumes if "nowhere" in volume]
-    assert "[global]\nfind-links = " in (tmp_path / "pip.conf").read_text()
+    assert "[global]\nfind-links = " in (tmp_path / "pip.conf").read_text("utf-8")
     assert f"{tmp_path}/pip.conf:/etc/pip.conf:ro" == volumes[-1]
 
 
@@ -33,7 +33,7 @@ def test_build_is_not_told_of_files_that_it_does_not_see(tmp_path: Path) -> None
     """A constraints file of this machine would fail every installation in the build."""
     pip_volumes({"constraint": "/somewhere/constraints.txt", "timeout": "60"}, tmp_path / "pip.conf")
 
-    assert "[global]\ntimeout = 60\n" == (tmp_path / "pip.conf").read_text()
+    assert "[global]\ntimeout = 60\n" == (tmp_path / "pip.conf").read_text("utf-8")
 
 
 def test_settings_of_this_machine_can_be_read() -> None:

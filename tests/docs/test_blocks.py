@@ -59,7 +59,7 @@ def test_block_that_says_nothing_is_refused(document: str) -> None:
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_every_block_of_the_documents_is_understood(name: str) -> None:
     """The check of a fresh clone takes minutes; a wrong fence shows here."""
-    assert list(blocks_of((ROOT / name).read_text(), name))
+    assert list(blocks_of((ROOT / name).read_text("utf-8"), name))
 
 
 @pytest.mark.parametrize(
@@ -72,9 +72,9 @@ def test_every_block_of_the_documents_is_understood(name: str) -> None:
 )
 def test_other_documents_have_no_commands(path: Path) -> None:
     """A page with commands belongs among those that are checked."""
-    assert [] == [block for block in blocks_of(path.read_text(), path.name) if block.doing is not Doing.READ]
+    assert [] == [block for block in blocks_of(path.read_text("utf-8"), path.name) if block.doing is not Doing.READ]
 
 
 def test_readme_is_short() -> None:
     """What, start, ask, sign, use; the rest has pages of its own."""
-    assert 130 >= len((ROOT / "README.md").read_text().splitlines())
+    assert 130 >= len((ROOT / "README.md").read_text("utf-8").splitlines())

@@ -8,7 +8,7 @@ from tests.core.test_errors import leaves
 from tools.testbed.process import ROOT
 from worker import errors as client_errors
 
-PAGE = (ROOT / "docs" / "errors.md").read_text()
+PAGE = (ROOT / "docs" / "errors.md").read_text("utf-8")
 _ROW = re.compile(r"^\| `([A-Z_]+)` \| (\d+) \| (yes|no|by cause) \|", re.MULTILINE)
 
 

@@ -13,7 +13,7 @@ INNER = {"local_environ"}
 
 def test_page_is_what_the_models_say() -> None:
     """`make settings-page` writes it anew."""
-    assert page() == PAGE.read_text()
+    assert page() == PAGE.read_text("utf-8")
 
 
 @pytest.mark.parametrize("model", [HandlerSettings, WorkerSettings])

@@ -37,14 +37,14 @@ def test_variables_live_from_block_to_block(reader: Shell, folder: Path) -> None
     reader.run(block('import os, pathlib\npathlib.Path("python").write_text(os.environ["NAME"])', "python"))
     reader.run(block('printf "$NAME $OTHER" > shell'))
 
-    assert ["kept", "kept too"] == [(folder / name).read_text() for name in ("python", "shell")]
+    assert ["kept", "kept too"] == [(folder / name).read_text("utf-8") for name in ("python", "shell")]
 
 
 def test_command_that_reads_finds_nothing(reader: Shell, folder: Path) -> None:
     """What is run must not eat the commands that come after it."""
     reader.run(block("cat > read\nprintf after > after"))
 
-    assert ["", "after"] == [(folder / name).read_text() for name in ("read", "after")]
+    assert ["", "after"] == [(folder / name).read_text("utf-8") for name in ("read", "after")]
 
 
 @pytest.mark.parametrize(

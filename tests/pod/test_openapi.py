@@ -48,6 +48,12 @@ SCHEMA = schemathesis.openapi.from_dict(copy.deepcopy(DOCUMENT))
 EXAMPLES = 60
 
 
+# Of every answer; of those that are counted; of those that ask for patience.
+HEADERS = {"X-Request-ID"}
+STANDING = {"RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset"}
+PATIENCE = {"Retry-After"}
+
+
 def never_loaded() -> Any:  # noqa: ANN401
     raise AssertionError("nothing loads here")
 
@@ -101,6 +107,21 @@ def test_errors_are_those_of_the_operation() -> None:
 
     assert {EMBED_IMAGE} == {path for path in codes if "DOWNLOAD_ERROR" in codes[path]}
     assert {EMBED_IMAGE_BATCH, EMBED_TEXT_BATCH} == {path for path in codes if "BATCH_TOO_LARGE" in codes[path]}
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        pytest.param("200", HEADERS | STANDING, id="success"),
+        pytest.param("401", HEADERS, id="refused"),
+        pytest.param("429", HEADERS | STANDING | PATIENCE, id="over the limit"),
+        pytest.param("503", HEADERS | PATIENCE, id="busy"),
+    ],
+)
+@pytest.mark.parametrize("path", OPERATIONS)
+def test_headers_are_described(path: str, status: str, expected: set[str]) -> None:
+    """Those that a program decides by."""
+    assert expected == DOCUMENT["paths"][path]["post"]["responses"][status]["headers"].keys()
 
 
 def test_what_takes_a_key_is_there_where_there_are_keys() -> None:

@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _check(name: str, clone: Path) -> None:
     """A document's blocks share a shell; what is started beside it ends with the document."""
-    blocks = list(blocks_of((clone / name).read_text(), name))
+    blocks = list(blocks_of((clone / name).read_text("utf-8"), name))
     environment = clean_environment()
     with ExitStack() as stack:
         reader = stack.enter_context(shell(clone, environment))
