@@ -50,7 +50,7 @@ def examples(path: str, operation: Operation[Any]) -> dict[str, Body]:
     """OpenAPI's `examples` of a body: by name, each with a `value`."""
     request = operation.request
     if operation.proof is not Proof.SIGNATURE:
-        return {name: {"value": body} for name, body in _PLAIN[request].items()}
+        return {name: {"value": body} for name, body in _PLAIN.get(request, {}).items()}
     item = item_of(request)
     payloads = {name: values for name, values in PAYLOADS.items() if name in item.model_fields}
     if item is request:
