@@ -5,7 +5,7 @@ import hmac
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from core.errors import AuthExpired, AuthFailed, NotFound, ValidationFailed
+from core.errors import AuthExpired, AuthFailed, InvalidImage, NotFound, ValidationFailed
 from core.wire.requests import Request
 from shared_auth import DEFAULT_CLIENT, Authenticator, AuthError, ExpiredSignature, Signature, UnsignablePayload
 
@@ -34,7 +34,8 @@ class Access:
         """Return the client that has signed, None where nobody has to.
 
         Every item of a batch is signed by itself; one bad signature refuses the whole request. Raises `AuthFailed`,
-        `AuthExpired` or `ValidationFailed`.
+        `AuthExpired` or `ValidationFailed`; and `InvalidImage` where no image has bytes that anybody could have signed:
+        who has shown nothing is answered nothing else.
         """
         if self._authenticator is None:
             return None
@@ -47,6 +48,8 @@ class Access:
             raise AuthExpired from error
         except AuthError as error:
             raise AuthFailed from error
+        if not verified:
+            raise InvalidImage("image_b64 is not base64, or is empty")
         _refuse_repeated([one.signature for one in verified])
         client, *others = {one.client for one in verified}
         if others:

@@ -1,16 +1,18 @@
 """The one way from a request to its answer: parse, authenticate, limit, run. What can be asked is in
 `core/operations.py`.
 
-`prepare` is quick and never blocks; `Call.run` blocks and belongs on a thread.
+Both belong on a thread: `prepare` waits for nothing, but decodes what was sent; `Call.run` blocks.
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from core.access import NONE, Access, Credentials
 from core.deadline import Deadline
 from core.errors import BatchTooLarge, NotFound, RateLimited, ServiceError
+from core.images.content import SentImages, SentLimits
 from core.operations import OPERATIONS, Model, Proof
 from core.standing import Standing
 from core.wire.openai import MODELS, models_body, openai_error_body
@@ -34,27 +36,37 @@ class Call:
     client: str | None
     answer: Callable[[], Body]
     limit: Callable[[], Standing | None] = _unlimited
+    held: ExitStack = field(default_factory=ExitStack)
+    """The images that were sent; let go of when it has been run."""
     standing: Standing | None = field(default=None, init=False)
     """Of the client, once `run` has asked for it; None where nobody counts."""
 
     def run(self) -> Body:
         """Block until the answer is there. Raises a `ServiceError`; `RateLimited` before anything is done."""
-        try:
-            self.standing = self.limit()
-        except RateLimited as refused:
-            self.standing = refused.standing
-            raise
-        return self.answer()
+        with self.held:
+            try:
+                self.standing = self.limit()
+            except RateLimited as refused:
+                self.standing = refused.standing
+                raise
+            return self.answer()
 
 
 class Api:
     """Over one model, for those whom `access` lets in, and as much as `rate_limits` let each have."""
 
     def __init__(
-        self, model: Model, access: Access, *, request_timeout_s: float, rate_limits: "RateLimits | None" = None
+        self,
+        model: Model,
+        access: Access,
+        *,
+        sent_limits: SentLimits,
+        request_timeout_s: float,
+        rate_limits: "RateLimits | None" = None,
     ) -> None:
         self._model = model
         self._access = access
+        self._sent_limits = sent_limits
         self._request_timeout_s = request_timeout_s
         self._rate_limits = rate_limits
 
@@ -67,11 +79,13 @@ class Api:
         deadline: Deadline | None = None,
         credentials: Credentials = NONE,
     ) -> Call:
-        """Check a request and return the call that answers it; `request_id` goes into the answer.
+        """Check a request and return the call that answers it; `request_id` goes into the answer. What `members` hold
+        of images has been copied then, and the call lets go of it when it has been run.
 
         Without a `deadline` of its own it has the service's time for a request, from now.
 
-        Raises `NotFound`, `BatchTooLarge`, `ValidationFailed`, `AuthFailed` or `AuthExpired`.
+        Raises `NotFound`, `BatchTooLarge`, `ValidationFailed`, `AuthFailed`, `AuthExpired`, or `Overloaded` when
+        there is no room for the images that were sent.
         """
         operation = OPERATIONS.get(path)
         if operation is None:
@@ -80,15 +94,20 @@ class Api:
         # A key is known before the request is looked at, a signature only when its payload is.
         client = self._access.of_key(credentials) if by_key else None
         _check_batch_size(members.get(operation.listed), self._model.max_batch_sizes[operation.modality])
-        request = validate(operation.request, members)
-        client = client if by_key else self._access.of_signatures(path, request)
         ends = deadline or Deadline.after(self._request_timeout_s)
-        return Call(
-            request_id,
-            client,
-            lambda: operation.run(self._model, request, request_id, ends),
-            lambda: self._limit(client, request),
-        )
+        with ExitStack() as held:
+            images = SentImages(self._sent_limits)
+            held.callback(images.close)
+            request = validate(operation.request, members, images)
+            client = client if by_key else self._access.of_signatures(path, request)
+            images.seal()
+            return Call(
+                request_id,
+                client,
+                lambda: operation.run(self._model, request, request_id, ends),
+                lambda: self._limit(client, request),
+                held.pop_all(),
+            )
 
     def _limit(self, client: str | None, request: Request) -> Standing | None:
         """Asks a store, so it is part of the call and not of `prepare`. Raises `RateLimited`."""

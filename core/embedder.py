@@ -1,4 +1,4 @@
-"""URLs and texts to vectors: image processes, scheduler, devices. Blocking; called from a request's own thread.
+"""Images and texts to vectors: image processes, scheduler, devices. Blocking; called from a request's own thread.
 
 Knows neither the wire format nor a transport. Single images and batches take the same way.
 """
@@ -15,11 +15,12 @@ from core.clip.engine import TokenIds
 from core.deadline import Deadline
 from core.embedding import Embedding, Vector
 from core.errors import ServiceError
+from core.images.content import SentImage
 from core.images.job import ImageJob
 
 
 class Images(Protocol):
-    """Turns URLs into pixels elsewhere; see `core.images.pool.ImageProcesses`."""
+    """Turns URLs and bytes into pixels elsewhere; see `core.images.pool.ImageProcesses`."""
 
     def begin(self, jobs: Sequence[ImageJob], *, at_once: int) -> None: ...
 
@@ -28,9 +29,9 @@ class Images(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """One image to embed; `normalize` asks for L2 norm 1."""
+    """One image to embed, by URL or as it was sent; `normalize` asks for L2 norm 1."""
 
-    image_url: str
+    image: str | SentImage
     normalize: bool
 
 
@@ -103,11 +104,11 @@ class Embedder:
         """
         with self._memory.budget.lease(len(wanted) * self._memory.pixel_bytes):
             group = Group(deadline)
-            jobs = [ImageJob(image.image_url, deadline) for image in wanted]
+            jobs = [_job(one.image, deadline) for one in wanted]
             items = [_item(group, job) for job in jobs]
             with self._scheduler.entered(items):
                 try:
-                    self._images.begin(jobs, at_once=self._concurrency)
+                    self._images.begin([job for job in jobs if job.error is None], at_once=self._concurrency)
                     rows = outcomes(group, items)
                 finally:
                     self._images.release(jobs)
@@ -133,16 +134,25 @@ class Embedder:
         ]
 
 
+def _job(image: str | SentImage, deadline: Deadline) -> ImageJob:
+    if isinstance(image, str):
+        return ImageJob(image, deadline)
+    return ImageJob("", deadline, image.content, error=image.error)
+
+
 def _item(group: Group, job: ImageJob) -> Item:
     item = Item(Modality.IMAGE, group, job)
     job.owner = item
+    if job.error is not None:
+        item.settle(job.error)
     return item
 
 
 def _embedding(image: Wanted, job: ImageJob, row: Encoded | ServiceError, arrived_s: float) -> Embedding | ServiceError:
     if isinstance(row, ServiceError):
         return row
-    timings = _timings(arrived_s, row, download_ms=job.download_ms, decode_ms=job.decode_ms)
+    download = {"download_ms": job.download_ms} if job.content is None else {}
+    timings = _timings(arrived_s, row, **download, decode_ms=job.decode_ms)
     return Embedding(_scaled(row, image.normalize), timings)
 
 

@@ -15,7 +15,6 @@ from core.settings import ServiceSettings
 from core.wire.openai import (
     EMBEDDINGS,
     EmbeddingsRequest,
-    ImageUrlInput,
     TextInput,
     check_model,
     embeddings_body,
@@ -69,7 +68,7 @@ class Operation(Generic[AnyRequest]):
 
 
 def _embed_image(model: Model, request: ImageRequest, request_id: str, deadline: Deadline) -> Body:
-    [result] = model.embedder.embed_images([Wanted(request.image_url, request.normalize)], deadline)
+    [result] = model.embedder.embed_images([Wanted(request.image, request.normalize)], deadline)
     if isinstance(result, ServiceError):
         raise result
     body = embedding_body(request_id, result, normalized=request.normalize, encoding=request.encoding_format)
@@ -78,14 +77,20 @@ def _embed_image(model: Model, request: ImageRequest, request_id: str, deadline:
 
 def _embed_image_batch(model: Model, request: ImageBatchRequest, _request_id: str, deadline: Deadline) -> Body:
     started_s = time.monotonic()
-    wanted = [Wanted(item.image_url, item.normalize) for item in request.items]
+    wanted = [Wanted(item.image, item.normalize) for item in request.items]
     results = model.embedder.embed_images(wanted, deadline)
     pairs = zip(request.items, results, strict=True)
     return {
         "results": [item_body(item, result, request.encoding_format) for item, result in pairs],
         **model.identity.for_response(),
-        "batch_timings": batch_timings(results, (time.monotonic() - started_s) * 1000, ("download_ms", "inference_ms")),
+        "batch_timings": batch_timings(results, (time.monotonic() - started_s) * 1000, _steps(request)),
     }
+
+
+def _steps(request: ImageBatchRequest) -> tuple[str, ...]:
+    """Which of a batch's steps have a total: nothing is downloaded where every image was sent."""
+    is_downloaded = any(isinstance(item.image, str) for item in request.items)
+    return ("download_ms", "inference_ms") if is_downloaded else ("inference_ms",)
 
 
 def _embed_text(model: Model, request: TextRequest, request_id: str, deadline: Deadline) -> Body:
@@ -109,15 +114,15 @@ def _embed_text_batch(model: Model, request: TextBatchRequest, _request_id: str,
 
 def _embeddings(model: Model, request: EmbeddingsRequest, _request_id: str, deadline: Deadline) -> Body:
     check_model(request, model.identity)
-    inputs = request.inputs()
+    inputs = request.inputs
     texts = {position: one for position, one in enumerate(inputs) if isinstance(one, TextInput)}
-    images = {position: one for position, one in enumerate(inputs) if isinstance(one, ImageUrlInput)}
+    images = {position: one for position, one in enumerate(inputs) if not isinstance(one, TextInput)}
     most = model.max_batch_sizes[Modality.IMAGE]
     if len(images) > most:
         raise BatchTooLarge(f"a request has at most {most} images")
     results: dict[int, Embedding | ServiceError] = {}
     if images:
-        wanted = [Wanted(one.image_url, normalize=True) for one in images.values()]
+        wanted = [Wanted(one.image, normalize=True) for one in images.values()]
         results |= zip(images, model.embedder.embed_images(wanted, deadline), strict=True)
     if texts:
         words = [WantedText(one.text, normalize=True) for one in texts.values()]

@@ -24,6 +24,7 @@ from core.clip.loading import LoadedModel, load_model
 from core.deadline import Deadline
 from core.embedder import Arrivals, Embedder, ImageMemory, Tokens
 from core.errors import ServiceError, StartError
+from core.images.content import SentLimits
 from core.images.decoding.rules import PIXEL_RULES_VERSION
 from core.images.job import ImageJob, PixelStack
 from core.images.pool import ImageProcesses
@@ -167,6 +168,7 @@ class Runtime:
         return Api(
             model,
             access,
+            sent_limits=SentLimits(settings.max_image_size_bytes, ByteBudget(settings.max_image_bytes_in_flight)),
             request_timeout_s=settings.request_timeout_s,
             rate_limits=_rate_limits(settings),
         )

@@ -2,9 +2,18 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from core.errors import StartError
 from core.secret_settings import NamedSecrets, mounted
@@ -48,14 +57,16 @@ class ServiceSettings(BaseModel):
     auth_time_window_seconds: Positive = 120
     """How old, or how far in the future, a signature may be. Where it is set it bounds jobs, too."""
 
-    max_body_bytes: Positive = 1_048_576
-    """One request body."""
+    max_body_bytes: Literal["auto"] | Positive = "auto"
+    """One request body. `auto` is what the largest batch needs, of images as base64 or of texts, and not more than
+    MAX_IMAGE_BYTES_IN_FLIGHT.
+    """
     max_batch_size: Positive = 16
     """Images in one request."""
     max_text_batch_size: Positive = 256
     """Texts in one request."""
     max_image_size_bytes: Positive = 10_485_760
-    """One image, as downloaded."""
+    """One image, as downloaded or sent."""
     max_image_pixels: Positive = 50_000_000
     """One image, width times height."""
     image_download_timeout_s: Seconds = 30.0
@@ -111,7 +122,9 @@ class ServiceSettings(BaseModel):
     max_decode_bytes: Positive = 805_306_368
     """Of memory, for decoding one image: what 50 megapixels need in every format."""
     max_image_bytes_in_flight: Positive = 536_870_912
-    """What running requests hold of decoded images, and as much again of downloaded ones."""
+    """What running requests hold of decoded images; as much again of downloaded ones, of those that were sent, and of
+    bodies of more than a mebibyte.
+    """
     max_image_pass_ms: Positive = 250
     """On a CPU, while texts come: how long decoding and encoding images may keep the next text waiting."""
     watchdog_forward_s: Seconds = 30.0
@@ -132,6 +145,13 @@ class ServiceSettings(BaseModel):
         if value < 2 * info.data.get("max_image_size_bytes", 0):
             raise ValueError("must be at least twice MAX_IMAGE_SIZE_BYTES")
         return value
+
+    @model_validator(mode="after")
+    def _holds_a_body(self) -> Self:
+        if self.max_body_bytes != "auto" and self.max_body_bytes > self.max_image_bytes_in_flight:
+            # Not the model's own error: that has no variable to name.
+            raise StartError("MAX_BODY_BYTES: must be at most MAX_IMAGE_BYTES_IN_FLIGHT")
+        return self
 
     @property
     def has_rate_limits(self) -> bool:

@@ -6,23 +6,21 @@ and writes. What the bytes mean is found out on a thread, which parses, checks a
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Any
 from urllib.parse import quote
 
 from flask import Flask, Request, Response, g, request
 from gevent.threadpool import ThreadPool
-from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import MapAdapter
 
 from core.access import Credentials
 from core.api import Api, errors_of
-from core.byte_budget import ByteBudget
 from core.deadline import Cancellation, Deadline, parse_timeout_ms
-from core.errors import BodyTooLarge, CapacityError, DeadlineExceeded, InternalError, InvalidJson, ServiceError
+from core.errors import CapacityError, InternalError, InvalidJson, ServiceError
 from core.operations import OPERATIONS
 from core.service import Service, Status
 from core.settings import ServiceSettings
@@ -30,16 +28,15 @@ from core.standing import Standing
 from core.wire.openai import MODELS
 from core.wire.requests import new_request_id, request_id_of
 from core.wire.responses import Body
+from core.wire.sizes import max_body_bytes
 from core.wire.strict_json import encode, parse_object
 from pod import SERVICE_EXTENSION, docs, metrics
-from pod.connection import Connection, Due
-from pod.errors import from_gunicorn, from_http, status_of
+from pod.body import Bodies, ReceivedBody
+from pod.connection import Connection
+from pod.errors import from_http, status_of
 from pod.presence import cancelled_when_gone
 
 logger = logging.getLogger(__name__)
-
-# A body is at most a mebibyte; whoever needs longer holds a connection for its own sake.
-_BODY_TIMEOUT_S = 20.0
 
 # A request that is turned away is answered with its own id if that is quickly found.
 _QUICKLY_PARSED_BYTES = 16_384
@@ -70,8 +67,7 @@ class _Door:
 
     service: Service
     threads: ThreadPool
-    bodies: ByteBudget
-    max_body_bytes: int
+    bodies: Bodies
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +75,7 @@ class _Asked:
     """A request as it has arrived."""
 
     path: str
-    body: bytes
+    body: ReceivedBody
     credentials: Credentials
     deadline: Deadline
 
@@ -107,9 +103,11 @@ def create_app(settings: ServiceSettings, service: Service) -> Flask:
         service,
         # Admission lets in at most this many, so `apply` never waits for a free thread.
         ThreadPool(settings.max_concurrent_requests),
-        # Bodies are read before admission: a thousand connections must not hold a thousand of the largest ones.
-        ByteBudget(settings.max_concurrent_requests * settings.max_body_bytes),
-        settings.max_body_bytes,
+        Bodies(
+            requests=settings.max_concurrent_requests,
+            large_bytes=settings.max_image_bytes_in_flight,
+            max_body_bytes=max_body_bytes(settings),
+        ),
     )
     for path in OPERATIONS:
         app.add_url_rule(path, path, partial(_run_operation, door, path), methods=["POST"])
@@ -134,7 +132,7 @@ def _run_operation(door: _Door, path: str) -> Response:
     cancellation = Cancellation()
     asked_ms = parse_timeout_ms(environ.get(_TIMEOUT_VARIABLE), _TIMEOUT_HEADER)
     deadline = door.service.deadline(asked_ms, cancellation)
-    body = _read_body(door, connection, environ, deadline)
+    body = door.bodies.read(connection, environ, deadline)
     try:
         with door.service.admitted() as api, cancelled_when_gone(connection, cancellation):
             asked = _Asked(path, body, Credentials(environ.get(_AUTHORIZATION_VARIABLE)), deadline)
@@ -142,38 +140,12 @@ def _run_operation(door: _Door, path: str) -> Response:
     except CapacityError as refused:
         exchange.request_id = _id_in(body)
         return _answer_error(refused)
+    finally:
+        body.release()
     exchange.client_gone = cancellation.cancelled
     if isinstance(outcome, ServiceError):
         return _answer_error(outcome)
     return Response(outcome, content_type=_JSON)
-
-
-def _read_body(door: _Door, connection: Connection, environ: Mapping[str, Any], deadline: Deadline) -> bytes:
-    """Raises `BodyTooLarge`, `Overloaded`, `InvalidJson` for what breaks off or is no HTTP, and `DeadlineExceeded`
-    for a body that trickles in."""
-    is_chunked = "HTTP_TRANSFER_ENCODING" in environ
-    # A body without a length is read to one byte more than is allowed.
-    expected = door.max_body_bytes + 1 if is_chunked else int(environ.get("CONTENT_LENGTH") or 0)
-    if expected > door.max_body_bytes and not is_chunked:
-        raise BodyTooLarge
-    due_s = time.monotonic() + min(_BODY_TIMEOUT_S, deadline.remaining_s())
-    late = DeadlineExceeded("the body did not arrive in time")
-    with door.bodies.lease(expected), connection.bytes_due(Due(due_s, late)):
-        body = _received(environ["wsgi.input"], expected)
-    if len(body) > door.max_body_bytes:
-        raise BodyTooLarge
-    if len(body) < expected and not is_chunked:
-        raise InvalidJson("the body broke off")
-    return body
-
-
-def _received(body: Any, count: int) -> bytes:  # noqa: ANN401 - gunicorn's
-    try:
-        return cast("bytes", body.read(count))
-    except ParseException as error:
-        raise from_gunicorn(error) from error
-    except OSError as error:
-        raise InvalidJson("the body broke off") from error
 
 
 def _attempt(api: Api, asked: _Asked, exchange: _Exchange) -> bytes | ServiceError:
@@ -182,12 +154,15 @@ def _attempt(api: Api, asked: _Asked, exchange: _Exchange) -> bytes | ServiceErr
     Errors are returned: gevent prints the traceback of whatever a pool's function raises.
     """
     try:
-        members = parse_object(asked.body)
+        members = parse_object(asked.body.data)
         request_id = exchange.request_id = request_id_of(members)
         call = api.prepare(
             asked.path, members, request_id=request_id, deadline=asked.deadline, credentials=asked.credentials
         )
         exchange.client = call.client
+        # The call has what it needs of them: a batch of images would be held twice.
+        members.clear()
+        asked.body.release()
         try:
             return encode(call.run())
         finally:
@@ -199,11 +174,11 @@ def _attempt(api: Api, asked: _Asked, exchange: _Exchange) -> bytes | ServiceErr
         return InternalError()
 
 
-def _id_in(body: bytes) -> str | None:
-    if len(body) > _QUICKLY_PARSED_BYTES:
+def _id_in(body: ReceivedBody) -> str | None:
+    if len(body.data) > _QUICKLY_PARSED_BYTES:
         return None
     try:
-        return request_id_of(parse_object(body))
+        return request_id_of(parse_object(body.data))
     except InvalidJson:
         return None
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from core.access import NONE, Credentials
-from core.api import errors_of
-from core.deadline import Cancellation, parse_timeout_ms
+from core.api import Api, errors_of
+from core.deadline import Cancellation, Deadline, parse_timeout_ms
 from core.errors import BatchTooLarge, InternalError, InvalidJson, ServiceError, ValidationFailed
 from core.service import Service, Status
 from core.wire.openai import MODELS
@@ -110,16 +110,19 @@ class JobHandler:
         with self._service.admitted() as api:
             if asked.path == MODELS:
                 return api.models(asked.credentials)
-            call = api.prepare(
-                asked.path, asked.members, request_id=request_id, deadline=deadline, credentials=asked.credentials
-            )
             try:
-                body = await self._on_thread(lambda: self._checked(call.run()))
+                body = await self._on_thread(lambda: self._run(api, asked, request_id, deadline))
             except asyncio.CancelledError:
                 # The platform stopped the job: what it has not begun is not begun any more.
                 cancellation.cancel()
                 raise
         return _with_old_members(body) if asked.is_old_style else body
+
+    def _run(self, api: Api, asked: _Asked, request_id: str, deadline: Deadline) -> Body:
+        call = api.prepare(
+            asked.path, asked.members, request_id=request_id, deadline=deadline, credentials=asked.credentials
+        )
+        return self._checked(call.run())
 
     def _beat(self) -> None:
         """Tell the watchdog that the loop is not stuck, again and again while jobs run."""

@@ -4,9 +4,10 @@ import argparse
 import json
 import os
 import sys
+from pathlib import Path
 
 from shared_auth.authenticator import Authenticator
-from shared_auth.canonical import image_payload_id, text_payload_id
+from shared_auth.canonical import image_content_payload_id, image_payload_id, text_payload_id
 from shared_auth.errors import UnsignablePayload
 
 _IMAGE_PATH = "/v1/embed/image"
@@ -21,16 +22,22 @@ def main(arguments: list[str] | None = None) -> int:
         print("EMBEDDING_HMAC_SECRET is not set", file=sys.stderr)
         return 2
     try:
-        if options.image_url is not None:
-            path, payload_id = options.path or _IMAGE_PATH, image_payload_id(options.image_url)
-        else:
-            path, payload_id = options.path or _TEXT_PATH, text_payload_id(options.text)
-        signature = Authenticator([secret]).sign(path, payload_id)
-    except UnsignablePayload as error:
+        path, payload_id = _payload(options)
+        signature = Authenticator([secret]).sign(options.path or path, payload_id)
+    except (UnsignablePayload, OSError) as error:
         print(error, file=sys.stderr)
         return 2
     print(json.dumps(signature.as_dict()))
     return 0
+
+
+def _payload(options: argparse.Namespace) -> tuple[str, str]:
+    """The path of the single operation, and what identifies the payload. Raises `OSError` for a file not to be read."""
+    if options.image_url is not None:
+        return _IMAGE_PATH, image_payload_id(options.image_url)
+    if options.image_file is not None:
+        return _IMAGE_PATH, image_content_payload_id(options.image_file.read_bytes())
+    return _TEXT_PATH, text_payload_id(options.text)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -38,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     sign = parser.add_subparsers(dest="command", required=True).add_parser("sign", help="print an auth object")
     payload = sign.add_mutually_exclusive_group(required=True)
     payload.add_argument("--image-url", help="the image_url, exactly as it will stand in the request")
+    payload.add_argument("--image-file", type=Path, help="the file whose bytes will stand in the request as image_b64")
     payload.add_argument("--text", help="the text, exactly as it will stand in the request")
     sign.add_argument("--path", help="the operation's path, if not that of a single image or text")
     return parser

@@ -1,8 +1,8 @@
 """The string that is signed: `METHOD|PATH|PAYLOAD_ID|TS`. Typed here once, for service and clients.
 
-An image is identified by its URL exactly as it stands in the request: no parsing, no normalisation. A text is
-identified by the SHA-256 of its UTF-8 bytes. `TS` has exactly ten digits, so the last two `|` are unambiguous
-whatever the URL contains.
+An image is identified by its URL exactly as it stands in the request: no parsing, no normalisation. An image that is
+sent itself is identified by the SHA-256 of the file's bytes, a text by that of its UTF-8 bytes. `TS` has exactly ten
+digits, so the last two `|` are unambiguous whatever the URL contains.
 """
 
 import hashlib
@@ -15,6 +15,11 @@ METHOD = "POST"
 def image_payload_id(image_url: str) -> str:
     """Return the URL itself, untouched."""
     return image_url
+
+
+def image_content_payload_id(data: bytes) -> str:
+    """Return the hex SHA-256 of an image file's bytes: of what `image_b64` stands for, not of the base64."""
+    return hashlib.sha256(data).hexdigest()
 
 
 def text_payload_id(text: str) -> str:

@@ -14,7 +14,9 @@ import signal
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, NoReturn
 
@@ -43,7 +45,7 @@ from core.images.messages import (
     SLOW,
     WORK,
     ChildSettings,
-    Inbox,
+    DescriptorInbox,
     describe,
     frame,
 )
@@ -57,6 +59,9 @@ _PR_SET_PDEATHSIG = 1
 # Decoded once before anything else: whatever the libraries set up on first use is there then, or known to be missing.
 _FIRST_PICTURE = (480, 640, 3)
 
+
+# A URL, or where in the file that comes along the bytes are: offset and size.
+Source = str | list[int]
 
 # Raises an `ImageError` for what is no image that is taken.
 Decode = Callable[[bytes], Pixels]
@@ -81,21 +86,25 @@ class Child:
             fetched=self._fetched,
             failed=self._failed,
         )
+        self._descriptors: deque[int] = deque()
+        # What was sent is looked at here, and not where messages are read: a batch of it is 160 megabytes.
+        self._sent = ThreadPoolExecutor(1)
         self._lock = threading.Lock()
         self._parts: dict[int, Part] = {}
         self._waiting_for_turn: dict[int, Task] = {}
         # The oldest request first: its parts have the smaller numbers.
         self._to_decode: queue.PriorityQueue[tuple[int, int, Task]] = queue.PriorityQueue()
 
-    def serve(self, inbox: Inbox) -> NoReturn:
+    def serve(self, inbox: DescriptorInbox) -> NoReturn:
         """Until the service closes the socket, or is gone."""
+        self._descriptors = inbox.descriptors
         threading.Thread(target=or_end_process, args=(self._decode_all,), name="decode", daemon=True).start()
         self._decode_bytes(simplejpeg.encode_jpeg(np.zeros(_FIRST_PICTURE, dtype=np.uint8)))
         self._send([READY])
         or_end_process(self._listen, inbox)
         os._exit(0)
 
-    def _listen(self, inbox: Inbox) -> None:
+    def _listen(self, inbox: DescriptorInbox) -> None:
         with suppress(EOFError, OSError):
             while True:
                 for kind, *content in inbox.receive():
@@ -109,13 +118,27 @@ class Child:
         elif kind == FORGET:
             self._forget(*content)
 
-    def _begin(self, number: int, at_once: int, timeout_ms: float, images: list[tuple[int, int, str]]) -> None:
+    def _begin(self, number: int, at_once: int, timeout_ms: float, images: list[tuple[int, int, Source]]) -> None:
         cancellation = Cancellation()
         part = Part(number, Deadline.after(timeout_ms / 1000, cancellation), cancellation, at_once, len(images))
+        if any(not isinstance(source, str) for *_, source in images):
+            part.descriptor = self._descriptors.popleft()
         self._parts[number] = part
-        self._downloads.add(
-            [Task(job_id, url, slot, part, Download(number, host_of(url), at_once)) for job_id, slot, url in images]
-        )
+        tasks = [_task(part, *image) for image in images]
+        self._downloads.add([task for task in tasks if task.sent is None])
+        for task in tasks:
+            if task.sent is not None:
+                self._sent.submit(or_end_process, self._look_at_sent, task)
+
+    def _look_at_sent(self, task: Task) -> None:
+        if task.part.deadline.expired:
+            self._failed(task, DeadlineExceeded())
+            return
+        task.read_sent()
+        expected_s = expected_decode_s(task.data)
+        # Until it is decoded it need not be held twice.
+        task.data = b""
+        self._arrived(task, expected_s)
 
     def _decode_now(self, job_id: int) -> None:
         with self._lock:
@@ -137,14 +160,23 @@ class Child:
             self._failed(task, DeadlineExceeded())
 
     def _fetched(self, task: Task) -> None:
-        if expected_decode_s(task.data) > self._slow_s:
+        self._arrived(task, expected_decode_s(task.data))
+
+    def _arrived(self, task: Task, expected_s: float) -> None:
+        if expected_s > self._slow_s:
             self._hand_back(task)
             return
         if not self._in_turns:
             self._queue(task)
             return
         with self._lock:
-            self._waiting_for_turn[task.job_id] = task
+            # Or else it would wait for a turn that nobody gives it.
+            is_given_up = task.part.cancellation.cancelled
+            if not is_given_up:
+                self._waiting_for_turn[task.job_id] = task
+        if is_given_up:
+            self._failed(task, DeadlineExceeded())
+            return
         self._send([FETCHED, task.job_id])
 
     def _hand_back(self, task: Task) -> None:
@@ -181,6 +213,7 @@ class Child:
     def _decode(self, task: Task) -> ServiceError | None:
         if task.part.deadline.expired:
             return DeadlineExceeded()
+        task.read_sent()
         self._arena.note_decoding(task.job_id, time.process_time_ns())
         try:
             self._arena.slots[task.slot] = self._decode_bytes(task.data)
@@ -208,6 +241,8 @@ class Child:
         """What is to be told of a part now, with the lock held: with the last image, or in turns with each."""
         if part.left == 0:
             del self._parts[part.number]
+            if part.descriptor is not None:
+                os.close(part.descriptor)
         elif not self._in_turns:
             return []
         reports, part.reports = part.reports, []
@@ -224,6 +259,13 @@ class Child:
             self._sock.sendall(data)
 
 
+def _task(part: Part, job_id: int, slot: int, source: Source) -> Task:
+    if isinstance(source, str):
+        return Task(job_id, source, slot, part, Download(part.number, host_of(source), part.at_once))
+    offset, size = source
+    return Task(job_id, "", slot, part, Download(part.number, "", part.at_once), (offset, size))
+
+
 def host_of(url: str) -> str:
     """Return what fairness counts by: the host that the fetch will ask, "" for a URL that it will refuse."""
     try:
@@ -237,6 +279,12 @@ def _end_with(parent_pid: int) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent_pid:
         os._exit(0)
+
+
+def _raise_limit_of_descriptors() -> None:
+    """As far as it goes: downloads and requests with images by content take one each."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _limit_memory(max_bytes: int) -> None:
@@ -261,7 +309,7 @@ def main(arguments: Sequence[str], make_decode: Callable[[ChildSettings], Decode
     _end_with(parent_pid)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sock = socket.socket(fileno=socket_descriptor)
-    inbox = Inbox(sock)
+    inbox = DescriptorInbox(sock)
     [[fields]] = inbox.receive()
     settings = ChildSettings(**fields)
     logging.config.dictConfig(logging_config(settings.log_level))
@@ -272,6 +320,7 @@ def main(arguments: Sequence[str], make_decode: Callable[[ChildSettings], Decode
     arena = Arena(arena_descriptor, size_px=settings.size_px, slots=settings.slots)
     os.close(arena_descriptor)
     _limit_memory(settings.max_memory_bytes)
+    _raise_limit_of_descriptors()
     limits = FetchLimits(max_bytes=settings.max_image_bytes, timeout_s=settings.download_timeout_s)
     fetcher = Fetcher(limits, AllowList.parse(settings.allow_hosts))
     Child(sock, arena, settings, fetch=fetcher.fetch, decode=make_decode(settings)).serve(inbox)

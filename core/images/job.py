@@ -1,4 +1,4 @@
-"""One image on its way from a URL to pixels, as whoever asks for it sees it."""
+"""One image on its way from a URL, or from bytes that were sent, to pixels, as whoever asks for it sees it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,18 +9,21 @@ import numpy.typing as npt
 
 from core.deadline import Deadline
 from core.errors import ServiceError
+from core.images.content import Content
 
 Pixels = npt.NDArray[np.uint8]
 
 
 @dataclass(slots=True, eq=False)
 class ImageJob:
-    """`pixels`, uint8 (3, size, size), lie in memory that is shared with the process that made them, and stay there
-    until `ImageProcesses.release`. `owner` is the asker's own; times are in milliseconds.
+    """Has a `url`, or its bytes as `content`, which stay open until `ImageProcesses.release`. So do the `pixels`, uint8
+    (3, size, size), in memory that is shared with the process that made them. `owner` is the asker's own; times are in
+    milliseconds.
     """
 
     url: str
     deadline: Deadline
+    content: Content | None = None
     owner: Any = None
     pixels: Pixels | None = None
     error: ServiceError | None = None

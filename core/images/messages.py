@@ -1,10 +1,12 @@
 """What the service and an image process say to each other: JSON in frames, over a pair of sockets.
 
 JSON and no pickle: an image process handles strangers' bytes, and what it says must not be able to run anything here.
+Beside a message that gives work the descriptor of a file may travel, with the images that were sent by content.
 """
 
 import socket
 import struct
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +19,11 @@ _LENGTH = struct.Struct("<I")
 
 # Far more than any message has; a process that says otherwise has lost its mind.
 _MAX_BYTES = 16 * 1024 * 1024
+
+_READ_BYTES = 262_144
+
+# Between two reads; one with each message at most.
+_MAX_DESCRIPTORS = 16
 
 _MAX_MESSAGE_CHARACTERS = 200
 
@@ -70,7 +77,7 @@ class ChildSettings:
 
 
 class Inbox:
-    """The messages that come over a socket; knows where each one ends."""
+    """The messages that come over a socket; knows where each one ends. Descriptors that come along are dropped."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -78,12 +85,15 @@ class Inbox:
 
     def receive(self) -> Iterator[list[Any]]:
         """Read once and yield what is complete. Raises `EOFError`, `Garbled` and what the socket raises."""
-        piece = self._sock.recv(262_144)
+        piece = self._read()
         if not piece:
             raise EOFError
         self._unread += piece
         while (message := self._next()) is not None:
             yield message
+
+    def _read(self) -> bytes:
+        return self._sock.recv(_READ_BYTES)
 
     def _next(self) -> list[Any] | None:
         if len(self._unread) < _LENGTH.size:
@@ -102,6 +112,21 @@ class Inbox:
         if not isinstance(message, list) or not message:
             raise Garbled
         return message
+
+
+class DescriptorInbox(Inbox):
+    """Of an image process: keeps the descriptors in the order of their messages, of which each is there by then."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(sock)
+        self.descriptors: deque[int] = deque()
+
+    def _read(self) -> bytes:
+        piece, descriptors, _flags, _address = socket.recv_fds(
+            self._sock, _READ_BYTES, _MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
+        )
+        self.descriptors += descriptors
+        return piece
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@
 """
 
 import logging
+import os
 import threading
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -61,10 +62,19 @@ class _Unassigned:
 
 
 @dataclass(frozen=True, slots=True)
+class _Message:
+    """What a process is told, and a descriptor that goes along."""
+
+    process: ImageProcess
+    content: list[Any]
+    descriptor: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class _News:
     """What is to be said once the lock is free: to processes, and to the listener."""
 
-    messages: list[tuple[ImageProcess, list[Any]]] = field(default_factory=list)
+    messages: list[_Message] = field(default_factory=list)
     delayed: list[ImageJob] = field(default_factory=list)
     ended: list[ImageJob] = field(default_factory=list)
 
@@ -124,7 +134,7 @@ class ImageProcesses:
                 raise StartError("an image process does not start: see the log above")
 
     def begin(self, jobs: Sequence[ImageJob], *, at_once: int) -> None:
-        """Download and decode; `at_once` is how many of these downloads may be under way."""
+        """Download, what was not sent, and decode; `at_once` is how many of these downloads may be under way."""
         news = _News()
         with self._changed:
             self._attempts.update(dict.fromkeys(jobs))
@@ -142,7 +152,7 @@ class ImageProcesses:
         """Nobody wants these any more: their pixels may be overwritten, and what is under way need not be."""
         with self._changed:
             parts = {part for job in jobs if (part := self._drop(job)) is not None}
-        self._tell(_News([(process, [FORGET, number]) for process, number in parts]))
+        self._tell(_News([_Message(process, [FORGET, number]) for process, number in parts]))
 
     def close(self) -> None:
         """End them all; nobody is told anything any more."""
@@ -245,22 +255,38 @@ class ImageProcesses:
             self._hand_over(process, jobs[index::parts], -(-at_once // parts), news)
 
     def _hand_over(self, process: ImageProcess, jobs: list[ImageJob], at_once: int, news: _News) -> None:
+        sent = next((job.content.file for job in jobs if job.content is not None), None)
+        try:
+            # One for all of them, which came with one request. A copy: that may end before the message has gone.
+            descriptor = None if sent is None else sent.duplicate()
+        except OSError:
+            self._refuse(jobs, news)
+            return
         part = next(self._numbers)
-        images: list[tuple[int, int, str]] = []
+        images: list[tuple[int, int, str | tuple[int, int]]] = []
         for job in jobs:
             slot = process.slots.take()
             if slot is None:
                 # Only after very many requests that were given up a moment ago.
-                job.error = Overloaded()
-                del self._attempts[job]
-                news.ended.append(job)
+                self._refuse([job], news)
                 continue
             ticket = Ticket(next(self._numbers), part, slot, job)
             process.tickets[ticket.job_id] = ticket
             self._attempts[job] = _Attempt(process, ticket)
-            images.append((ticket.job_id, slot, job.url))
-        timeout_ms = min(job.deadline.remaining_s() for job in jobs) * 1000
-        news.messages.append((process, [WORK, part, at_once, timeout_ms, images]))
+            source = job.url if job.content is None else (job.content.offset, job.content.size)
+            images.append((ticket.job_id, slot, source))
+        if descriptor is not None and all(isinstance(source, str) for *_, source in images):
+            os.close(descriptor)
+            descriptor = None
+        if images:
+            timeout_ms = min(job.deadline.remaining_s() for job in jobs) * 1000
+            news.messages.append(_Message(process, [WORK, part, at_once, timeout_ms, images], descriptor))
+
+    def _refuse(self, jobs: Iterable[ImageJob], news: _News) -> None:
+        for job in jobs:
+            job.error = Overloaded()
+            del self._attempts[job]
+            news.ended.append(job)
 
     def _give_to_slow(self, process: ImageProcess, job_ids: list[Any], news: _News) -> None:
         """These were handed back: decoding them will take long."""
@@ -306,7 +332,7 @@ class ImageProcesses:
         process.detached = True
         process.give_way()
         parts = {ticket.part for ticket in process.tickets.values()}
-        news.messages.extend((process, [FORGET, part]) for part in parts)
+        news.messages.extend(_Message(process, [FORGET, part]) for part in parts)
         news.delayed.append(slow.job)
         self._add_process()
         self._move(process, [ticket for ticket in process.tickets.values() if ticket is not slow], news)
@@ -357,8 +383,8 @@ class ImageProcesses:
             self._listener.delayed(news.delayed)
         if news.ended:
             self._listener.ended(news.ended)
-        for process, message in news.messages:
-            process.send(message)
+        for message in news.messages:
+            message.process.send(message.content, message.descriptor)
 
 
 def _ticket_of(process: ImageProcess, job_id: object) -> Ticket:

@@ -117,14 +117,20 @@ class ImageProcess:
         self._delay_s = delay_s
         self._thread.start()
 
-    def send(self, message: list[Any]) -> None:
-        """From any thread. One that cannot take it is ended, and `died` says the rest."""
+    def send(self, message: list[Any], descriptor: int | None = None) -> None:
+        """From any thread; a `descriptor` goes along, and is closed here. One that cannot take it is ended, and `died`
+        says the rest.
+        """
         data = frame(message)
         try:
             with self._sending:
-                self._writer.sendall(data)
+                sent = 0 if descriptor is None else socket.send_fds(self._writer, [data], [descriptor])
+                self._writer.sendall(data[sent:])
         except OSError:
             self.kill()
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
 
     def kill(self) -> None:
         """End it now. From any thread, also when it is gone already."""

@@ -28,7 +28,12 @@ def child_settings(settings: ServiceSettings, size_px: int, *, processes: int, i
         max_image_pixels=settings.max_image_pixels,
         max_downloaded_bytes=downloaded_bytes,
         max_decoder_bytes=settings.max_decode_bytes,
-        max_memory_bytes=_BASE_BYTES + stacks_bytes + downloaded_bytes + settings.max_decode_bytes,
+        # Of what was sent one image at a time is read by whoever decodes, and one by whoever looks at its head.
+        max_memory_bytes=_BASE_BYTES
+        + stacks_bytes
+        + downloaded_bytes
+        + 2 * settings.max_image_size_bytes
+        + settings.max_decode_bytes,
         download_timeout_s=settings.image_download_timeout_s,
         allow_hosts=settings.download_allow_hosts,
         log_level=settings.log_level,

@@ -25,21 +25,35 @@ class Part:
     cancellation: Cancellation
     at_once: int
     left: int
+    descriptor: int | None = None
+    """Of the file with the images that were sent; closed with the part."""
     reports: list[list[Any]] = field(default_factory=list)
 
 
 @dataclass(slots=True, eq=False)
 class Task:
-    """One image; `held` gives the bytes of its download back."""
+    """One image; `held` gives the bytes of its download back. What was sent is a `sent` part of its part's file: offset
+    and size.
+    """
 
     job_id: int
     url: str
     slot: int
     part: Part
     download: Download
+    sent: tuple[int, int] | None = None
     data: bytes = b""
     download_ms: float = 0.0
     held: ExitStack = field(default_factory=ExitStack)
+
+    def read_sent(self) -> None:
+        """Have the bytes of an image that was sent as `data`. Raises `OSError`, and `EOFError` if there are fewer."""
+        if self.sent is None or self.part.descriptor is None:
+            return
+        offset, size = self.sent
+        self.data = os.pread(self.part.descriptor, size, offset)
+        if len(self.data) != size:
+            raise EOFError
 
 
 def or_end_process(run: Callable[..., None], *arguments: Any) -> None:  # noqa: ANN401 - those of `run`

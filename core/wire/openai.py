@@ -4,9 +4,9 @@ Source: the API reference of OpenAI, "Create embeddings" and "List models". Beyo
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import Field, TypeAdapter, WithJsonSchema
+from pydantic import BeforeValidator, TypeAdapter, ValidationInfo, WithJsonSchema
 
 from core.embedding import Embedding
 from core.errors import (
@@ -18,14 +18,9 @@ from core.errors import (
     ServiceError,
     ValidationFailed,
 )
-from core.wire.requests import (
-    MAX_TEXT_CHARACTERS,
-    MAX_URL_CHARACTERS,
-    AnyRequest,
-    Request,
-    measure_all,
-    validate,
-)
+from core.images.content import SentImage, SentImages
+from core.wire.long_strings import LongString
+from core.wire.requests import AnyRequest, ImageBase64, ImageUrl, Request, Text, measure_all, validate
 from core.wire.responses import Body, ModelIdentity, encoded_vector
 
 EMBEDDINGS = "/v1/embeddings"
@@ -44,7 +39,7 @@ _TYPES: Sequence[tuple[type[ServiceError], str]] = (
 class TextInput(Request):
     """A text among inputs of both kinds."""
 
-    text: Annotated[str, Field(min_length=1, max_length=MAX_TEXT_CHARACTERS)]
+    text: Text
 
     def measure(self) -> tuple[int, int]:
         return 1, len(self.text.encode())
@@ -53,7 +48,11 @@ class TextInput(Request):
 class ImageUrlInput(Request):
     """An image by its address."""
 
-    image_url: Annotated[str, Field(min_length=1, max_length=MAX_URL_CHARACTERS)]
+    image_url: ImageUrl
+
+    @property
+    def image(self) -> str:
+        return self.image_url
 
     def measure(self) -> tuple[int, int]:
         return 1, len(self.image_url.encode())
@@ -62,12 +61,14 @@ class ImageUrlInput(Request):
 class ImageContentInput(Request):
     """An image by the base64 of its file."""
 
-    image_b64: Annotated[str, Field(min_length=1)]
+    image_b64: ImageBase64
+
+    @property
+    def image(self) -> SentImage:
+        return self.image_b64
 
     def measure(self) -> tuple[int, int]:
-        # Four characters for three bytes, the last ones padded.
-        padding = len(self.image_b64) - len(self.image_b64.rstrip("="))
-        return 1, max(0, len(self.image_b64) // 4 * 3 - padding)
+        return 1, self.image_b64.size
 
 
 Input = TextInput | ImageUrlInput | ImageContentInput
@@ -80,45 +81,41 @@ _KINDS: Mapping[str, type[Input]] = {
 _SCHEMA = TypeAdapter(str | list[str] | list[Input]).json_schema()
 
 
-class EmbeddingsRequest(Request):
-    """`input` is one text, or texts, or objects that say what they are; with `modality` image, strings are images."""
+def _inputs(given: object, info: ValidationInfo) -> list[Input]:
+    """Each input as an object. Raises `ValidationFailed` that names the first wrong one in `param`."""
+    are_images, images = info.data.get("modality") == "image", cast("SentImages", info.context)
+    if isinstance(given, str | LongString):
+        return [_of_string(given, "input", images, are_images=are_images)]
+    if not isinstance(given, list) or not given:
+        raise _wrong("input", "must be a string, or a list of strings or objects that is not empty")
+    return [
+        _of_string(one, f"input[{position}]", images, are_images=are_images)
+        if isinstance(one, str | LongString)
+        else _of_object(one, f"input[{position}]", images)
+        for position, one in enumerate(given)
+    ]
 
-    input: Annotated[Any, WithJsonSchema(_SCHEMA)]
-    model: str | None = None
+
+class EmbeddingsRequest(Request):
+    """`input` is one text, or texts, or objects that say what they are; with `modality` image, strings are images.
+
+    As an attribute it is a list of `Input`s.
+    """
+
     modality: Literal["text", "image"] = "text"
+    # Behind the modality, by which it is read.
+    input: Annotated[Any, BeforeValidator(_inputs), WithJsonSchema(_SCHEMA)]
+    model: str | None = None
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = None
     partial: bool = False
 
+    @property
     def inputs(self) -> list[Input]:
-        """Each input as an object. Raises `ValidationFailed` that names the first wrong one in `param`."""
-        if isinstance(self.input, str):
-            return [self._of_string(self.input, "input")]
-        if not isinstance(self.input, list) or not self.input:
-            raise _wrong("input", "must be a string, or a list of strings or objects that is not empty")
-        return [self._input(one, f"input[{position}]") for position, one in enumerate(self.input)]
+        return cast("list[Input]", self.input)
 
     def measure(self) -> tuple[int, int]:
-        """Raises `ValidationFailed`, see `inputs`."""
-        return measure_all(self.inputs())
-
-    def _input(self, one: object, name: str) -> Input:
-        if isinstance(one, str):
-            return self._of_string(one, name)
-        if isinstance(one, int) or (isinstance(one, list) and one and isinstance(one[0], int)):
-            # Some clients send those of another tokenizer.
-            raise _wrong(name, "must be text and no token ids; in LangChain set check_embedding_ctx_length=False")
-        kinds = [kind for kind in _KINDS if isinstance(one, Mapping) and kind in one]
-        if not isinstance(one, Mapping) or len(kinds) != 1:
-            raise _wrong(name, f"must be a string, or an object with one of {', '.join(_KINDS)}")
-        return _validated(_KINDS[kinds[0]], one, name)
-
-    def _of_string(self, one: str, name: str) -> Input:
-        if self.modality == "text":
-            return _validated(TextInput, {"text": one}, name)
-        if one.startswith(_DATA_URI):
-            return _validated(ImageContentInput, {"image_b64": _content_of(one, name)}, name)
-        return _validated(ImageUrlInput, {"image_url": one}, name)
+        return measure_all(self.inputs)
 
 
 def embeddings_body(
@@ -176,7 +173,25 @@ def _datum(position: int, result: Embedding | ServiceError, request: EmbeddingsR
     return {"object": "embedding", "index": position, "embedding": vector}
 
 
-def _content_of(uri: str, name: str) -> str:
+def _of_object(one: object, name: str, images: SentImages) -> Input:
+    if isinstance(one, int) or (isinstance(one, list) and one and isinstance(one[0], int)):
+        # Some clients send those of another tokenizer.
+        raise _wrong(name, "must be text and no token ids; in LangChain set check_embedding_ctx_length=False")
+    kinds = [kind for kind in _KINDS if isinstance(one, Mapping) and kind in one]
+    if not isinstance(one, Mapping) or len(kinds) != 1:
+        raise _wrong(name, f"must be a string, or an object with one of {', '.join(_KINDS)}")
+    return _validated(_KINDS[kinds[0]], one, name, images)
+
+
+def _of_string(one: str | LongString, name: str, images: SentImages, *, are_images: bool) -> Input:
+    if not are_images:
+        return _validated(TextInput, {"text": one}, name, images)
+    if one.startswith(_DATA_URI):
+        return _validated(ImageContentInput, {"image_b64": _content_of(one, name)}, name, images)
+    return _validated(ImageUrlInput, {"image_url": one}, name, images)
+
+
+def _content_of(uri: str | LongString, name: str) -> str | LongString:
     """The base64 of `data:image/…;base64,…`."""
     head, comma, content = uri.partition(",")
     kind, *parameters = head.removeprefix(_DATA_URI).split(";")
@@ -185,9 +200,9 @@ def _content_of(uri: str, name: str) -> str:
     return content
 
 
-def _validated(kind: type[AnyRequest], members: Mapping[str, Any], name: str) -> AnyRequest:
+def _validated(kind: type[AnyRequest], members: Mapping[str, Any], name: str, images: SentImages) -> AnyRequest:
     try:
-        return validate(kind, members)
+        return validate(kind, members, images)
     except ValidationFailed as error:
         raise _wrong(name, error.message) from error
 

@@ -2,11 +2,25 @@
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, cast
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    InstanceOf,
+    ValidationError,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+)
+from pydantic_core import PydanticCustomError, PydanticKnownError
 
 from core.errors import ValidationFailed
+from core.images.content import SentImage, SentImages
+from core.wire.long_strings import LongString
 from shared_auth import image_payload_id, text_payload_id
 
 EMBED_IMAGE = "/v1/embed/image"
@@ -30,6 +44,32 @@ def _printable(value: str) -> str:
 RequestId = Annotated[str, Field(min_length=1, max_length=MAX_REQUEST_ID_CHARACTERS), AfterValidator(_printable)]
 
 
+def _text_of_at_most(characters: int) -> BeforeValidator:
+    """A string that is kept out of the parser is as wrong as any that is too long, and is told so."""
+
+    def checked(value: object) -> object:
+        if isinstance(value, LongString):
+            raise PydanticKnownError("string_too_long", {"max_length": characters})
+        return value
+
+    return BeforeValidator(checked)
+
+
+def _decoded(value: object, info: ValidationInfo) -> SentImage:
+    if not isinstance(value, str | LongString):
+        raise PydanticCustomError("base64", "Input should be a string of base64")
+    return cast("SentImages", info.context).take(value)
+
+
+ImageUrl = Annotated[str, Field(min_length=1, max_length=MAX_URL_CHARACTERS), _text_of_at_most(MAX_URL_CHARACTERS)]
+Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT_CHARACTERS), _text_of_at_most(MAX_TEXT_CHARACTERS)]
+ImageBase64 = Annotated[
+    InstanceOf[SentImage],
+    BeforeValidator(_decoded),
+    WithJsonSchema({"type": "string", "minLength": 1, "contentEncoding": "base64"}),
+]
+
+
 class Request(BaseModel):
     """Base of all requests. Strict: no string becomes a number. Unknown fields are ignored: versions overlap."""
 
@@ -48,19 +88,40 @@ class Request(BaseModel):
 
 
 class ImageRequest(Request):
-    """One image by URL. `image_url` stays the exact string: the signature covers it as sent."""
+    """One image, by its URL or by its bytes. `image_url` stays the exact string: the signature covers it as sent."""
 
-    image_url: Annotated[str, Field(min_length=1, max_length=MAX_URL_CHARACTERS)]
+    # Before the URL, whose validator looks at both.
+    image_b64: ImageBase64 | None = None
+    image_url: Annotated[ImageUrl | None, Field(validate_default=True)] = None
     request_id: RequestId | None = None
     normalize: bool = True
     encoding_format: EncodingFormat | None = None
     auth: Any = None
 
+    @field_validator("image_url")
+    @classmethod
+    def _one_of_both(cls, image_url: str | None, info: ValidationInfo) -> str | None:
+        given = [image_url, info.data.get("image_b64")]
+        if given.count(None) != 1:
+            raise PydanticCustomError("one_of_both", "Exactly one of image_url and image_b64 is required")
+        return image_url
+
+    @property
+    def image(self) -> str | SentImage:
+        """The URL, or what came in its place."""
+        return self.image_b64 if self.image_b64 is not None else cast("str", self.image_url)
+
     def signed_payloads(self) -> Iterator[tuple[str, object]]:
-        yield image_payload_id(self.image_url), self.auth
+        """What is no base64 has no bytes that anybody could have signed. It is that image's error, and nothing is done
+        for it.
+        """
+        if isinstance(self.image, str):
+            yield image_payload_id(self.image), self.auth
+        elif self.image.payload_id is not None:
+            yield self.image.payload_id, self.auth
 
     def measure(self) -> tuple[int, int]:
-        return 1, len(self.image_url.encode())
+        return 1, len(self.image.encode()) if isinstance(self.image, str) else self.image.size
 
 
 class ImageItem(ImageRequest):
@@ -86,7 +147,7 @@ class ImageBatchRequest(Request):
 class TextRequest(Request):
     """One text."""
 
-    text: Annotated[str, Field(min_length=1, max_length=MAX_TEXT_CHARACTERS)]
+    text: Text
     request_id: RequestId | None = None
     normalize: bool = True
     encoding_format: EncodingFormat | None = None
@@ -128,10 +189,13 @@ def measure_all(requests: Iterable[Request]) -> tuple[int, int]:
     return sum(items for items, _ in measured), sum(bytes_ for _, bytes_ in measured)
 
 
-def validate(model: type[AnyRequest], members: Mapping[str, Any]) -> AnyRequest:
-    """Check `members` against `model`. Raises `ValidationFailed` with a message that names the field."""
+def validate(model: type[AnyRequest], members: Mapping[str, Any], images: SentImages) -> AnyRequest:
+    """Check `members` against `model`; `images` takes what was sent as base64.
+
+    Raises `ValidationFailed` with a message that names the field, and `Overloaded` when there is no room for an image.
+    """
     try:
-        return model.model_validate(members)
+        return model.model_validate(members, context=images)
     except ValidationError as error:
         raise _explained(error) from error
 

@@ -21,12 +21,15 @@ from bench.work import (
     Work,
     text_of,
 )
+from core.byte_budget import ByteBudget
+from core.images.content import SentImages, SentLimits
 from core.operations import OPERATIONS
 from core.wire.requests import validate
 from shared_auth import Authenticator
 from tools.testbed.loopback import QuietHandler, base_url, serving
 
 SECRET = "bench-secret"
+NO_IMAGES = SentImages(SentLimits(0, ByteBudget(0)))
 URLS = ("http://127.0.0.1:1/a.jpg", "http://127.0.0.1:1/b.jpg")
 ALL_WORK = [
     pytest.param(SingleImages(URLS, SECRET), EMBED_IMAGE, id="single"),
@@ -39,7 +42,7 @@ ALL_WORK = [
 def test_requests_are_valid_and_signed(work: Work, path: str) -> None:
     """Every request passes the service's own models and its own verifier."""
     request = work.request(5)
-    checked = validate(OPERATIONS[path].request, json.loads(request.body))
+    checked = validate(OPERATIONS[path].request, json.loads(request.body), NO_IMAGES)
     signed = list(checked.signed_payloads())
     for payload_id, auth in signed:
         Authenticator([SECRET]).verify(path, str(payload_id), auth)
@@ -51,7 +54,7 @@ def test_requests_are_valid_and_signed(work: Work, path: str) -> None:
 @pytest.mark.parametrize(("work", "path"), ALL_WORK)
 def test_answers_are_asked_for_as_base64(work: Work, path: str) -> None:
     """The clients ask for the compact form, so that the network and they themselves cost little."""
-    request = validate(OPERATIONS[path].request, json.loads(work.request(0).body))
+    request = validate(OPERATIONS[path].request, json.loads(work.request(0).body), NO_IMAGES)
 
     assert request.encoding_format == "base64"
 

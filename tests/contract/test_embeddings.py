@@ -8,6 +8,8 @@ import pytest
 from core.wire.openai import EMBEDDINGS
 from core.wire.requests import EMBED_IMAGE, EMBED_TEXT
 from tests.contract.conftest import Drawing
+from tools.testbed.image_server import ImageServer
+from tools.testbed.pictures import encoded, natural
 from tools.testbed.target import Body, Target, signed_image, signed_text
 
 TOLERANCE = 1e-3
@@ -50,6 +52,38 @@ def test_images_and_texts(target: Target, drawings: list[Drawing]) -> None:
     assert TOLERANCE > np.linalg.norm(rows(mixed)[1] - signed)
     assert TOLERANCE > np.linalg.norm(rows(images)[0] - signed)
     assert 0 == images["usage"]["total_tokens"] < mixed["usage"]["total_tokens"]
+
+
+@pytest.mark.parametrize("side_px", [pytest.param(64, id="small"), pytest.param(512, id="long in the body")])
+def test_images_by_content(target: Target, images: ImageServer, side_px: int) -> None:
+    """As a data URI or as an object, of any length: the vector of the same file behind a URL."""
+    picture = encoded(natural(side_px, side_px), "PNG")
+    content = base64.b64encode(picture).decode()
+    uri = f"data:image/png;base64,{content}"
+    url = images.add(f"/{side_px}.png", picture)
+    given = [{"image_b64": content}, {"text": "a red circle"}, uri, {"image_url": url}]
+    body = target.ask_openai(EMBEDDINGS, {"input": given, "modality": "image"}).body
+    alone = target.ask_openai(EMBEDDINGS, {"input": uri, "modality": "image"}).body
+
+    sent, _text, of_uri, downloaded = rows(body)
+    for row in (sent, of_uri, rows(alone)[0]):
+        assert TOLERANCE > np.linalg.norm(row - downloaded)
+
+
+@pytest.mark.parametrize(
+    ("given", "code", "param"),
+    [
+        pytest.param(["x" * 300_000], "VALIDATION_ERROR", "input[0]", id="long text"),
+        pytest.param([{"image_url": "x" * 300_000}], "VALIDATION_ERROR", "input[0]", id="long URL"),
+        pytest.param([{"image_b64": "x y"}], "INVALID_IMAGE", "input[0]", id="no base64"),
+        pytest.param([{"text": "a"}, {"image_b64": "x" * 300_001}], "INVALID_IMAGE", "input[1]", id="long, no base64"),
+    ],
+)
+def test_long_or_broken_input_is_named(target: Target, given: list[object], code: str, param: str) -> None:
+    """However it has come through the parser."""
+    error = target.ask_openai(EMBEDDINGS, {"input": given}).body["error"]
+
+    assert (code, param) == (error["code"], error["param"])
 
 
 def test_failed_input_fails_the_request_and_is_named(target: Target, drawings: list[Drawing]) -> None:

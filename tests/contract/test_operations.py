@@ -2,14 +2,18 @@
 
 import base64
 import re
+from base64 import b64decode, b64encode
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from core.wire.requests import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT, EMBED_TEXT_BATCH
 from tests.contract.conftest import Drawing
 from tools.testbed.image_server import ImageServer
-from tools.testbed.target import Target, signed_batch, signed_image, signed_text, signed_texts
+from tools.testbed.pictures import encoded, natural
+from tools.testbed.target import Target, signed_batch, signed_content, signed_image, signed_text, signed_texts
 
 # Relative to the length of the vector, in float32: batches of different sizes add in a different order.
 ROW_TOLERANCE = 1e-3
@@ -69,6 +73,71 @@ def test_batch_of_ten_with_a_broken_image_and_a_404(
         np.linalg.norm(row - single) < ROW_TOLERANCE for row, single in zip(answer.vectors(), singles, strict=True)
     )
     assert {"total_download_ms", "total_inference_ms", "total_ms"} == answer.body["batch_timings"].keys()
+
+
+@pytest.fixture
+def picture() -> bytes:
+    """A file that is on no server."""
+    return encoded(natural(300, 200), "PNG")
+
+
+def test_image_by_content(target: Target, images: ImageServer, picture: bytes) -> None:
+    """The vector is that of the same file behind a URL; nothing was downloaded, and so no time of it is told."""
+    sent = target.send(EMBED_IMAGE, signed_content(picture, request_id="scene-123"))
+    downloaded = target.send(EMBED_IMAGE, signed_image(images.add("/content.png", picture)))
+
+    assert "scene-123" == sent.body["request_id"]
+    assert {"decode_ms", "queue_ms", "inference_ms", "total_ms"} == sent.body["timings"].keys()
+    assert downloaded.vector == pytest.approx(sent.vector, abs=1e-6)
+
+
+def test_batch_of_urls_and_contents(target: Target, images: ImageServer, picture: bytes) -> None:
+    """A URL, bytes, broken bytes and a 404: two vectors and two errors in their places."""
+    items = [
+        signed_image(images.add("/content.png", picture), path=EMBED_IMAGE_BATCH),
+        signed_content(picture, path=EMBED_IMAGE_BATCH, normalize=False),
+        signed_content(picture[:-2000], path=EMBED_IMAGE_BATCH),
+        signed_image(images.base_url + "/missing.jpg", path=EMBED_IMAGE_BATCH),
+    ]
+    body = {"items": [item | {"request_id": f"item-{position}"} for position, item in enumerate(items)]}
+
+    answer = target.send(EMBED_IMAGE_BATCH, body)
+
+    results = answer.body["results"]
+    codes = {result["request_id"]: result["error"]["code"] for result in results if "error" in result}
+    assert {"item-2": "INVALID_IMAGE", "item-3": "DOWNLOAD_ERROR"} == codes
+    downloaded, sent = answer.vectors()
+    assert ROW_TOLERANCE > np.linalg.norm(sent / np.linalg.norm(sent) - downloaded)
+    assert [True, False] == ["download_ms" in result["timings"] for result in results[:2]]
+    assert {"total_download_ms", "total_inference_ms", "total_ms"} == answer.body["batch_timings"].keys()
+
+
+def test_batch_of_contents_alone(target: Target, picture: bytes) -> None:
+    """Nothing is downloaded, and no total of it is told; what is no base64 is that item's error."""
+    items = [
+        signed_content(picture, path=EMBED_IMAGE_BATCH, request_id="one"),
+        {"image_b64": "no base64", "request_id": "two"},
+    ]
+    answer = target.send(EMBED_IMAGE_BATCH, {"items": items})
+    good, broken = answer.body["results"]
+
+    assert 512 == good["dim"]
+    assert ("INVALID_IMAGE", "two", False) == tuple(
+        broken["error"][name] for name in ("code", "request_id", "retryable")
+    )
+    assert {"total_inference_ms", "total_ms"} == answer.body["batch_timings"].keys()
+
+
+@given(text=st.text(alphabet="AB+/=", max_size=20) | st.binary(max_size=20).map(lambda data: b64encode(data).decode()))
+@settings(max_examples=25)
+def test_any_base64_is_a_typed_error(target: Target, text: str) -> None:
+    """Twenty bytes are no image, and whatever is no base64 has nobody's signature: INVALID_IMAGE or AUTH_FAILED."""
+    try:
+        body = signed_content(b64decode(text, validate=True))
+    except ValueError:
+        body = signed_content(b"")
+
+    assert target.send(EMBED_IMAGE, body | {"image_b64": text}).code in ("INVALID_IMAGE", "AUTH_FAILED")
 
 
 def test_item_error_has_the_contract_form(target: Target, images: ImageServer) -> None:

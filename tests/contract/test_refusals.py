@@ -7,7 +7,7 @@ import pytest
 
 from core.wire.requests import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT, EMBED_TEXT_BATCH
 from tests.contract.conftest import Drawing
-from tools.testbed.target import Target, signed_batch, signed_image, signed_text, signed_texts, without
+from tools.testbed.target import Target, signed_batch, signed_content, signed_image, signed_text, signed_texts, without
 
 Body = dict[str, Any]
 
@@ -74,6 +74,26 @@ def test_same_image_signed_at_another_second_is_another_signature(target: Target
 
 
 @pytest.mark.parametrize(
+    ("make", "code"),
+    [
+        pytest.param(lambda: forged(signed_content(b"x")), "AUTH_FAILED", id="wrong signature"),
+        pytest.param(lambda: signed_content(b"x") | {"image_b64": "QUJD"}, "AUTH_FAILED", id="other bytes"),
+        pytest.param(lambda: signed_content(b"x", age_s=3600), "AUTH_EXPIRED", id="an old signature"),
+        pytest.param(
+            lambda: forged(signed_content(bytes(10_485_761))), "AUTH_FAILED", id="too large, with a wrong signature"
+        ),
+        pytest.param(lambda: signed_content(bytes(10_485_761)), "IMAGE_TOO_LARGE", id="one byte too many"),
+        pytest.param(lambda: signed_content(bytes(10_485_760)), "INVALID_IMAGE", id="as large as it may be"),
+        pytest.param(lambda: signed_content(b""), "INVALID_IMAGE", id="empty"),
+        pytest.param(lambda: signed_content(b"x") | {"image_b64": "eA"}, "INVALID_IMAGE", id="no padding"),
+    ],
+)
+def test_image_by_content(target: Target, make: Callable[[], Body], code: str) -> None:
+    """Signed are the bytes; what has none is no image, whoever sends it."""
+    assert code == target.send(EMBED_IMAGE, make()).code
+
+
+@pytest.mark.parametrize(
     ("path", "make", "code", "named"),
     [
         pytest.param(EMBED_TEXT, lambda: {}, "VALIDATION_ERROR", "text", id="no text"),
@@ -92,6 +112,20 @@ def test_same_image_signed_at_another_second_is_another_signature(target: Target
             "VALIDATION_ERROR",
             "items[0].request_id",
             id="item without id",
+        ),
+        pytest.param(
+            EMBED_IMAGE,
+            lambda: signed_content(b"x") | {"image_url": "http://a/"},
+            "VALIDATION_ERROR",
+            "image_url",
+            id="URL and content",
+        ),
+        pytest.param(
+            EMBED_IMAGE_BATCH,
+            lambda: {"items": [*signed_batch(["http://a/"])["items"], {"request_id": "b"}]},
+            "VALIDATION_ERROR",
+            "items[1].image_url",
+            id="neither URL nor content",
         ),
         pytest.param(
             EMBED_IMAGE_BATCH, lambda: signed_batch(["http://a/"] * 17), "BATCH_TOO_LARGE", "16", id="17 items"

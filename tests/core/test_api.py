@@ -1,5 +1,6 @@
 """The way from a request to its call: what is checked before anything runs."""
 
+import base64
 from typing import Any, cast
 
 import pytest
@@ -9,22 +10,26 @@ from hypothesis import strategies as st
 from core.access import Access
 from core.api import Api
 from core.batching.items import Modality
-from core.errors import AuthFailed, ServiceError, ValidationFailed
+from core.byte_budget import ByteBudget
+from core.errors import AuthFailed, InvalidImage, ServiceError, ValidationFailed
+from core.images.content import SentLimits
 from core.operations import Model
 from core.wire.requests import EMBED_IMAGE_BATCH
-from shared_auth import Authenticator, image_payload_id
+from shared_auth import Authenticator, image_content_payload_id, image_payload_id
 
 NOW_S = 1_703_001_234
 MAX_ITEMS = 8
+MAX_IMAGE_BYTES = 1000
 
 Body = dict[str, Any]
 
 
-def api(*, signed: bool = True) -> Api:
+def api(*, signed: bool = True, budget: ByteBudget | None = None) -> Api:
     """`prepare` never asks the model."""
     authenticator = Authenticator(["test-secret"], clock=lambda: NOW_S) if signed else None
     model = Model(cast("Any", None), cast("Any", None), dict.fromkeys(Modality, MAX_ITEMS))
-    return Api(model, Access(authenticator, {}), request_timeout_s=30.0)
+    sent_limits = SentLimits(MAX_IMAGE_BYTES, budget or ByteBudget(MAX_IMAGE_BYTES * MAX_ITEMS))
+    return Api(model, Access(authenticator, {}), sent_limits=sent_limits, request_timeout_s=30.0)
 
 
 def item(url: str, *, age_s: int = 0, secret: str = "test-secret") -> Body:
@@ -71,6 +76,45 @@ def test_bad_signature_comes_before_a_repeated_one(bad: Body, position: int) -> 
     items[position:position] = [bad, bad]
 
     assert isinstance(refusal(items), AuthFailed)
+
+
+def content(data: bytes | None, **fields: Any) -> Body:  # noqa: ANN401
+    """An item by content, signed; None is what is no base64."""
+    auth = Authenticator(["test-secret"], clock=lambda: NOW_S).sign(
+        EMBED_IMAGE_BATCH, image_content_payload_id(data or b"")
+    )
+    text = "no base64" if data is None else base64.b64encode(data).decode()
+    return {"image_b64": text, "request_id": "one", "auth": auth.as_dict(), **fields}
+
+
+def test_image_without_bytes_needs_no_signature_beside_others() -> None:
+    """There is nothing that anybody could have signed; but a caller who has shown nothing at all is refused."""
+    broken = content(None, auth=None)
+
+    assert None is refusal([broken, content(b"x"), broken])
+    assert isinstance(refusal([broken, broken]), InvalidImage)
+    assert isinstance(refusal([broken, content(b"x", auth=None)]), AuthFailed)
+
+
+@pytest.mark.parametrize("signed", [pytest.param(True, id="ready to run"), pytest.param(False, id="refused")])
+def test_images_that_were_sent_are_let_go_of(signed: bool) -> None:
+    """With the refusal, or when the call has been run, whatever became of that."""
+    budget = ByteBudget(MAX_IMAGE_BYTES)
+    target, refused = api(budget=budget), None
+    item = content(b"x") if signed else content(b"x", auth=None)
+    try:
+        call = target.prepare(EMBED_IMAGE_BATCH, {"items": [item]}, request_id="one")
+    except AuthFailed as error:
+        # Whoever keeps the error keeps its traceback, and the request with it; not the bytes.
+        refused = error
+        assert not signed
+        assert refused.__traceback__ is not None
+    else:
+        assert 1 == budget.used_bytes
+        with pytest.raises(AttributeError):
+            call.run()
+
+    assert 0 == budget.used_bytes
 
 
 def test_where_nothing_is_verified_nothing_is_compared() -> None:

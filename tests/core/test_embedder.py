@@ -1,9 +1,10 @@
 """The way from URLs and texts to vectors: a real scheduler and device over a scripted engine, and scripted images."""
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,12 +23,14 @@ from core.embedding import Embedding
 from core.errors import (
     DeadlineExceeded,
     DownloadError,
+    ImageTooLarge,
     InferenceFailed,
     InvalidImage,
     NotReady,
     Overloaded,
     ServiceError,
 )
+from core.images.content import Content, SentImages, SentLimits
 from core.images.job import ImageJob
 
 DIM = 4
@@ -107,8 +110,17 @@ class ScriptedImages:
         for job in jobs:
             job.error = _error_of(job.url)
             if job.error is None:
-                job.pixels, job.download_ms, job.decode_ms = np.asarray(int(job.url), dtype=np.uint8), 3.0, 2.0
+                number = int(job.url) if job.content is None else int(_read(job.content))
+                job.pixels, job.download_ms, job.decode_ms = np.asarray(number, dtype=np.uint8), 3.0, 2.0
         self.arrivals.ended(jobs)
+
+
+def _read(content: Content) -> bytes:
+    descriptor = content.file.duplicate()
+    try:
+        return os.pread(descriptor, content.size, content.offset)
+    finally:
+        os.close(descriptor)
 
 
 def _error_of(url: str) -> ServiceError | None:
@@ -206,6 +218,20 @@ def test_normalize_is_per_item() -> None:
     norms = [float(np.linalg.norm(result.vector)) for result in results if isinstance(result, Embedding)]
 
     assert [1.0, np.sqrt(18), 1.0] == pytest.approx(norms)
+
+
+def test_image_that_was_sent_has_no_download() -> None:
+    """Its bytes are handed over, its timings name no download; one that could not be had is an error in its place."""
+    with bench() as target, closing(SentImages(SentLimits(10, ByteBudget(100)))) as images:
+        sent = [images.take(text) for text in ("NQ==", "no base64", "A" * 16)]
+        wanted = [Wanted("7", normalize=False), *(Wanted(image, normalize=False) for image in sent)]
+        results = target.embedder.embed_images(wanted, Deadline.after(SOON_S))
+
+        assert [7, 5, InvalidImage, ImageTooLarge] == [
+            int(one.vector[0]) if isinstance(one, Embedding) else type(one) for one in results
+        ]
+        assert [True, False] == ["download_ms" in one.timings for one in results if isinstance(one, Embedding)]
+        assert [None, sent[0].content] == [job.content for job in target.images.jobs]
 
 
 def test_whole_request_is_handed_over_with_its_bound() -> None:

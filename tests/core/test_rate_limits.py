@@ -17,10 +17,12 @@ from core.access import Access, Credentials
 from core.api import Api, Call
 from core.batching.items import Modality
 from core.build import require_usable
+from core.byte_budget import ByteBudget
 from core.deadline import Deadline
 from core.embedder import Embedder, WantedText
 from core.embedding import Embedding
 from core.errors import RateLimited, StartError
+from core.images.content import SentImages, SentLimits
 from core.operations import Model
 from core.rate_limits import (
     ASK_AGAIN_S,
@@ -53,6 +55,7 @@ from tools.testbed.target import signed_text
 
 AWAY, BACK = "the limits' store is away", "the limits' store is back"
 
+SENT_LIMITS = SentLimits(1000, ByteBudget(1_000_000))
 IDENTITY = ModelIdentity("scripted", "none", "cpu", "float32", "scripted", 2, "0" * 16, "scripted")
 
 # So long that no test sees the end of one.
@@ -502,7 +505,7 @@ class AnswersTexts:
 def api(embedder: AnswersTexts, rate_limits: RateLimits) -> Api:
     access = Access(Authenticator(["x" * 32], clients={"other": "y" * 32}), {"by-key": "z" * 32})
     model = Model(cast("Embedder", embedder), IDENTITY, dict.fromkeys(Modality, 8))
-    return Api(model, access, request_timeout_s=30.0, rate_limits=rate_limits)
+    return Api(model, access, sent_limits=SENT_LIMITS, request_timeout_s=30.0, rate_limits=rate_limits)
 
 
 def text_call(service: Api, secret: str, texts: Sequence[str]) -> Call:
@@ -577,6 +580,8 @@ def test_preparing_a_call_asks_no_store(redis: Redis) -> None:
             (2, 3),
             id="texts in a batch",
         ),
+        pytest.param(ImageRequest, {"image_b64": b64encode(b"12345").decode()}, (1, 5), id="content"),
+        pytest.param(ImageRequest, {"image_b64": "no base64"}, (1, 0), id="no base64"),
         pytest.param(EmbeddingsRequest, {"input": "abc"}, (1, 3), id="OpenAI, one text"),
         pytest.param(
             EmbeddingsRequest,
@@ -588,7 +593,7 @@ def test_preparing_a_call_asks_no_store(redis: Redis) -> None:
 )
 def test_what_a_request_counts(kind: type[Request], members: dict[str, object], measured: tuple[int, int]) -> None:
     """Items, and the bytes of what was sent of them."""
-    assert measured == validate(kind, members).measure()
+    assert measured == validate(kind, members, SentImages(SENT_LIMITS)).measure()
 
 
 @given(st.binary(min_size=1, max_size=100))
@@ -596,4 +601,4 @@ def test_content_counts_decoded(content: bytes) -> None:
     """The bytes of the file, not those of its base64."""
     inputs = [{"image_b64": b64encode(content).decode()}]
 
-    assert (1, len(content)) == validate(EmbeddingsRequest, {"input": inputs}).measure()
+    assert (1, len(content)) == validate(EmbeddingsRequest, {"input": inputs}, SentImages(SENT_LIMITS)).measure()

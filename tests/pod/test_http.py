@@ -13,6 +13,7 @@ from pod.errors import STATUS
 from tests.core.test_errors import leaves
 from tools.fuzz.requests import outcome
 from tools.testbed.image_server import ImageServer
+from tools.testbed.process import PodProcess
 from tools.testbed.target import PodTarget, signed_batch, signed_image, signed_text
 
 
@@ -50,7 +51,6 @@ def test_statuses_are_the_contracts() -> None:
         pytest.param(EMBED_TEXT, b'{"text":"a","x":NaN}', 400, "INVALID_JSON", id="NaN"),
         pytest.param(EMBED_TEXT, b"[" * 200_000, 400, "INVALID_JSON", id="huge nesting"),
         pytest.param(EMBED_TEXT, b'{"text":"\\ud800"}', 422, "VALIDATION_ERROR", id="escaped lone surrogate"),
-        pytest.param(EMBED_TEXT, b"x" * 1_048_577, 413, "BODY_TOO_LARGE", id="body over the limit"),
         pytest.param("/v1/embed/video", b"{}", 404, "NOT_FOUND", id="unknown path"),
         pytest.param("/health", b"{}", 405, "METHOD_NOT_ALLOWED", id="POST to health"),
     ],
@@ -64,14 +64,24 @@ def test_refused_request(pod_target: PodTarget, path: str, data: bytes, status: 
     assert response.headers["X-Request-ID"] == response.json()["error"]["request_id"]
 
 
-def test_body_over_the_limit_without_a_length(pod_target: PodTarget) -> None:
+def test_body_over_the_limit(strict_pod: PodProcess) -> None:
+    """One byte more than is allowed is refused by its length, the last one that is allowed is read."""
+    target = PodTarget(strict_pod.base_url)
+    answers = [target.post(EMBED_TEXT, b"x" * count) for count in (1_048_576, 1_048_577)]
+
+    assert [(400, "INVALID_JSON"), (413, "BODY_TOO_LARGE")] == [
+        (answer.status_code, answer.json()["error"]["code"]) for answer in answers
+    ]
+
+
+def test_body_over_the_limit_without_a_length(strict_pod: PodProcess) -> None:
     """A chunked body is counted while it is read."""
 
     def chunks() -> Iterator[bytes]:
         for _ in range(40):
             yield b" " * 65_536
 
-    response = requests.post(pod_target.base_url + EMBED_TEXT, data=chunks(), timeout=30)
+    response = requests.post(strict_pod.base_url + EMBED_TEXT, data=chunks(), timeout=30)
 
     assert (413, "BODY_TOO_LARGE") == (response.status_code, response.json()["error"]["code"])
 

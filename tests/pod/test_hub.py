@@ -65,9 +65,9 @@ def test_good_client_beside_one_that_never_pauses(pod: PodProcess, begin: bytes,
         pytest.param(head(EMBED_TEXT, "Content-Length: 1000000000000"), id="too large by its length"),
     ],
 )
-def test_endless_body_is_answered_and_ended(pod: PodProcess, begin: bytes) -> None:
+def test_endless_body_is_answered_and_ended(strict_pod: PodProcess, begin: bytes) -> None:
     """A body that nobody wants is not read to its end: the answer says that the connection closes, and it does."""
-    with connected(pod.base_url) as client:
+    with connected(strict_pod.base_url) as client:
         answers = []
         reader = threading.Thread(target=lambda: answers.append(read_answer(client)))
         reader.start()
@@ -75,7 +75,7 @@ def test_endless_body_is_answered_and_ended(pod: PodProcess, begin: bytes) -> No
         reader.join(SOON_S)
 
     assert "close" == answers[0].headers["connection"]
-    assert [200] * 2 * GOOD_ANSWERS == good_answers(pod.base_url)
+    assert [200] * 2 * GOOD_ANSWERS == good_answers(strict_pod.base_url)
 
 
 def test_good_client_beside_endless_bodies(pod: PodProcess) -> None:
@@ -87,9 +87,9 @@ def test_good_client_beside_endless_bodies(pod: PodProcess) -> None:
     assert [200] * 2 * GOOD_ANSWERS == statuses
 
 
-def test_large_refused_body_still_gets_its_answer(pod_target: PodTarget) -> None:
+def test_large_refused_body_still_gets_its_answer(strict_pod: PodProcess) -> None:
     """A client that sends all of a body which is too large by megabytes reads why, and not a reset connection."""
-    response = pod_target.post(EMBED_TEXT, b" " * 8_000_000)
+    response = PodTarget(strict_pod.base_url).post(EMBED_TEXT, b" " * 8_000_000)
 
     assert (413, "BODY_TOO_LARGE", "close") == (
         response.status_code,

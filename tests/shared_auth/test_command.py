@@ -4,10 +4,11 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from shared_auth import Authenticator, image_payload_id, text_payload_id
+from shared_auth import Authenticator, image_content_payload_id, image_payload_id, text_payload_id
 
 
 def sign(*arguments: str, secret: str | None = "test-secret") -> "subprocess.CompletedProcess[str]":
@@ -34,6 +35,23 @@ def sign(*arguments: str, secret: str | None = "test-secret") -> "subprocess.Com
 def test_prints_an_auth_object_that_verifies(arguments: list[str], path: str, payload_id: str) -> None:
     """The printed JSON is what goes into the request as `auth`."""
     Authenticator(["test-secret"]).verify(path, payload_id, json.loads(sign(*arguments).stdout))
+
+
+def test_signs_the_bytes_of_a_file(tmp_path: Path) -> None:
+    """What is signed of an image file is what is in it, whatever it is called and however it will be encoded."""
+    (tmp_path / "image").write_bytes(b"\xff\xd8 bytes")
+    auth = json.loads(sign("--image-file", str(tmp_path / "image")).stdout)
+
+    Authenticator(["test-secret"]).verify("/v1/embed/image", image_content_payload_id(b"\xff\xd8 bytes"), auth)
+
+
+def test_refuses_a_file_that_is_not_there(tmp_path: Path) -> None:
+    """With a line that names it, and no traceback."""
+    done = sign("--image-file", str(tmp_path / "none"))
+
+    assert 2 == done.returncode
+    assert "none" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_refuses_without_a_secret() -> None:

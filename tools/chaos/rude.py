@@ -6,12 +6,12 @@ Beside each a good client asks for vectors, and a probe for /livez; the attacker
 import multiprocessing
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
-from core.wire.requests import EMBED_TEXT
+from core.wire.requests import EMBED_IMAGE_BATCH, EMBED_TEXT
 from tools.chaos.load import closed_loop, percentile
 from tools.chaos.probe import probed
 from tools.chaos.scenarios import Report, chaos_pod, for_seconds, run, workers
@@ -26,12 +26,22 @@ _BRACES = b'{"a":[' + b'{"":{}},' * 131_000 + b"0]}"
 
 @dataclass(frozen=True, slots=True)
 class Rudeness:
-    """So many connections send `begin`, then `again` for as long as they are let, then connect anew."""
+    """So many connections send `begin`, then `again` for as long as they are let, then connect anew. What is large is
+    made where it is sent.
+    """
 
     connections: int
     begin: bytes
-    again: bytes
+    again: bytes | Callable[[], bytes]
     reads: bool = True
+
+
+def _full_batch() -> bytes:
+    """Sixteen images of ten mebibytes."""
+    image = b"A" * (10 * _MEBIBYTE // 3 * 4)
+    items = [b'{"image_b64":"%s","request_id":"%d"}' % (image, number) for number in range(16)]
+    body = b'{"items":[%s]}' % b",".join(items)
+    return head(EMBED_IMAGE_BATCH, f"Content-Length: {len(body)}") + body
 
 
 ATTACKS: Mapping[str, Rudeness] = {
@@ -41,6 +51,7 @@ ATTACKS: Mapping[str, Rudeness] = {
         8, head(EMBED_TEXT, "Transfer-Encoding: chunked"), b"10000\r\n" + b" " * 65_536 + b"\r\n"
     ),
     "mebibytes of braces": Rudeness(60, b"", head(EMBED_TEXT, f"Content-Length: {len(_BRACES)}") + _BRACES),
+    "batches of images of ten mebibytes": Rudeness(4, b"", _full_batch),
     "answers left unread": Rudeness(8, b"", head("/metrics", method="GET") * 500, reads=False),
 }
 
@@ -77,22 +88,23 @@ def _attackers(base_url: str, name: str) -> Iterator[None]:
 def _attack(connection: Connection, base_url: str, name: str) -> None:
     rudeness = ATTACKS[name]
     begun = threading.Semaphore(0)
+    again = rudeness.again if isinstance(rudeness.again, bytes) else rudeness.again()
     for _ in range(rudeness.connections):
-        threading.Thread(target=_be_rude, args=(base_url, rudeness, begun), daemon=True).start()
+        threading.Thread(target=_be_rude, args=(base_url, rudeness, again, begun), daemon=True).start()
     for _ in range(rudeness.connections):
         begun.acquire()
     connection.send("begun")
     threading.Event().wait()
 
 
-def _be_rude(base_url: str, rudeness: Rudeness, begun: threading.Semaphore) -> None:
+def _be_rude(base_url: str, rudeness: Rudeness, again: bytes, begun: threading.Semaphore) -> None:
     while True:
         with suppress(OSError), connected(base_url) as client:
             if rudeness.reads:
                 threading.Thread(target=_read_all, args=(client,), daemon=True).start()
             client.sendall(rudeness.begin)
             while True:
-                client.sendall(rudeness.again)
+                client.sendall(again)
                 begun.release()
 
 

@@ -12,6 +12,7 @@ from core.batching.scheduler import Limits, Scheduler
 from core.batching.tally import Tally
 from core.byte_budget import ByteBudget
 from core.embedder import Arrivals, Embedder, ImageMemory
+from core.images.content import SentLimits
 from core.images.job import PixelStack
 from core.images.pool import ImageProcesses
 from core.images.settings import child_settings
@@ -125,4 +126,5 @@ def _api(settings: ServiceSettings, scheduler: Scheduler, images: ImageProcesses
     )
     model = Model(embedder, IDENTITY, max_batch_sizes(settings))
     access = Access(Authenticator(settings.hmac_secrets()), {})
-    return Api(model, access, request_timeout_s=settings.request_timeout_s)
+    sent_limits = SentLimits(settings.max_image_size_bytes, ByteBudget(settings.max_image_bytes_in_flight))
+    return Api(model, access, sent_limits=sent_limits, request_timeout_s=settings.request_timeout_s)

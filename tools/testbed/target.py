@@ -1,5 +1,6 @@
 """A backend as the contract sees it: bodies go in signed, answers come out; only the envelope differs."""
 
+import base64
 import copy
 import json
 import time
@@ -12,7 +13,7 @@ import numpy.typing as npt
 import requests
 
 from core.wire.requests import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT, EMBED_TEXT_BATCH
-from shared_auth import Authenticator, image_payload_id, text_payload_id
+from shared_auth import Authenticator, image_content_payload_id, image_payload_id, text_payload_id
 from tools.testbed.control_plane import ControlPlane
 from tools.testbed.process import API_KEY, SECRET
 
@@ -98,6 +99,19 @@ def signed_image(
     """An image request, or an item of a batch when `path` says so."""
     auth = _authenticator(secret, age_s).sign(path, image_payload_id(image_url)).as_dict()
     return {"image_url": image_url, "auth": auth, **fields}
+
+
+def signed_content(
+    data: bytes,
+    *,
+    path: str = EMBED_IMAGE,
+    secret: str = SECRET,
+    age_s: int = 0,
+    **fields: Any,  # noqa: ANN401
+) -> Body:
+    """A request of an image by its bytes, or an item of a batch when `path` says so."""
+    auth = _authenticator(secret, age_s).sign(path, image_content_payload_id(data)).as_dict()
+    return {"image_b64": base64.b64encode(data).decode(), "auth": auth, **fields}
 
 
 def signed_text(

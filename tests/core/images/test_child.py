@@ -193,6 +193,25 @@ class InnerChild:
         """A message of the service has come."""
         self._child._handle(message[0], list(message[1:]))
 
+    def sent(self, data: bytes) -> int:
+        """The descriptor of a file with `data` has come, ahead of its message."""
+        descriptor = os.memfd_create("sent")
+        os.write(descriptor, data)
+        self._child._descriptors.append(descriptor)
+        return descriptor
+
+    def part_that_was_given_up(self) -> Part:
+        """Of one image, between its download and its turn."""
+        given_up = Cancellation()
+        part = Part(1, Deadline.after(SOON_S, given_up), given_up, 8, 1)
+        self._child._parts[1] = part
+        self.told(FORGET, 1)
+        return part
+
+    def arrives(self, task: Task) -> None:
+        """Its bytes are there."""
+        self._child._fetched(task)
+
     def decode_next(self) -> None:
         """Wait for an image to decode, and do."""
         self._child._decode_next()
@@ -263,6 +282,53 @@ def test_bytes_of_a_download_are_given_back_after_decoding(url: str, outcome: st
             codes += [code for _, code in child.ended()]
 
     assert [outcome] * 20 == codes
+
+
+def test_images_that_were_sent_are_read_and_let_go_of() -> None:
+    """From the file that came along, beside downloads; it is closed with the part, as its last image is told."""
+    with inner_child() as child:
+        descriptor = child.sent(b"057")
+        child.told(WORK, 1, 8, 30_000.0, [[11, 0, [1, 1]], [12, 1, "9"], [13, 2, [1, 2]], [14, 3, [0, 1]]])
+        for _ in range(4):
+            child.decode_next()
+
+        assert [(11, None), (12, None), (13, None), (14, None)] == sorted(child.ended())
+        assert [5, 9, 57, 0] == [int(child.arena.slots[slot, 0, 0, 0]) for slot in range(4)]
+        assert not is_open(descriptor)
+
+
+def test_images_that_were_sent_take_turns_and_can_be_given_up() -> None:
+    """Announced as soon as they are there; given up, they let go of their file at once."""
+    with inner_child(in_turns=True) as child:
+        descriptor = child.sent(b"67")
+        child.told(WORK, 1, 8, 30_000.0, [[11, 0, [0, 1]], [12, 1, [1, 1]]])
+        announced = [child.says(), child.says()]
+        child.told(DECODE, 12)
+        child.decode_next()
+        first, open_between = child.ended(), is_open(descriptor)
+        child.told(FORGET, 1)
+
+        assert [[FETCHED, 11], [FETCHED, 12]] == announced
+        assert [(12, None)] == first
+        assert [(11, "DEADLINE_EXCEEDED")] == child.ended()
+        assert (True, False) == (open_between, is_open(descriptor))
+
+
+def test_image_that_arrives_after_it_was_given_up_waits_for_no_turn() -> None:
+    """Nobody would give it one, and its part would never end."""
+    with inner_child(in_turns=True) as child:
+        part = child.part_that_was_given_up()
+        child.arrives(Task(11, "", 0, part, Download(1, "", 8), data=b"1"))
+
+        assert [(11, "DEADLINE_EXCEEDED")] == child.ended()
+
+
+def is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
 
 
 def test_turns_are_waited_for() -> None:

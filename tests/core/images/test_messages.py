@@ -1,5 +1,6 @@
 """The protocol between the service and an image process: whatever comes, it is a message or it is refused."""
 
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core import errors
-from core.images.messages import Garbled, Inbox, Report, describe, frame
+from core.images.messages import DescriptorInbox, Garbled, Inbox, Report, describe, frame
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.floats(allow_nan=False) | st.text(),
@@ -56,6 +57,40 @@ def received(inbox: Inbox) -> list[object]:
             messages.extend(inbox.receive())
     except EOFError:
         return messages
+
+
+def test_descriptors_come_in_the_order_of_their_messages() -> None:
+    """Each is there when its message is, however many of both are read at once."""
+    ours, theirs = socket.socketpair()
+    files = [os.memfd_create(str(number)) for number in range(3)]
+    with ours, theirs:
+        inbox = DescriptorInbox(ours)
+        found: list[object] = []
+        for number, file in enumerate(files):
+            os.write(file, str(number).encode())
+            theirs.sendall(frame(["no file"]))
+            socket.send_fds(theirs, [frame(["file", number])], [file])
+            os.close(file)
+        while len(found) < len(files):
+            found += [message[1] for message in inbox.receive() if message[0] == "file"]
+    contents = []
+    for descriptor in inbox.descriptors:
+        contents.append(os.pread(descriptor, 9, 0))
+        os.close(descriptor)
+
+    assert [0, 1, 2] == found
+    assert [b"0", b"1", b"2"] == contents
+
+
+def test_service_takes_no_descriptor() -> None:
+    """An image process may have been taken over: what it sends beside its words is dropped."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs, open("/dev/null") as file:
+        before = os.listdir("/proc/self/fd")
+        socket.send_fds(theirs, [frame(["file"])], [file.fileno()] * 10)
+
+        assert [["file"]] == list(Inbox(ours).receive())
+        assert len(before) == len(os.listdir("/proc/self/fd"))
 
 
 @given(st.lists(MESSAGES, max_size=5), st.data())

@@ -1,11 +1,12 @@
 """Image processes: real ones, over a real server, and with a decoder that hangs, crashes and dawdles."""
 
+import base64
 import os
 import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import psutil
 import pytest
 from PIL import Image
 
+from core.byte_budget import ByteBudget
 from core.deadline import Cancellation, Deadline
 from core.errors import (
     DeadlineExceeded,
@@ -22,6 +24,7 @@ from core.errors import (
     StartError,
     UrlNotAllowed,
 )
+from core.images.content import SentImages, SentLimits
 from core.images.decoding.pixels import PixelDecoder
 from core.images.job import ImageJob
 from core.images.pool import ImageProcesses
@@ -169,6 +172,89 @@ def test_killed_process_loses_no_image(images: ImageServer) -> None:
             assert list(range(100)) == greys(jobs)
             target.release(jobs)
             target.wait_until_ready()
+
+
+@contextmanager
+def sent_jobs(contents: Sequence[bytes], urls: Sequence[str] = ()) -> Iterator[list[ImageJob]]:
+    """Images of one request, those that were sent first; their bytes go with the block, as with a request."""
+    with closing(SentImages(SentLimits(1_000_000, ByteBudget(100_000_000)))) as images:
+        sent = [images.take(base64.b64encode(data).decode()) for data in contents]
+        images.seal()
+        deadline = Deadline.after(SOON_S)
+        yield [*(ImageJob("", deadline, image.content) for image in sent), *jobs_of(urls, deadline)]
+
+
+@pytest.mark.parametrize("in_turns", [pytest.param(False, id="at once"), pytest.param(True, id="in turns")])
+def test_images_that_were_sent_are_decoded_like_others(images: ImageServer, *, in_turns: bool) -> None:
+    """Bit for bit the pixels of the same file downloaded, beside it in one request; what is no image is refused."""
+    picture = encoded(draw(single("red", "circle"), 100), "PNG")
+    with (
+        pool(in_turns=in_turns) as (target, collector),
+        sent_jobs([picture, b"no image"], [images.add("/red.png", picture)]) as jobs,
+    ):
+        target.begin(jobs, at_once=8)
+        collector.wait_for(jobs)
+        sent, broken, downloaded = jobs
+
+        assert sent.pixels is not None
+        assert downloaded.pixels is not None
+        np.testing.assert_array_equal(downloaded.pixels, sent.pixels)
+        assert isinstance(broken.error, InvalidImage)
+        assert 0.0 == sent.download_ms
+        target.release(jobs)
+
+
+def test_killed_process_loses_no_image_that_was_sent() -> None:
+    """The bytes are here until the image has ended: they are sent again to another process."""
+    contents = [str(number).encode() for number in range(100)]
+    killed: set[int] = set()
+    with pool(processes=2, program=SCRIPTED) as (target, collector):
+        for number in range(6):
+            killed.add(pid := target.pids[number % 2])
+            with sent_jobs(contents) as jobs:
+                target.begin(jobs, at_once=8)
+                os.kill(pid, signal.SIGKILL)
+                collector.wait_for(jobs)
+
+                assert list(range(100)) == greys(jobs)
+                target.release(jobs)
+            _wait_until(lambda: 2 == len(set(target.pids) - killed))
+            target.wait_until_ready()
+
+
+def test_image_that_was_sent_and_will_take_long_is_decoded_apart() -> None:
+    """By its head, as after a download, and from the same bytes."""
+    large = encoded(Image.new("RGB", (3000, 3000), "red"), "PNG")
+    with pool(processes=1) as (target, collector), sent_jobs([large]) as jobs:
+        target.begin(jobs, at_once=2)
+        collector.wait_for(jobs)
+
+        assert 2 == len(target.pids)
+        assert jobs[0].pixels is not None
+        assert [255, 0, 0] == jobs[0].pixels[:, 5, 5].tolist()
+        target.release(jobs)
+
+
+def test_no_descriptor_is_left_behind() -> None:
+    """After 200 requests with images that were sent, ended and given up ones, here and in the image process."""
+    with pool(processes=1, program=SCRIPTED) as (target, collector):
+        [pid] = target.pids
+        for number in range(200):
+            with sent_jobs([b"1", b"2"]) as jobs:
+                target.begin(jobs, at_once=8)
+                assert 1 <= files_of_sent_images(os.getpid())
+                if number % 2:
+                    collector.wait_for(jobs)
+                target.release(jobs)
+        _wait_until(lambda: not target._processes[0].tickets)
+
+        assert [0, 0] == [files_of_sent_images(process) for process in (os.getpid(), pid)]
+
+
+def files_of_sent_images(pid: int) -> int:
+    """How many are open in a process."""
+    links = [os.path.realpath(entry) for entry in Path(f"/proc/{pid}/fd").iterdir()]
+    return len([link for link in links if "sent-images" in link])
 
 
 def test_decode_over_its_budget_costs_that_image_alone(images: ImageServer) -> None:
