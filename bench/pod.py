@@ -22,7 +22,8 @@ _READY_TIMEOUT_S = 300.0
 _READY_POLL_S = 0.01
 HEALTH_POLL_S = 0.02
 
-FULL_SIZE = {"CLIP_DTYPE": "auto", "CLIP_ENGINE": "auto"}
+# Without a cache: what is measured is the work, and the load asks for the same pictures again and again.
+FULL_SIZE = {"CLIP_DTYPE": "auto", "CLIP_ENGINE": "auto", "CACHE_BYTES": "0"}
 
 
 @contextmanager

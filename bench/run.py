@@ -120,7 +120,7 @@ def _alone(section: Callable[Arguments, list[Row]], *args: Arguments.args, **kwa
 
 def service_settings() -> ServiceSettings:
     """Those of the pod that is measured, as far as the engine sees them."""
-    return ServiceSettings(clip_model=str(full_size_model()), clip_cache_dir=MODEL_CACHE)
+    return ServiceSettings(clip_model=str(full_size_model()), clip_cache_dir=MODEL_CACHE, cache_bytes=0)
 
 
 def service_settings_shown() -> dict[str, str]:

@@ -4,17 +4,19 @@ Knows neither the wire format nor a transport. Single images and batches take th
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
 from core.batching.items import Encoded, Group, Item, Modality, outcomes
 from core.batching.scheduler import Scheduler
 from core.byte_budget import ByteBudget
+from core.cache import Cache, Compute, Key
 from core.clip.engine import TokenIds
 from core.deadline import Deadline
 from core.embedding import Embedding, Vector
-from core.errors import ServiceError
+from core.errors import InternalError, ServiceError
 from core.images.content import SentImage
 from core.images.job import ImageJob
 
@@ -61,26 +63,43 @@ class ImageMemory:
 
 
 class Arrivals:
-    """Tells the scheduler, and whoever waits, what becomes of images: a `core.images.job.Listener`."""
+    """Tells the scheduler, the cache and whoever waits what becomes of images: a `core.images.job.Listener`."""
 
-    def __init__(self, scheduler: Scheduler) -> None:
+    def __init__(self, scheduler: Scheduler, cache: Cache | None) -> None:
         self._scheduler = scheduler
+        self._cache = cache
 
     def fetched(self, jobs: Sequence[ImageJob]) -> None:
-        self._scheduler.add_fetched([job.owner for job in jobs])
+        self._claim(jobs, self._scheduler.add_fetched)
 
     def ended(self, jobs: Sequence[ImageJob]) -> None:
         for job in jobs:
             if job.error is not None:
                 job.owner.settle(job.error)
-        self._scheduler.add_decoded([job.owner for job in jobs])
+        # Where decodes take turns, whoever is granted one has claimed its row before that.
+        unclaimed = [job for job in jobs if job.error is None and not job.claimed]
+        others = [job.owner for job in jobs if job.error is not None or job.claimed]
+        if others:
+            self._scheduler.add_decoded(others)
+        if unclaimed:
+            self._claim(unclaimed, self._scheduler.add_decoded)
+
+    def _claim(self, jobs: Sequence[ImageJob], compute: Compute) -> None:
+        if self._cache is None:
+            compute([job.owner for job in jobs])
+            return
+        for job in jobs:
+            job.claimed = True
+        self._cache.claim([(job.owner, _key(self._cache, job)) for job in jobs], compute)
 
     def delayed(self, jobs: Sequence[ImageJob]) -> None:
         self._scheduler.withdraw([job.owner for job in jobs])
 
 
 class Embedder:
-    """`concurrency` bounds the downloads of one request, `memory` what all requests hold of images."""
+    """`concurrency` bounds the downloads of one request, `memory` what all requests hold of images. Without a `cache`
+    everything is embedded each time.
+    """
 
     def __init__(
         self,
@@ -90,12 +109,14 @@ class Embedder:
         scheduler: Scheduler,
         memory: ImageMemory,
         concurrency: int,
+        cache: Cache | None,
     ) -> None:
         self._images = images
         self._tokenize = tokenize
         self._scheduler = scheduler
         self._memory = memory
         self._concurrency = concurrency
+        self._cache = cache
 
     def embed_images(self, wanted: Sequence[Wanted], deadline: Deadline) -> list[Embedding | ServiceError]:
         """Return one result per image, in order: an embedding, or the error of that image alone.
@@ -106,13 +127,31 @@ class Embedder:
             group = Group(deadline)
             jobs = [_job(one.image, deadline) for one in wanted]
             items = [_item(group, job) for job in jobs]
-            with self._scheduler.entered(items):
+            with self._scheduler.entered(items), _settled_in_the_end(items):
                 try:
-                    self._images.begin([job for job in jobs if job.error is None], at_once=self._concurrency)
+                    if to_begin := [job for job in jobs if self._is_to_begin(job)]:
+                        self._images.begin(to_begin, at_once=self._concurrency)
                     rows = outcomes(group, items)
                 finally:
                     self._images.release(jobs)
         return [_embedding(*parts, group.arrived_s) for parts in zip(wanted, jobs, rows, strict=True)]
+
+    def _is_to_begin(self, job: ImageJob) -> bool:
+        """Not what cannot be had, nor what was sent and is known."""
+        if job.error is not None:
+            return False
+        if self._cache is None or job.content is None:
+            return True
+        return not self._cache.settle_known(job.owner, _key(self._cache, job))
+
+    def _claim_texts(self, items: Sequence[Item]) -> None:
+        cache = self._cache
+        if cache is None:
+            self._scheduler.add_texts(items)
+            return
+        cache.claim(
+            [(item, cache.key(Modality.TEXT, item.payload.tobytes())) for item in items], self._scheduler.add_texts
+        )
 
     def embed_texts(self, wanted: Sequence[WantedText], deadline: Deadline) -> list[Embedding | ServiceError]:
         """Return one result per text, in order; one that is too long is cut and says so.
@@ -122,22 +161,38 @@ class Embedder:
         tokens = [self._tokenize(one.text) for one in wanted]
         group = Group(deadline)
         items = [Item(Modality.TEXT, group, one.ids, one.width) for one in tokens]
-        with self._scheduler.entered(items):
-            self._scheduler.add_texts(items)
+        with self._scheduler.entered(items), _settled_in_the_end(items):
+            self._claim_texts(items)
             rows = outcomes(group, items)
         triples = zip(wanted, tokens, rows, strict=True)
         return [
             row
             if isinstance(row, ServiceError)
-            else Embedding(_scaled(row, one.normalize), _timings(group.arrived_s, row), cut.truncated, len(cut.ids))
+            else Embedding(
+                _scaled(row, one.normalize), _timings(group.arrived_s, row), cut.truncated, len(cut.ids), row.cached
+            )
             for one, cut, row in triples
         ]
+
+
+@contextmanager
+def _settled_in_the_end(items: Sequence[Item]) -> Iterator[None]:
+    """However the block ends: somebody else's request may be waiting for the row of one of these."""
+    try:
+        yield
+    finally:
+        for item in items:
+            item.settle(InternalError())
+
+
+def _key(cache: Cache, job: ImageJob) -> Key:
+    return cache.key(Modality.IMAGE, job.sha256.encode())
 
 
 def _job(image: str | SentImage, deadline: Deadline) -> ImageJob:
     if isinstance(image, str):
         return ImageJob(image, deadline)
-    return ImageJob("", deadline, image.content, error=image.error)
+    return ImageJob("", deadline, image.content, error=image.error, sha256=image.payload_id or "")
 
 
 def _item(group: Group, job: ImageJob) -> Item:
@@ -153,7 +208,7 @@ def _embedding(image: Wanted, job: ImageJob, row: Encoded | ServiceError, arrive
         return row
     download = {"download_ms": job.download_ms} if job.content is None else {}
     timings = _timings(arrived_s, row, **download, decode_ms=job.decode_ms)
-    return Embedding(_scaled(row, image.normalize), timings)
+    return Embedding(_scaled(row, image.normalize), timings, cached=row.cached)
 
 
 def _timings(arrived_s: float, row: Encoded, **parts_ms: float) -> dict[str, float]:

@@ -12,10 +12,12 @@ Vector = npt.NDArray[np.float32]
 class Embedding:
     """A float32 (dim,) vector with the milliseconds it took; `truncated` when a text was cut to fit.
 
-    `tokens` is how many of them the model read, start and end included; none of an image.
+    `tokens` is how many of them the model read, start and end included; none of an image. A `cached` one was not
+    computed for this request.
     """
 
     vector: Vector
     timings: dict[str, float]
     truncated: bool = False
     tokens: int = 0
+    cached: bool = False

@@ -18,6 +18,7 @@ from core.batching.items import Group, Item, Modality, outcomes
 from core.batching.scheduler import Limits, Scheduler
 from core.batching.tally import Tally
 from core.byte_budget import ByteBudget
+from core.cache import Cache, Counts
 from core.clip.artifact import ModelDirectory
 from core.clip.engine import Engine
 from core.clip.loading import LoadedModel, load_model
@@ -80,9 +81,12 @@ class Runtime:
                 decoders=processes * _DECODES_PER_PROCESS,
                 grant=lambda item: self._images.decode(item.payload),
             )
+            self._cache = _cache(settings, self.identity)
+            if self._cache is not None:
+                close_in_the_end(made, self._cache.close)
             self._images = ImageProcesses(
                 child_settings(settings, directory.size_px, processes=processes, in_turns=shared),
-                Arrivals(self._scheduler),
+                Arrivals(self._scheduler, self._cache),
                 processes=processes,
                 budget_s=settings.max_decode_cpu_s,
             )
@@ -110,6 +114,11 @@ class Runtime:
     def done(self) -> Mapping[Modality, Tally]:
         """What the devices have done so far."""
         return self._batcher.done
+
+    @property
+    def cached(self) -> Mapping[Modality, Counts]:
+        """How often a row was there, or under way; nothing without a cache."""
+        return {} if self._cache is None else self._cache.counts
 
     def pass_serials(self) -> tuple[int | None, ...]:
         """See `Batcher.pass_serials`."""
@@ -162,6 +171,7 @@ class Runtime:
             scheduler=self._scheduler,
             memory=ImageMemory(ByteBudget(settings.max_image_bytes_in_flight), pixel_bytes),
             concurrency=settings.download_concurrency,
+            cache=self._cache,
         )
         model = Model(embedder, self.identity, max_batch_sizes(settings))
         access = Access(authenticator, settings.bearer_keys())
@@ -184,6 +194,12 @@ def close_in_the_end(made: ExitStack, close: Callable[[], None]) -> None:
             logger.exception("a part could not be closed")
 
     made.callback(closed)
+
+
+def _cache(settings: ServiceSettings, identity: ModelIdentity) -> Cache | None:
+    if settings.cache_bytes == 0:
+        return None
+    return Cache(settings.cache_bytes, model=f"{identity.fingerprint}|{identity.engine}|{identity.dtype}")
 
 
 def _limits(settings: ServiceSettings, directory: ModelDirectory) -> Limits:

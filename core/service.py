@@ -12,6 +12,7 @@ from core.api import Api
 from core.asked import Asked
 from core.batching.items import Modality
 from core.batching.tally import Tally
+from core.cache import Counts
 from core.deadline import Cancellation, Deadline
 from core.errors import NotReady, Overloaded, StartError
 from core.settings import ServiceSettings
@@ -49,6 +50,9 @@ class Runtime(Protocol):
 
     @property
     def done(self) -> Mapping[Modality, Tally]: ...
+
+    @property
+    def cached(self) -> Mapping[Modality, Counts]: ...
 
     def pass_serials(self) -> tuple[int | None, ...]: ...
 
@@ -164,6 +168,11 @@ class Service:
     def asked(self) -> Asked:
         """Who has asked for how much so far; nobody until the model is loaded."""
         return self._runtime.api.asked if self._runtime else Asked()
+
+    @property
+    def cached(self) -> Mapping[Modality, Counts]:
+        """How often a vector was there already; nothing until the model is loaded, or without a cache."""
+        return self._runtime.cached if self._runtime else {}
 
     def health(self) -> Body:
         """The body of `/health`, the same in every status; what is not known before loading is null."""

@@ -125,6 +125,8 @@ class ServiceSettings(BaseModel):
     """What running requests hold of decoded images; as much again of downloaded ones, of those that were sent, and of
     bodies of more than a mebibyte.
     """
+    cache_bytes: Annotated[int, Field(ge=0)] = 67_108_864
+    """Of vectors that are kept for when the same text or image comes again: some 25,000. 0 keeps none."""
     max_image_pass_ms: Positive = 250
     """On a CPU, while texts come: how long decoding and encoding images may keep the next text waiting."""
     watchdog_forward_s: Seconds = 30.0

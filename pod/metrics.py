@@ -9,6 +9,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from core.batching.tally import Tally
+from core.cache import Counts
 from core.service import Service
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
@@ -18,6 +19,11 @@ _COUNTERS: dict[str, tuple[str, Callable[[Tally], float]]] = {
     "clip_embedded_items": ("Images and texts that were embedded", lambda tally: tally.items),
     "clip_forward_seconds": ("Time that forward passes took, over all devices", lambda tally: tally.forward_s),
     "clip_queue_seconds": ("Time that embedded items had waited for a device", lambda tally: tally.queue_s),
+}
+
+_CACHE_COUNTERS: dict[str, tuple[str, Callable[[Counts], float]]] = {
+    "clip_cache_hits": ("Images and texts whose vector was there, or under way", lambda counts: counts.hits),
+    "clip_cache_misses": ("Images and texts that the cache did not have", lambda counts: counts.misses),
 }
 
 
@@ -35,6 +41,12 @@ class ServiceCollector(Collector):
             family = CounterMetricFamily(name, meaning, labels=["modality"])
             for modality, tally in done.items():
                 family.add_metric([modality.value], value(tally))
+            yield family
+        cached = self._service.cached
+        for name, (meaning, count) in _CACHE_COUNTERS.items():
+            family = CounterMetricFamily(name, meaning, labels=["modality"])
+            for modality, counts in cached.items():
+                family.add_metric([modality.value], count(counts))
             yield family
         asked = self._service.asked
         yield _of_clients("clip_client_items", "Images and texts that a client has asked for", asked.items)

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -26,12 +26,16 @@ class Modality(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """One row of a forward pass: float32 (dim,), not normalised, and its L2 norm; when its pass began, and its time."""
+    """One row of a forward pass: float32 (dim,), not normalised, and its L2 norm; when its pass began, and its time.
+
+    A `cached` one is of a pass for somebody else; it began when it was found.
+    """
 
     vector: npt.NDArray[np.float32]
     norm: float
     began_s: float
     inference_ms: float
+    cached: bool = False
 
 
 class Group:
@@ -76,6 +80,7 @@ class Item:
     ready_s: float = 0.0
     due_s: float = 0.0
     outcome: Encoded | ServiceError | None = None
+    _then: Callable[["Item"], object] | None = None
 
     def __post_init__(self) -> None:
         self.group.join()
@@ -87,6 +92,18 @@ class Item:
                 return
             self.outcome = outcome
             self.group.leave()
+        if self._then is not None:
+            self._then(self)
+
+    def when_settled(self, call: Callable[["Item"], object]) -> None:
+        """Have `call`, which must be quick, called with this item, on the thread that settles it; at once if that has
+        been. The last one who asks is called.
+        """
+        with self.group.lock:
+            self._then = call
+            if self.outcome is None:
+                return
+        call(self)
 
     def still_wanted(self) -> bool:
         """Whether it is worth a forward pass: not if it has been settled, its caller has gone or its time is over."""

@@ -5,6 +5,7 @@ ends with the service, whatever becomes of that. Whatever strangers host is hand
 """
 
 import ctypes
+import hashlib
 import logging
 import logging.config
 import os
@@ -77,6 +78,7 @@ class Child:
         self._sending = threading.Lock()
         self._arena = arena
         self._in_turns = settings.in_turns
+        self._hashes = settings.hashes
         self._slow_s = settings.slow_s
         self._decode_bytes = decode
         self._downloads = Downloads(
@@ -160,6 +162,8 @@ class Child:
             self._failed(task, DeadlineExceeded())
 
     def _fetched(self, task: Task) -> None:
+        if self._hashes:
+            task.sha256 = hashlib.sha256(task.data).hexdigest()
         self._arrived(task, expected_decode_s(task.data))
 
     def _arrived(self, task: Task, expected_s: float) -> None:
@@ -177,7 +181,7 @@ class Child:
         if is_given_up:
             self._failed(task, DeadlineExceeded())
             return
-        self._send([FETCHED, task.job_id])
+        self._send([FETCHED, _report(task)])
 
     def _hand_back(self, task: Task) -> None:
         """It is for a process where nobody waits behind it, and no longer of this part."""
@@ -208,7 +212,7 @@ class Child:
             self._failed(task, error)
             return
         decode_ms = (time.monotonic() - began_s) * 1000
-        self._report(task, [task.job_id, round(task.download_ms, 3), round(decode_ms, 3)])
+        self._report(task, _report(task, decode_ms))
 
     def _decode(self, task: Task) -> ServiceError | None:
         if task.part.deadline.expired:
@@ -257,6 +261,10 @@ class Child:
         with self._sending, suppress(OSError):
             # The reader sees the end of the socket, and ends the process.
             self._sock.sendall(data)
+
+
+def _report(task: Task, decode_ms: float = 0.0) -> list[Any]:
+    return [task.job_id, round(task.download_ms, 3), round(decode_ms, 3), task.sha256]
 
 
 def _task(part: Part, job_id: int, slot: int, source: Source) -> Task:

@@ -27,6 +27,10 @@ class ImageJob:
     owner: Any = None
     pixels: Pixels | None = None
     error: ServiceError | None = None
+    sha256: str = ""
+    """Of the file, in hex; empty until it is known."""
+    claimed: bool = False
+    """Whether the cache has been asked for its row."""
     download_ms: float = 0.0
     decode_ms: float = 0.0
 

@@ -4,6 +4,7 @@ JSON and no pickle: an image process handles strangers' bytes, and what it says 
 Beside a message that gives work the descriptor of a file may travel, with the images that were sent by content.
 """
 
+import re
 import socket
 import struct
 from collections import deque
@@ -26,6 +27,8 @@ _READ_BYTES = 262_144
 _MAX_DESCRIPTORS = 16
 
 _MAX_MESSAGE_CHARACTERS = 200
+
+_SHA256 = re.compile("([0-9a-f]{64})?")
 
 WORK, DECODE, FORGET = "work", "decode", "forget"
 READY, FETCHED, SLOW, ENDED = "ready", "fetched", "slow", "ended"
@@ -63,6 +66,8 @@ class ChildSettings:
     slots: int
     in_turns: bool
     """Whether a decode waits until it is told that it may begin."""
+    hashes: bool
+    """Whether it says the SHA-256 of what it has downloaded."""
     slow_s: float
     """What will about take longer than this to decode is handed back; infinite in a process that is for those."""
     max_requests: int
@@ -131,19 +136,22 @@ class DescriptorInbox(Inbox):
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What became of one image in an image process; times in milliseconds."""
+    """What became of one image in an image process; times in milliseconds. `sha256`, of the file, in hex, is empty
+    where it was not asked for.
+    """
 
     job_id: int
     download_ms: float = 0.0
     decode_ms: float = 0.0
+    sha256: str = ""
     error: errors.ServiceError | None = None
 
     @classmethod
     def parse(cls, report: object) -> "Report":
         """Raises `Garbled`."""
         match report:
-            case [int(job_id), float(download_ms), float(decode_ms)]:
-                return cls(job_id, download_ms, decode_ms)
+            case [int(job_id), float(download_ms), float(decode_ms), str(sha256)] if _SHA256.fullmatch(sha256):
+                return cls(job_id, download_ms, decode_ms, sha256)
             case [int(job_id), str(code), str(message), bool(retryable)]:
                 return cls(job_id, error=_error_of(code, message, retryable=retryable))
         raise Garbled

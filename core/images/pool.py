@@ -174,7 +174,7 @@ class ImageProcesses:
             if kind == ENDED:
                 news.ended.extend(job for report in content if (job := self._settle(process, report)) is not None)
             elif kind == FETCHED:
-                tickets = [_ticket_of(process, job_id) for job_id in content]
+                fetched = [job for report in content if (job := self._note_fetched(process, report)) is not None]
             elif kind == SLOW:
                 self._give_to_slow(process, content, news)
             elif kind == READY:
@@ -182,7 +182,7 @@ class ImageProcesses:
             else:
                 raise Garbled
         if kind == FETCHED:
-            self._listener.fetched([ticket.job for ticket in tickets if not ticket.void])
+            self._listener.fetched(fetched)
         self._tell(news)
         if process.detached and not process.tickets:
             process.close()
@@ -298,6 +298,15 @@ class ImageProcesses:
                 self._attempts[ticket.job] = None
                 self._assign([ticket.job], 1, news, slow=True)
 
+    def _note_fetched(self, process: ImageProcess, content: object) -> ImageJob | None:
+        """Take one report; None if nobody waits for it."""
+        report = Report.parse(content)
+        ticket = _ticket_of(process, report.job_id)
+        if ticket.void:
+            return None
+        _note(ticket.job, report)
+        return ticket.job
+
     def _settle(self, process: ImageProcess, content: object) -> ImageJob | None:
         """Take one report; None if nobody waits for it."""
         report = Report.parse(content)
@@ -308,7 +317,8 @@ class ImageProcesses:
             process.slots.give_back(ticket.slot)
             return None
         job = ticket.job
-        job.error, job.download_ms, job.decode_ms = report.error, report.download_ms, report.decode_ms
+        job.error, job.decode_ms = report.error, report.decode_ms
+        _note(job, report)
         if report.error is None:
             job.pixels = process.arena.slots[ticket.slot]
         return job
@@ -385,6 +395,13 @@ class ImageProcesses:
             self._listener.ended(news.ended)
         for message in news.messages:
             message.process.send(message.content, message.descriptor)
+
+
+def _note(job: ImageJob, report: Report) -> None:
+    job.download_ms = report.download_ms
+    if job.content is None:
+        # Of what was sent the service knows it by itself.
+        job.sha256 = report.sha256
 
 
 def _ticket_of(process: ImageProcess, job_id: object) -> Ticket:

@@ -22,6 +22,7 @@ def child_settings(settings: ServiceSettings, size_px: int, *, processes: int, i
         # Every image that may be anywhere could be in one process; as many again are about to be given up.
         slots=2 * settings.max_queued_items,
         in_turns=in_turns,
+        hashes=settings.cache_bytes > 0,
         slow_s=SLOW_S,
         max_requests=settings.max_concurrent_requests,
         max_image_bytes=settings.max_image_size_bytes,

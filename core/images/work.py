@@ -44,6 +44,7 @@ class Task:
     sent: tuple[int, int] | None = None
     data: bytes = b""
     download_ms: float = 0.0
+    sha256: str = ""
     held: ExitStack = field(default_factory=ExitStack)
 
     def read_sent(self) -> None:

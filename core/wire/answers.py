@@ -114,6 +114,8 @@ class EmbeddedItem(Answer):
     dim: Annotated[int, Field(gt=0)]
     normalized: bool
     """Whether the vector has norm 1."""
+    cached: Literal[True] = _sometimes()
+    """It was not computed for this request."""
 
 
 class EmbeddedImage(EmbeddedItem):

@@ -46,6 +46,8 @@ def embedding_body(request_id: str, embedding: Embedding, *, normalized: bool, e
     }
     if embedding.truncated:
         body["truncated"] = True
+    if embedding.cached:
+        body["cached"] = True
     return body
 
 

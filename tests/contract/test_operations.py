@@ -1,6 +1,7 @@
 """What every backend answers to good requests."""
 
 import base64
+import os
 import re
 from base64 import b64decode, b64encode
 
@@ -13,7 +14,7 @@ from core.wire.requests import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT, EMBED
 from tests.contract.conftest import Drawing
 from tools.testbed.image_server import ImageServer
 from tools.testbed.pictures import encoded, natural
-from tools.testbed.target import Target, signed_batch, signed_content, signed_image, signed_text, signed_texts
+from tools.testbed.target import Body, Target, signed_batch, signed_content, signed_image, signed_text, signed_texts
 
 # Relative to the length of the vector, in float32: batches of different sizes add in a different order.
 ROW_TOLERANCE = 1e-3
@@ -126,6 +127,28 @@ def test_batch_of_contents_alone(target: Target, picture: bytes) -> None:
         broken["error"][name] for name in ("code", "request_id", "retryable")
     )
     assert {"total_inference_ms", "total_ms"} == answer.body["batch_timings"].keys()
+
+
+def test_what_comes_again_is_the_same_bit_for_bit(target: Target, images: ImageServer) -> None:
+    """And says so, alone and in a batch, by URL or by content; what was computed for this request does not."""
+    picture = encoded(natural(200, 201), "PNG") + os.urandom(8)
+    url, text = images.add("/again.png", picture), f"a circle {os.urandom(8).hex()}"
+    item = {"path": EMBED_IMAGE_BATCH, "request_id": "one"}
+    asked: list[tuple[str, Body]] = [
+        (EMBED_IMAGE, signed_image(url)),
+        (EMBED_IMAGE, signed_image(url)),
+        (EMBED_IMAGE, signed_content(picture)),
+        (EMBED_IMAGE_BATCH, {"items": [signed_image(url, **item), signed_content(picture, **item)]}),
+        (EMBED_TEXT, signed_text(text)),
+        (EMBED_TEXT, signed_text(text)),
+        (EMBED_TEXT_BATCH, {"items": [signed_text(text, path=EMBED_TEXT_BATCH, request_id="one")]}),
+    ]
+    answers = [target.send(path, body).body for path, body in asked]
+    results = [one for answer in answers for one in answer.get("results", [answer])]
+
+    assert [None, True, True, True, True, None, True, True] == [one.get("cached") for one in results]
+    assert [0.0] * 6 == [one["timings"]["inference_ms"] for one in results if one.get("cached")]
+    assert 2 == len({str(one["embedding"]) for one in results})
 
 
 @given(text=st.text(alphabet="AB+/=", max_size=20) | st.binary(max_size=20).map(lambda data: b64encode(data).decode()))

@@ -1,9 +1,11 @@
 """The way from URLs and texts to vectors: a real scheduler and device over a scripted engine, and scripted images."""
 
+import hashlib
 import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +19,7 @@ from core.batching.device import Device, Stack
 from core.batching.items import Modality
 from core.batching.scheduler import Limits, Scheduler
 from core.byte_budget import ByteBudget
+from core.cache import Cache, Counts
 from core.deadline import Cancellation, Deadline
 from core.embedder import Arrivals, Embedder, ImageMemory, Tokens, Wanted, WantedText
 from core.embedding import Embedding
@@ -39,6 +42,17 @@ PIXEL_BYTES = 10
 MAX_ITEMS = 100
 
 
+class Gate:
+    """Somebody has `reached` it, and goes on when it is `opened`."""
+
+    def __init__(self) -> None:
+        self.reached, self.opened = threading.Event(), threading.Event()
+
+    def pass_through(self) -> None:
+        self.reached.set()
+        assert self.opened.wait(SOON_S)
+
+
 class DirectionEngine:
     """Image payloads are numbers: n becomes the vector (n, 0, 0, n), and 0 none at all. Texts become their length."""
 
@@ -47,11 +61,20 @@ class DirectionEngine:
 
     def __init__(self) -> None:
         self.batch_sizes: list[int] = []
+        self._gate: Gate | None = None
+
+    def hold(self) -> "Gate":
+        """Hold the next pass of images."""
+        self._gate = Gate()
+        return self._gate
 
     def prepare_thread(self) -> None:
         pass
 
     def encode_images(self, pixels: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        gate, self._gate = self._gate, None
+        if gate is not None:
+            gate.pass_through()
         self.batch_sizes.append(len(pixels))
         rows = np.zeros((len(pixels), DIM), dtype=np.float32)
         rows[:, 0] = rows[:, -1] = pixels
@@ -74,6 +97,7 @@ class ScriptedImages:
     released: list[ImageJob] = field(default_factory=list)
     entered: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     _threads: list[threading.Thread] = field(default_factory=list)
+    _gate: "Gate | None" = None
 
     def begin(self, jobs: Sequence[ImageJob], *, at_once: int) -> None:
         self.begun.append(([job.url for job in jobs], at_once))
@@ -88,7 +112,18 @@ class ScriptedImages:
 
     def decode(self, job: ImageJob) -> None:
         """What the scheduler grants."""
-        self._end([job])
+        if self._gate is None:
+            self._end([job])
+            return
+        gate, self._gate = self._gate, None
+        thread = threading.Thread(target=lambda: self._end([job], gate))
+        self._threads.append(thread)
+        thread.start()
+
+    def hold_decodes(self) -> "Gate":
+        """Hold the next one that is granted."""
+        self._gate = Gate()
+        return self._gate
 
     def close(self) -> None:
         for thread in self._threads:
@@ -100,13 +135,18 @@ class ScriptedImages:
         failed = [job for job in arrived if "404" in job.url]
         self._end(failed)
         fetched = [job for job in arrived if job not in failed]
+        for job in fetched:
+            if job.content is None:
+                job.sha256 = hashlib.sha256(job.url.encode()).hexdigest()
         if self.in_turns:
             self.arrivals.fetched(fetched)
         else:
             self._end(fetched)
 
-    def _end(self, jobs: Sequence[ImageJob]) -> None:
+    def _end(self, jobs: Sequence[ImageJob], gate: "Gate | None" = None) -> None:
         assert self.arrivals is not None
+        if gate is not None:
+            gate.pass_through()
         for job in jobs:
             job.error = _error_of(job.url)
             if job.error is None:
@@ -162,7 +202,7 @@ class Bench:
 
 
 @contextmanager
-def bench(*, in_turns: bool = False, max_bytes: int = 1_000_000) -> Iterator[Bench]:
+def bench(*, in_turns: bool = False, max_bytes: int = 1_000_000, cache: Cache | None = None) -> Iterator[Bench]:
     images, engine, budget = ScriptedImages(in_turns), DirectionEngine(), ByteBudget(max_bytes)
     scheduler = Scheduler(
         Limits(max_items=MAX_ITEMS, max_batch=MAX_ITEMS, max_tokens=10_000, max_turn_s=10.0),
@@ -170,7 +210,7 @@ def bench(*, in_turns: bool = False, max_bytes: int = 1_000_000) -> Iterator[Ben
         decoders=2,
         grant=lambda item: images.decode(item.payload),
     )
-    images.arrivals = Arrivals(scheduler)
+    images.arrivals = Arrivals(scheduler, cache)
     stacks: Mapping[Modality, Stack] = {Modality.IMAGE: stack, Modality.TEXT: np.stack}
     batcher = Batcher(scheduler, [Device(engine, stacks, dim=DIM, max_batch=MAX_ITEMS)])
     embedder = Embedder(
@@ -179,12 +219,15 @@ def bench(*, in_turns: bool = False, max_bytes: int = 1_000_000) -> Iterator[Ben
         scheduler=scheduler,
         memory=ImageMemory(budget, PIXEL_BYTES),
         concurrency=8,
+        cache=cache,
     )
     try:
         yield Bench(embedder, scheduler, batcher, engine, images, budget)
     finally:
         images.close()
         batcher.close()
+        if cache is not None:
+            cache.close()
 
 
 both_ways = pytest.mark.parametrize(
@@ -376,3 +419,110 @@ def test_closed_scheduler_takes_nothing() -> None:
             target.embedder.embed_texts([WantedText("text", normalize=True)], Deadline.after(SOON_S))
 
         assert [] == target.images.begun
+
+
+def a_cache(max_bytes: int = 1_000_000) -> Cache:
+    return Cache(max_bytes, model="scripted")
+
+
+def vectors(results: Sequence[Embedding | ServiceError]) -> list[bytes]:
+    """Bit for bit; fails for an error."""
+    assert all(isinstance(result, Embedding) for result in results), results
+    return [result.vector.tobytes() for result in results if isinstance(result, Embedding)]
+
+
+def cached(results: Sequence[Embedding | ServiceError]) -> list[bool | type]:
+    return [result.cached if isinstance(result, Embedding) else type(result) for result in results]
+
+
+@both_ways
+def test_image_that_comes_again_is_not_embedded_again(*, in_turns: bool) -> None:
+    """In another request or in the same one, normalised or not; whoever has it computed says so, and nobody else."""
+    cache = a_cache()
+    with bench(in_turns=in_turns, cache=cache) as target:
+        first = target.embed(["1", "2"], [True, False])
+        again = target.embed(["2", "1", "1", "404", "broken"], [False, True, False, True, True])
+
+        assert [2] == target.engine.batch_sizes
+    assert [False, False] == cached(first)
+    assert [True, True, True, DownloadError, InvalidImage] == cached(again)
+    assert vectors(first) == [vectors(again[:2])[1], vectors(again[:2])[0]]
+    assert 3 == cache.counts[Modality.IMAGE].hits
+
+
+@both_ways
+def test_image_that_was_sent_is_known_by_its_bytes(*, in_turns: bool) -> None:
+    """Also where the same file came from a server before; then it is handed to no image process."""
+    with (
+        bench(in_turns=in_turns, cache=a_cache()) as target,
+        closing(SentImages(SentLimits(10, ByteBudget(100)))) as images,
+    ):
+        target.embed(["5"])
+        wanted = Wanted(images.take("NQ=="), normalize=True)
+        [result] = target.embedder.embed_images([wanted], Deadline.after(SOON_S))
+
+        assert [True] == cached([result])
+        assert 1 == len(target.images.jobs)
+
+
+def test_text_is_known_by_what_the_model_reads() -> None:
+    """Two texts with the same tokens are one row; each says by itself whether it was cut."""
+    with bench(cache=a_cache()) as target:
+        wanted = [WantedText(text, normalize=True) for text in ("longer", "longest", "five5")]
+        results = [target.embedder.embed_texts([one], Deadline.after(SOON_S))[0] for one in wanted]
+
+    assert [False, True, True] == cached(results)
+    assert 1 == len(set(vectors(results)))
+    assert [True, True, False] == [result.truncated for result in results if isinstance(result, Embedding)]
+
+
+@both_ways
+def test_many_who_ask_for_one_image_at_once_have_it_embedded_once(*, in_turns: bool) -> None:
+    """A thousand requests of 32 clients: one forward pass of one image, one answer that says it was computed."""
+    cache = a_cache()
+    with bench(in_turns=in_turns, cache=cache) as target, ThreadPoolExecutor(32) as clients:
+        results = list(clients.map(lambda _: target.embed(["7"])[0], range(1000)))
+
+        assert [1] == target.engine.batch_sizes
+    assert 1 == len(set(vectors(results)))
+    assert 999 == sum(one is True for one in cached(results))
+    assert Counts(hits=999, misses=1) == cache.counts[Modality.IMAGE]
+
+
+@both_ways
+def test_who_waits_for_a_request_that_is_given_up_is_embedded_by_itself(*, in_turns: bool) -> None:
+    """Nobody is failed, or left waiting, by what becomes of somebody else."""
+    cancellation = Cancellation()
+    results: dict[str, list[Embedding | ServiceError]] = {}
+    with bench(in_turns=in_turns, cache=a_cache()) as target:
+        gate = target.images.hold_decodes() if in_turns else target.engine.hold()
+
+        def ask(name: str, deadline: Deadline) -> threading.Thread:
+            thread = threading.Thread(target=lambda: results.update({name: target.embed(["7"], deadline=deadline)}))
+            thread.start()
+            assert target.images.entered.acquire(timeout=SOON_S)
+            return thread
+
+        first = ask("first", Deadline.after(SOON_S, cancellation))
+        assert gate.reached.wait(SOON_S)
+        second = ask("second", Deadline.after(SOON_S))
+        _wait_until(lambda: target.images.jobs[-1].claimed)
+        cancellation.cancel()
+        first.join(SOON_S)
+        gate.opened.set()
+        second.join(SOON_S)
+
+    assert [DeadlineExceeded] == cached(results["first"])
+    assert [False] == cached(results["second"])
+
+
+def test_request_that_fails_oddly_leaves_nobody_waiting() -> None:
+    """Its images are settled, whatever was raised: others may wait for their rows."""
+    with bench(cache=a_cache()) as target:
+        add_texts, target.scheduler.add_texts = target.scheduler.add_texts, _raise  # type: ignore[method-assign]
+        with pytest.raises(ZeroDivisionError):
+            target.embedder.embed_texts([WantedText("text", normalize=True)], Deadline.after(SOON_S))
+        target.scheduler.add_texts = add_texts  # type: ignore[method-assign]
+        results = target.embedder.embed_texts([WantedText("text", normalize=True)], Deadline.after(SOON_S))
+
+    assert [False] == cached(results)

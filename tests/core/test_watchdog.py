@@ -7,6 +7,7 @@ import pytest
 
 from core.batching.items import Modality
 from core.batching.tally import Tally
+from core.cache import Counts
 from core.errors import NotReady
 from core.service import Service, Status
 from core.settings import load_settings
@@ -29,6 +30,7 @@ class ScriptedRuntime:
         self.healthy = True
         self.serials: tuple[int | None, ...] = (None,)
         self.done: Mapping[Modality, Tally] = {}
+        self.cached: Mapping[Modality, Counts] = {}
 
     def pass_serials(self) -> tuple[int | None, ...]:
         return self.serials

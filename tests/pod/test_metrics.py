@@ -20,18 +20,25 @@ def samples(pod: PodProcess) -> dict[tuple[str, str | None], float]:
 
 
 def test_work_is_counted_by_modality(pod: PodProcess, images: ImageServer) -> None:
-    """One image and two texts more, in passes that took time; a refused request counts nothing."""
+    """One image and two texts more, in passes that took time, and each of them again, which is none; a refused request
+    counts nothing.
+    """
     before = samples(pod)
-    for text in ("a red circle", "a blue square"):
+    texts = [f"{text} that is counted" for text in ("a red circle", "a blue square")]
+    for text in 2 * texts:
         requests.post(pod.base_url + EMBED_TEXT, json=signed_text(text), timeout=SOON_S).raise_for_status()
-    url = images.add("/counted.png", RED_CIRCLE)
-    requests.post(pod.base_url + EMBED_IMAGE, json=signed_image(url), timeout=SOON_S).raise_for_status()
+    # A file that no other test has sent.
+    url = images.add("/counted.png", RED_CIRCLE + b"counted")
+    for _ in range(2):
+        requests.post(pod.base_url + EMBED_IMAGE, json=signed_image(url), timeout=SOON_S).raise_for_status()
     requests.post(pod.base_url + EMBED_TEXT, json={"text": "unsigned"}, timeout=SOON_S)
     after = samples(pod)
     grown = {key: after[key] - before.get(key, 0.0) for key in after}
 
     assert (2.0, 1.0) == (grown["clip_embedded_items_total", "text"], grown["clip_embedded_items_total", "image"])
     assert (2.0, 1.0) == (grown["clip_forward_passes_total", "text"], grown["clip_forward_passes_total", "image"])
+    assert (2.0, 1.0) == (grown["clip_cache_hits_total", "text"], grown["clip_cache_hits_total", "image"])
+    assert (2.0, 1.0) == (grown["clip_cache_misses_total", "text"], grown["clip_cache_misses_total", "image"])
     assert grown["clip_forward_seconds_total", "image"] > 0
     assert grown["clip_queue_seconds_total", "image"] >= 0
     assert 0.0 == after["clip_queued_items", None]

@@ -11,6 +11,7 @@ from core.batching.items import Modality
 from core.batching.scheduler import Limits, Scheduler
 from core.batching.tally import Tally
 from core.byte_budget import ByteBudget
+from core.cache import Counts
 from core.embedder import Arrivals, Embedder, ImageMemory
 from core.images.content import SentLimits
 from core.images.job import PixelStack
@@ -62,7 +63,7 @@ class ScriptedRuntime:
         )
         self._images = ImageProcesses(
             child_settings(settings, SIZE_PX, processes=processes, in_turns=in_turns),
-            Arrivals(self._scheduler),
+            Arrivals(self._scheduler, None),
             processes=processes,
             budget_s=settings.max_decode_cpu_s,
         )
@@ -82,6 +83,10 @@ class ScriptedRuntime:
     @property
     def done(self) -> Mapping[Modality, Tally]:
         return self._batcher.done
+
+    @property
+    def cached(self) -> Mapping[Modality, Counts]:
+        return {}
 
     def pass_serials(self) -> tuple[int | None, ...]:
         return self._batcher.pass_serials()
@@ -123,6 +128,8 @@ def _api(settings: ServiceSettings, scheduler: Scheduler, images: ImageProcesses
         scheduler=scheduler,
         memory=ImageMemory(ByteBudget(settings.max_image_bytes_in_flight), _PIXEL_BYTES),
         concurrency=settings.download_concurrency,
+        # What is asked again and again here is to be worked for each time.
+        cache=None,
     )
     model = Model(embedder, IDENTITY, max_batch_sizes(settings))
     access = Access(Authenticator(settings.hmac_secrets()), {})

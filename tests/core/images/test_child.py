@@ -1,5 +1,6 @@
 """Inside an image process: which downloads run, what they hold, and in which order what they bring is decoded."""
 
+import hashlib
 import os
 import socket
 import threading
@@ -188,6 +189,7 @@ class InnerChild:
         self._child = Child(sock, self.arena, told, fetch=fetch_now, decode=digits)
         self._inbox = Inbox(other_end)
         self._unread: list[list[Any]] = []
+        self.hashes: dict[int, str] = {}
 
     def told(self, *message: Any) -> None:  # noqa: ANN401 - the protocol's own
         """A message of the service has come."""
@@ -232,6 +234,7 @@ class InnerChild:
         """For each image of its next report the number, and what it came to: None for pixels."""
         kind, *reports = self.says()
         assert kind == ENDED
+        self.hashes |= {report[0]: report[3] for report in reports if not isinstance(report[1], str)}
         return [(report[0], report[1] if isinstance(report[1], str) else None) for report in reports]
 
 
@@ -257,6 +260,25 @@ def test_oldest_part_is_decoded_first() -> None:
         assert [(10, None), (20, None), (30, None)] == ended
         assert [1, 2, 3] == [int(child.arena.slots[slot, 0, 0, 0]) for slot in (1, 2, 3)]
         assert child.arena.decoding is None
+
+
+@pytest.mark.parametrize(
+    ("cache_bytes", "said"),
+    [
+        pytest.param("1", [hashlib.sha256(b"5").hexdigest(), ""], id="with a cache"),
+        pytest.param("0", ["", ""], id="without"),
+    ],
+)
+def test_file_is_told_by_its_hash(cache_bytes: str, said: list[str]) -> None:
+    """Of what was downloaded, where somebody asks for it; what was sent is known where it came from."""
+    with inner_child(CACHE_BYTES=cache_bytes) as child:
+        child.sent(b"5")
+        child.told(WORK, 1, 8, 30_000.0, [[11, 0, "5"], [12, 1, [0, 1]]])
+        child.decode_next()
+        child.decode_next()
+        child.ended()
+
+        assert said == [child.hashes[11], child.hashes[12]]
 
 
 def test_request_is_reported_as_a_whole() -> None:
@@ -308,7 +330,7 @@ def test_images_that_were_sent_take_turns_and_can_be_given_up() -> None:
         first, open_between = child.ended(), is_open(descriptor)
         child.told(FORGET, 1)
 
-        assert [[FETCHED, 11], [FETCHED, 12]] == announced
+        assert [11, 12] == [report[0] for _, report in announced]
         assert [(12, None)] == first
         assert [(11, "DEADLINE_EXCEEDED")] == child.ended()
         assert (True, False) == (open_between, is_open(descriptor))
@@ -344,7 +366,10 @@ def test_turns_are_waited_for() -> None:
         child.told(DECODE, 77)
         child.told(FORGET, 1)
 
-        assert [[FETCHED, 11], [FETCHED, 12]] == sorted(announced)
+        of_file = hashlib.sha256(b"9").hexdigest()
+        assert [(FETCHED, 11, of_file), (FETCHED, 12, of_file)] == sorted(
+            (kind, report[0], report[3]) for kind, report in announced
+        )
         assert [(12, None)] == first
         assert [(11, "DEADLINE_EXCEEDED")] == child.ended()
 
