@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TARGET ?= pod
 
 .DEFAULT_GOAL := help
-.PHONY: chaos fuzz help install run run-serverless smoke test lint types format bench bench-health bench-memory bench-gpu bench-host bench-mixed bench-parity bench-text-batch docker-build image-check docs-check redis settings-page clean
+.PHONY: browser chaos fuzz help install run run-serverless smoke test lint types format bench bench-health bench-memory bench-gpu bench-host bench-mixed bench-parity bench-text-batch docker-build image-check docs-check redis settings-page clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -84,6 +84,10 @@ fuzz: $(VENV)/installed-dev ## 10,000 mutated images and 10,000 mutated requests
 
 settings-page: $(VENV)/installed-dev ## write docs/settings.md from the settings' models
 	@$(BIN)/python -m tools.settings_page
+
+browser: ## the Chromium of the tests, from Debian; without it they are skipped (root)
+	apt-get update --quiet
+	apt-get install --yes --quiet --no-install-recommends chromium
 
 redis: ## the Redis of the tests, from Debian; without it they are skipped (root)
 	apt-get update --quiet

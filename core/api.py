@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from core.access import NONE, Access, Credentials
+from core.asked import Asked
 from core.deadline import Deadline
 from core.errors import BatchTooLarge, NotFound, RateLimited, ServiceError
 from core.images.content import SentImages, SentLimits
@@ -53,7 +54,7 @@ class Call:
 
 
 class Api:
-    """Over one model, for those whom `access` lets in, and as much as `rate_limits` let each have."""
+    """Over one model, for those whom `access` lets in, and as much as `rate_limits` let each have; `asked` counts."""
 
     def __init__(
         self,
@@ -69,6 +70,7 @@ class Api:
         self._sent_limits = sent_limits
         self._request_timeout_s = request_timeout_s
         self._rate_limits = rate_limits
+        self.asked = Asked()
 
     def prepare(
         self,
@@ -111,10 +113,15 @@ class Api:
 
     def _limit(self, client: str | None, request: Request) -> Standing | None:
         """Asks a store, so it is part of the call and not of `prepare`. Raises `RateLimited`."""
-        if self._rate_limits is None:
-            return None
+        name = client or DEFAULT_CLIENT
         items, bytes_ = request.measure()
-        return self._rate_limits.check(client or DEFAULT_CLIENT, items, bytes_)
+        try:
+            standing = self._rate_limits.check(name, items, bytes_) if self._rate_limits else None
+        except RateLimited:
+            self.asked.note(name, items, limited=True)
+            raise
+        self.asked.note(name, items, limited=False)
+        return standing
 
     def models(self, credentials: Credentials) -> Body:
         """The answer to `GET /v1/models`. Raises what `Access.of_key` does."""

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from typing import Protocol
 
 from core.api import Api
+from core.asked import Asked
 from core.batching.items import Modality
 from core.batching.tally import Tally
 from core.cache import Counts
@@ -162,6 +163,11 @@ class Service:
     def done(self) -> Mapping[Modality, Tally]:
         """What the devices have done so far; nothing until the model is loaded."""
         return self._runtime.done if self._runtime else {}
+
+    @property
+    def asked(self) -> Asked:
+        """Who has asked for how much so far; nobody until the model is loaded."""
+        return self._runtime.api.asked if self._runtime else Asked()
 
     @property
     def cached(self) -> Mapping[Modality, Counts]:

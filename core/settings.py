@@ -39,6 +39,8 @@ class ServiceSettings(BaseModel):
     """Logs are JSON lines on standard error."""
     service_commit: str | None = None
     """Shown in `/health` as `commit`; the images set it."""
+    api_docs: bool = False
+    """1 serves `/openapi.json` and `/docs`, a page that shows it and signs requests; `make run` sets it."""
 
     embedding_hmac_secret: SecretStr | None = None
     """The secret that is shared with the workers; without it the service does not start."""

@@ -30,7 +30,7 @@ from core.wire.requests import new_request_id, request_id_of
 from core.wire.responses import Body
 from core.wire.sizes import max_body_bytes
 from core.wire.strict_json import encode, parse_object
-from pod import SERVICE_EXTENSION, metrics
+from pod import SERVICE_EXTENSION, docs, metrics
 from pod.body import Bodies, ReceivedBody
 from pod.connection import Connection
 from pod.errors import from_http, status_of
@@ -96,7 +96,8 @@ class _App(Flask):
 
 def create_app(settings: ServiceSettings, service: Service) -> Flask:
     """Return the application over `service`, which may still be loading."""
-    app = _App(__name__)
+    # Without a folder of Flask's own, which would serve the page's files where they are turned off, and from the disk.
+    app = _App(__name__, static_folder=None)
     app.extensions[SERVICE_EXTENSION] = service
     door = _Door(
         service,
@@ -114,6 +115,8 @@ def create_app(settings: ServiceSettings, service: Service) -> Flask:
     views = {"/health": _health, "/readyz": _readyz, "/livez": _livez, "/ping": _ping, "/metrics": _metrics}
     for path, view in views.items():
         app.add_url_rule(path, path, partial(view, service), methods=["GET"])
+    for path, page in docs.views(settings).items():
+        app.add_url_rule(path, path, page, methods=["GET"])
     app.before_request(_begin)
     app.after_request(_finish)
     app.register_error_handler(HTTPException, lambda error: _answer_error(from_http(error)))

@@ -1,6 +1,6 @@
 """`/metrics`: what the service has done and what waits, in Prometheus' text format. Each worker process has its own."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -48,6 +48,16 @@ class ServiceCollector(Collector):
             for modality, counts in cached.items():
                 family.add_metric([modality.value], count(counts))
             yield family
+        asked = self._service.asked
+        yield _of_clients("clip_client_items", "Images and texts that a client has asked for", asked.items)
+        yield _of_clients("clip_client_limited_items", "What of them was over its limits", asked.limited_items)
+
+
+def _of_clients(name: str, meaning: str, items: Mapping[str, int]) -> Metric:
+    family = CounterMetricFamily(name, meaning, labels=["client"])
+    for client, count in items.items():
+        family.add_metric([client], count)
+    return family
 
 
 def exposition(service: Service) -> bytes:

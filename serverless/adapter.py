@@ -52,6 +52,16 @@ class _Asked:
     is_old_style: bool = False
 
 
+@dataclass(slots=True)
+class _Exchange:
+    """What is known of a job when it is answered."""
+
+    started_s: float
+    request_id: str
+    client: str | None = None
+    error: ServiceError | None = None
+
+
 class JobHandler:
     """One coroutine per job; `concurrency` jobs run at once, and share the batches of the model."""
 
@@ -76,23 +86,22 @@ class JobHandler:
                 self._rest()
 
     async def _handle(self, job: Mapping[str, Any]) -> Body:
-        started_s = time.monotonic()
         members = job.get("input")
         request_id = request_id_of(members) if isinstance(members, Mapping) else new_request_id()
+        exchange = _Exchange(time.monotonic(), request_id)
         asked: _Asked | None = None
-        error: ServiceError | None = None
         try:
             asked = _asked(members)
-            output = await self._answer(asked, request_id)
+            output = await self._answer(asked, exchange)
         except ServiceError as refused:
-            error = refused
+            exchange.error = refused
         except Exception:
             logger.exception("a job failed", extra={"request_id": request_id})
-            error = InternalError()
-        _log(job, request_id, error, started_s)
-        if error is not None:
+            exchange.error = InternalError()
+        _log(job, exchange)
+        if exchange.error is not None:
             write = errors_of(asked.path) if asked else error_body
-            output = {"error": json.dumps(write(error, request_id)["error"])}
+            output = {"error": json.dumps(write(exchange.error, request_id)["error"])}
         if self._service.status is Status.UNHEALTHY:
             # A broken device does not recover: the platform replaces the worker after this job.
             output["refresh_worker"] = True
@@ -102,7 +111,7 @@ class JobHandler:
         """Wait for the jobs that run."""
         self._threads.shutdown()
 
-    async def _answer(self, asked: _Asked, request_id: str) -> Body:
+    async def _answer(self, asked: _Asked, exchange: _Exchange) -> Body:
         if asked.path == HEALTH:
             return self._service.health()
         cancellation = Cancellation()
@@ -111,17 +120,22 @@ class JobHandler:
             if asked.path == MODELS:
                 return api.models(asked.credentials)
             try:
-                body = await self._on_thread(lambda: self._run(api, asked, request_id, deadline))
+                body = await self._on_thread(lambda: self._run(api, asked, exchange, deadline))
             except asyncio.CancelledError:
                 # The platform stopped the job: what it has not begun is not begun any more.
                 cancellation.cancel()
                 raise
         return _with_old_members(body) if asked.is_old_style else body
 
-    def _run(self, api: Api, asked: _Asked, request_id: str, deadline: Deadline) -> Body:
+    def _run(self, api: Api, asked: _Asked, exchange: _Exchange, deadline: Deadline) -> Body:
         call = api.prepare(
-            asked.path, asked.members, request_id=request_id, deadline=deadline, credentials=asked.credentials
+            asked.path,
+            asked.members,
+            request_id=exchange.request_id,
+            deadline=deadline,
+            credentials=asked.credentials,
         )
+        exchange.client = call.client
         return self._checked(call.run())
 
     def _beat(self) -> None:
@@ -168,11 +182,12 @@ def _with_old_members(body: Body) -> Body:
     return body | {"model": body["model_name"]} if "model_name" in body else body
 
 
-def _log(job: Mapping[str, Any], request_id: str, error: ServiceError | None, started_s: float) -> None:
+def _log(job: Mapping[str, Any], exchange: _Exchange) -> None:
     fields = {
         "job_id": job.get("id"),
-        "request_id": request_id,
-        "code": error.code if error else None,
-        "duration_ms": round((time.monotonic() - started_s) * 1000, 1),
+        "request_id": exchange.request_id,
+        "client": exchange.client,
+        "code": exchange.error.code if exchange.error else None,
+        "duration_ms": round((time.monotonic() - exchange.started_s) * 1000, 1),
     }
     logger.info("job", extra=fields)

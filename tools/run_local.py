@@ -45,6 +45,7 @@ def main(target: str) -> None:
     share_secret(os.environ, _ENV_FILE)
     choose_model(os.environ)
     os.environ.setdefault("HOST", "127.0.0.1")
+    os.environ.setdefault("API_DOCS", "1")
     # A developer's images lie on this machine; the default of the service itself is to allow no such address.
     os.environ.setdefault("DOWNLOAD_ALLOW_HOSTS", "127.0.0.1,localhost")
     if target == "pod":

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import requests
+from prometheus_client.parser import text_string_to_metric_families
 
 from core.wire.requests import EMBED_TEXT, EMBED_TEXT_BATCH
 from tools.testbed.process import PodProcess, pod_process
@@ -42,6 +44,27 @@ def test_log_names_the_client_and_no_secret(pod: PodProcess) -> None:
     names = clients_of(pod, ["indexer", "search", "common", "stranger"])
     assert ["indexer", "search", "default", None] == names
     assert not any(secret in pod.log() for secret in SECRETS.values())
+
+
+def test_metrics_count_by_client(pod: PodProcess) -> None:
+    """In items; a request that is refused for its signature is nobody's."""
+    before = items_of(pod)
+    target = PodTarget(pod.base_url)
+    secret = SECRETS["indexer"]
+    items = [signed_text(text, secret=secret, path=EMBED_TEXT_BATCH, request_id=text) for text in ("b", "c", "d")]
+    target.send(EMBED_TEXT_BATCH, {"items": items})
+    target.send(EMBED_TEXT, signed_text("e", secret=SECRETS["search"]))
+    target.send(EMBED_TEXT, signed_text("f", secret="x" * 32))
+    after = items_of(pod)
+
+    assert (3, 1) == tuple(after[name] - before.get(name, 0) for name in ("indexer", "search"))
+    assert {"indexer", "search"} <= after.keys() <= {"indexer", "search", "default"}
+
+
+def items_of(pod: PodProcess) -> dict[str, float]:
+    families = text_string_to_metric_families(requests.get(pod.base_url + "/metrics", timeout=60).text)
+    samples = [one for family in families for one in family.samples]
+    return {one.labels["client"]: one.value for one in samples if one.name == "clip_client_items_total"}
 
 
 def test_batch_is_of_one_client(pod: PodProcess) -> None:

@@ -212,3 +212,14 @@ def test_handler_that_holds_its_interpreter_is_ended(tmp_path: Path) -> None:
 
     assert ("COMPLETED", signal.SIGABRT) == (answered, status)
     assert "in seize_interpreter" in log
+
+
+def test_log_names_the_client(plane: ControlPlane, handler: ServiceProcess) -> None:
+    """Of a signature the secret's, of the platform's own key the one for all; a stranger has no name."""
+    text = {"path": EMBED_TEXT, **signed_text("a red circle", request_id="who-signs")}
+    forged = {"path": EMBED_TEXT, **signed_text("a", secret="x" * 32, request_id="who-forges")}
+    for job_input in (text, forged):
+        plane.run(job_input)
+    of_id = {line["request_id"]: line["client"] for line in handler.log_lines() if line["message"] == "job"}
+
+    assert ("default", None) == (of_id["who-signs"], of_id["who-forges"])
