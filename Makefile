@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TARGET ?= pod
 
 .DEFAULT_GOAL := help
-.PHONY: browser chaos fuzz help install run run-serverless smoke test lint types format bench bench-health bench-memory bench-gpu bench-host bench-mixed bench-parity bench-text-batch docker-build image-check docs-check redis settings-page clean
+.PHONY: browser chaos fuzz help install run run-serverless smoke test lint types format bench bench-health bench-memory bench-gpu bench-host bench-mixed bench-parity bench-text-batch bench-cache docker-build image-check docs-check redis settings-page clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -63,6 +63,9 @@ bench-mixed: $(VENV)/installed-dev ## images and texts at once, and one slow hos
 
 bench-text-batch: $(VENV)/installed-dev ## texts in batches beside texts one by one (full-size model, a minute)
 	$(BIN)/python -m bench.text_batch
+
+bench-cache: $(VENV)/installed-dev ## what comes again, what is kept, and clients over their rate (full-size model, a minute)
+	$(BIN)/python -m bench.cache
 
 bench-parity: $(VENV)/installed-dev ## six CLIPs in full size beside transformers, every engine and numeric type (half an hour)
 	$(BIN)/python -m bench.parity

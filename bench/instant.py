@@ -13,7 +13,8 @@ from tools.testbed.process import GUNICORN, PodProcess, environment, pod_process
 
 _INSIDE = Path(__file__).resolve().parent / "inside"
 # Without them numpy and torch start a thread per core, pinned to one core or not.
-_SETTINGS = {"PYTHONPATH": str(_INSIDE), "OMP_NUM_THREADS": "1"}
+# Nor is anything kept that comes again: the load asks for the same pictures.
+_SETTINGS = {"PYTHONPATH": str(_INSIDE), "OMP_NUM_THREADS": "1", "CACHE_BYTES": "0"}
 
 
 @contextmanager
