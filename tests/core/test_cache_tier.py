@@ -168,7 +168,11 @@ def _wait_until(condition: Callable[[], bool]) -> None:
 def listening() -> Iterator[tuple[str, socket.socket]]:
     """Something that takes connections, and its address as that of a Redis."""
     with socket.create_server(("127.0.0.1", 0), backlog=128) as server:
-        yield f"redis://127.0.0.1:{server.getsockname()[1]}", server
+        try:
+            yield f"redis://127.0.0.1:{server.getsockname()[1]}", server
+        finally:
+            # Ends an `accept` that waits, which closing does not.
+            server.shutdown(socket.SHUT_RDWR)
 
 
 def test_server_that_hangs_is_asked_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -211,8 +215,6 @@ def test_what_is_no_redis_is_a_miss(answer: bytes, caplog: pytest.LogCaptureFixt
         thread = threading.Thread(target=serve)
         thread.start()
         rows = ask(cache, "a", "bb")
-        # To end `accept`, which closing does not.
-        server.shutdown(socket.SHUT_RDWR)
     thread.join(NET_S)
 
     assert [False, False] == cached(rows)
