@@ -26,6 +26,12 @@ def require_usable(settings: ServiceSettings) -> None:
 
         read_limits(settings)
         require_store(settings.rate_limit_storage)
+    if settings.cache_url:
+        from core.cache_tier import require_address  # as long as the limits take, and spared likewise
+
+        if settings.cache_bytes == 0:
+            raise StartError("CACHE_URL: CACHE_BYTES is 0, which keeps no vectors: set one of them otherwise")
+        require_address(settings.cache_url)
 
 
 def build_service(settings: ServiceSettings, authenticator: Authenticator | None = None) -> Service:

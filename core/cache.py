@@ -1,6 +1,7 @@
 """Rows that have been computed, and those that are being computed: what is asked for again is not embedded again.
 
-In memory, of one process. Knows neither the wire nor engines: a row is known by the SHA-256 of what was embedded.
+In memory, of one process, and behind that what processes share (`core/cache_tier.py`), where there is such a thing.
+Knows neither the wire nor engines: a row is known by the SHA-256 of what was embedded.
 """
 
 import hashlib
@@ -8,9 +9,11 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Protocol
 
 import numpy as np
 
@@ -22,10 +25,23 @@ logger = logging.getLogger(__name__)
 # What an entry takes beside its numbers: the key, an array's head, the row, places in two tables. Measured by a test.
 ENTRY_BYTES = 512
 
+# Lookups of images' rows that are under way at once. Each takes a round trip, and one that hangs its timeout.
+_LOOKUP_THREADS = 4
+
 Key = bytes
 
 # Has items computed, all of them or one by one.
 Compute = Callable[[Sequence[Item]], object]
+
+
+class Shared(Protocol):
+    """Rows of all processes; see `core.cache_tier.SharedRows`."""
+
+    def find(self, keys: Sequence[Key]) -> Mapping[Key, Encoded]:
+        """Return those rows that are there. Blocks for a moment, and never raises."""
+
+    def put(self, key: Key, row: Encoded) -> None:
+        """Have a row kept; never blocks, never raises."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,19 +64,24 @@ class Cache:
     """Thread-safe. `max_bytes` bounds what it holds, the least recently used rows go first.
 
     `model` says whose rows they are: fingerprint, engine and numeric type. Rows are as the engine gave them, so that
-    one serves answers with and without norm 1.
+    one serves answers with and without norm 1. What memory does not have is looked up in `shared` before it is
+    computed.
     """
 
-    def __init__(self, max_bytes: int, *, model: str) -> None:
+    def __init__(self, max_bytes: int, *, model: str, shared: Shared | None = None) -> None:
         self._max_bytes = max_bytes
         self._model = model.encode()
+        self._shared = shared
         self._lock = threading.Lock()
         self._rows: OrderedDict[Key, Encoded] = OrderedDict()
         self._flights: dict[Key, _Flight] = {}
         self._key_of_first: dict[Item, Key] = {}
+        # The first ones whose row is being looked up in `shared`: whether they are computed is open.
+        self._looked_up: set[Item] = set()
         self._counts = dict.fromkeys(Modality, Counts())
         # Not on the thread that has failed: that may hold a lock which computing takes.
         self._again = ThreadPoolExecutor(1, thread_name_prefix="cache")
+        self._lookups = ThreadPoolExecutor(_LOOKUP_THREADS, thread_name_prefix="cache-lookup")
         self.used_bytes = 0
 
     @property
@@ -72,26 +93,80 @@ class Cache:
         """Of what is embedded: the token ids of a text, the SHA-256 of an image's file."""
         return hashlib.sha256(b"|".join((self._model, modality.value.encode(), content))).digest()
 
-    def settle_known(self, item: Item, key: Key) -> bool:
-        """Settle `item` if its row is there; whether it was."""
+    def settle_known(self, wanted: Sequence[tuple[Item, Key]]) -> None:
+        """Settle those items whose rows are there. Blocks on what is shared."""
+        missed = [pair for pair in wanted if not self._settle_from_memory(*pair)]
+        if missed and self._shared is not None:
+            self._settle_found(missed, self._shared)
+
+    def claim(self, wanted: Sequence[tuple[Item, Key]], compute: Compute, *, may_block: bool = True) -> None:
+        """Settle those items whose rows are there and `compute` those that nobody else is computing.
+
+        The rest wait for whoever computes the same. When that fails, each is computed by itself. Where this thread may
+        not block on what is shared, another one does, and computes.
+        """
+        mine = [(item, key) for item, key in wanted if self._must_compute(item, key, compute)]
+        with self._lock:
+            unsure = [pair for pair in mine if pair[0] in self._looked_up]
+            sure = [item for item, _ in mine if item not in self._looked_up]
+        if sure:
+            compute(sure)
+        if unsure and may_block:
+            self._look_up(unsure, compute)
+        elif unsure:
+            self._lookups.submit(_tried, partial(self._look_up, unsure, compute), [item for item, _ in unsure])
+
+    def put_off(self, items: Iterable[Item]) -> None:
+        """These begin again elsewhere and are claimed once more: no lookup that is under way has them computed."""
+        with self._lock:
+            self._looked_up.difference_update(items)
+
+    def close(self) -> None:
+        """Look up and compute nothing any more."""
+        self._lookups.shutdown(cancel_futures=True)
+        self._again.shutdown(cancel_futures=True)
+
+    def _settle_from_memory(self, item: Item, key: Key) -> bool:
         with self._lock:
             row = self._found(item, key)
         if row is not None:
             item.settle(_as_cached(row))
         return row is not None
 
-    def claim(self, wanted: Sequence[tuple[Item, Key]], compute: Compute) -> None:
-        """Settle those items whose rows are there and `compute` those that nobody else is computing.
+    def _look_up(self, unsure: Sequence[tuple[Item, Key]], compute: Compute) -> None:
+        if self._shared is not None:
+            self._settle_found(unsure, self._shared)
+        with self._lock:
+            # Not who has been settled meanwhile, nor who has been put off.
+            left = [item for item, _ in unsure if item in self._looked_up]
+            self._looked_up.difference_update(left)
+            for item in left:
+                self._count(item.modality, misses=1)
+        if left:
+            compute(left)
 
-        The rest wait for whoever computes the same. When that fails, each is computed by itself.
-        """
-        mine = [item for item, key in wanted if self._must_compute(item, key, compute)]
-        if mine:
-            compute(mine)
+    def _settle_found(self, missed: Sequence[tuple[Item, Key]], shared: Shared) -> None:
+        rows = shared.find(list(dict.fromkeys(key for _, key in missed)))
+        for item, key in missed:
+            if key in rows:
+                self._land_found(item, key, rows[key])
 
-    def close(self) -> None:
-        """Compute nothing anew any more."""
-        self._again.shutdown(cancel_futures=True)
+    def _land_found(self, item: Item, key: Key, row: Encoded) -> None:
+        """Keep a row of `shared`, and settle `item` with it and whoever waits for it to have the same."""
+        waiting: Iterable[Item] = ()
+        with self._lock:
+            kept = self._store(key, row)
+            first_of = self._key_of_first.get(item)
+            if first_of is not None and first_of != key:
+                # Put off meanwhile, and its server has something else under the same address by now.
+                return
+            if first_of is not None:
+                waiting = self._flights.pop(self._key_of_first.pop(item)).waiting
+                self._looked_up.discard(item)
+            for one in (item, *waiting):
+                self._count(one.modality, hits=1)
+        for one in (item, *waiting):
+            one.settle(_as_cached(kept))
 
     def _must_compute(self, item: Item, key: Key, compute: Compute) -> bool:
         failed: _Flight | None = None
@@ -102,14 +177,13 @@ class Cache:
             if item in self._key_of_first:
                 # And its server has something else under the same address by now.
                 failed = self._flights.pop(self._key_of_first.pop(item))
+                self._looked_up.discard(item)
             row = self._found(item, key)
             flight = self._flights.get(key)
             if row is None and flight is not None:
                 flight.waiting[item] = compute
             elif row is None:
-                self._flights[key] = _Flight(item)
-                self._key_of_first[item] = key
-                self._count(item.modality, misses=1)
+                self._take_off(item, key)
         if failed is not None:
             self._compute_again(failed)
         if row is not None:
@@ -119,6 +193,14 @@ class Cache:
             return False
         item.when_settled(self._landed)
         return True
+
+    def _take_off(self, item: Item, key: Key) -> None:
+        self._flights[key] = _Flight(item)
+        self._key_of_first[item] = key
+        if self._shared is None:
+            self._count(item.modality, misses=1)
+        else:
+            self._looked_up.add(item)
 
     def _found(self, item: Item, key: Key) -> Encoded | None:
         row = self._rows.get(key)
@@ -135,17 +217,24 @@ class Cache:
             if key is None:
                 return
             flight = self._flights.pop(key)
-            if isinstance(outcome, Encoded):
-                outcome = self._store(key, outcome)
+            self._looked_up.discard(item)
+            # A cached one was not computed for this key: it was found for the file that was there before.
+            row = self._store(key, outcome) if isinstance(outcome, Encoded) and not outcome.cached else None
+            if row is not None:
                 self._count(item.modality, hits=len(flight.waiting))
-        if isinstance(outcome, Encoded):
-            for waiting in flight.waiting:
-                waiting.settle(_as_cached(outcome))
-        else:
+        if row is None:
             self._compute_again(flight)
+            return
+        for waiting in flight.waiting:
+            waiting.settle(_as_cached(row))
+        if self._shared is not None:
+            self._shared.put(key, row)
 
     def _store(self, key: Key, row: Encoded) -> Encoded:
-        """Keep a copy: the row is a part of its whole pass."""
+        """Keep a copy: the row is a part of its whole pass. What is kept already stays: it is the same."""
+        known = self._rows.get(key)
+        if known is not None:
+            return known
         vector = np.array(row.vector)
         vector.setflags(write=False)
         kept = Encoded(vector, row.norm, 0.0, 0.0)
@@ -161,7 +250,7 @@ class Cache:
         for item, compute in flight.waiting.items():
             with self._lock:
                 self._count(item.modality, misses=1)
-            self._again.submit(_computed, compute, item)
+            self._again.submit(_tried, partial(_compute_if_wanted, item, compute), [item])
 
     def _count(self, modality: Modality, *, hits: int = 0, misses: int = 0) -> None:
         before = self._counts[modality]
@@ -172,10 +261,16 @@ def _as_cached(row: Encoded) -> Encoded:
     return Encoded(row.vector, row.norm, time.monotonic(), 0.0, cached=True)
 
 
-def _computed(compute: Compute, item: Item) -> None:
+def _compute_if_wanted(item: Item, compute: Compute) -> None:
+    if item.still_wanted():
+        compute([item])
+
+
+def _tried(call: Callable[[], object], items: Iterable[Item]) -> None:
+    """On a thread of the cache's own, where an error is that of `items`."""
     try:
-        if item.still_wanted():
-            compute([item])
+        call()
     except Exception:
-        logger.exception("an item could not be computed again")
-        item.settle(InternalError())
+        logger.exception("an item of the cache could not be computed")
+        for item in items:
+            item.settle(InternalError())

@@ -90,9 +90,12 @@ class Arrivals:
             return
         for job in jobs:
             job.claimed = True
-        self._cache.claim([(job.owner, _key(self._cache, job)) for job in jobs], compute)
+        # On the thread that reads what an image process says: no other image of it may wait for a lookup.
+        self._cache.claim([(job.owner, _key(self._cache, job)) for job in jobs], compute, may_block=False)
 
     def delayed(self, jobs: Sequence[ImageJob]) -> None:
+        if self._cache is not None:
+            self._cache.put_off([job.owner for job in jobs])
         self._scheduler.withdraw([job.owner for job in jobs])
 
 
@@ -129,20 +132,21 @@ class Embedder:
             items = [_item(group, job) for job in jobs]
             with self._scheduler.entered(items), _settled_in_the_end(items):
                 try:
-                    if to_begin := [job for job in jobs if self._is_to_begin(job)]:
+                    if to_begin := self._to_begin(jobs):
                         self._images.begin(to_begin, at_once=self._concurrency)
                     rows = outcomes(group, items)
                 finally:
                     self._images.release(jobs)
         return [_embedding(*parts, group.arrived_s) for parts in zip(wanted, jobs, rows, strict=True)]
 
-    def _is_to_begin(self, job: ImageJob) -> bool:
+    def _to_begin(self, jobs: Sequence[ImageJob]) -> list[ImageJob]:
         """Not what cannot be had, nor what was sent and is known."""
-        if job.error is not None:
-            return False
-        if self._cache is None or job.content is None:
-            return True
-        return not self._cache.settle_known(job.owner, _key(self._cache, job))
+        possible = [job for job in jobs if job.error is None]
+        if self._cache is None:
+            return possible
+        sent = [job for job in possible if job.content is not None]
+        self._cache.settle_known([(job.owner, _key(self._cache, job)) for job in sent])
+        return [job for job in possible if job.owner.outcome is None]
 
     def _claim_texts(self, items: Sequence[Item]) -> None:
         cache = self._cache

@@ -8,8 +8,7 @@ import logging
 import math
 import re
 import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
@@ -21,6 +20,7 @@ from limits.storage import MemoryStorage, RedisStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
 
 from core.errors import RateLimited, StartError
+from core.outages import Outages
 from core.settings import ServiceSettings
 from core.standing import Standing
 
@@ -28,9 +28,6 @@ logger = logging.getLogger(__name__)
 
 # For each question to the store: a store that hangs holds a request this long, and only once.
 STORE_TIMEOUT_S = 0.25
-
-# While the store is away one request in this time asks it, and the others go on without.
-ASK_AGAIN_S = 1.0
 
 # Other services may keep their counts in the same Redis.
 _KEY_PREFIX = "clip-embedding"
@@ -89,50 +86,6 @@ class Window:
     def _shrunk_in_s(self, count: int, lasts_s: float, left: int) -> float:
         """When `count`, which weighs nothing in `lasts_s`, weighs less than `left` and one."""
         return max(0.0, lasts_s - self.length_s * (left + 1) / count) if count > left else 0.0
-
-
-class Outages:
-    """Whether the store is asked, and when an outage begins and ends. Thread-safe.
-
-    Answers to questions of before the last change change nothing: there may be one for each running request.
-    """
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._changes = 0
-        self._lost_s: float | None = None
-        self._ask_at_s = 0.0
-
-    def begin(self) -> int | None:
-        """Return the ticket of a question, None if it is not to be asked."""
-        with self._lock:
-            if self._lost_s is not None:
-                now_s = self._clock()
-                if now_s < self._ask_at_s:
-                    return None
-                self._ask_at_s = now_s + ASK_AGAIN_S
-            return self._changes
-
-    def failed(self, ticket: int) -> bool:
-        """Whether an outage begins with this."""
-        with self._lock:
-            if self._lost_s is not None or ticket != self._changes:
-                return False
-            self._changes += 1
-            self._lost_s = self._clock()
-            self._ask_at_s = self._lost_s + ASK_AGAIN_S
-            return True
-
-    def answered(self, ticket: int) -> float | None:
-        """Return how many seconds an outage has lasted that ends with this."""
-        with self._lock:
-            if self._lost_s is None or ticket != self._changes:
-                return None
-            self._changes += 1
-            lasted_s = self._clock() - self._lost_s
-            self._lost_s = None
-            return lasted_s
 
 
 class RateLimits:

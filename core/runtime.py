@@ -37,6 +37,7 @@ from core.wire.responses import ModelIdentity
 from shared_auth import Authenticator
 
 if TYPE_CHECKING:
+    from core.cache_tier import SharedRows
     from core.rate_limits import RateLimits
 
 logger = logging.getLogger(__name__)
@@ -81,7 +82,7 @@ class Runtime:
                 decoders=processes * _DECODES_PER_PROCESS,
                 grant=lambda item: self._images.decode(item.payload),
             )
-            self._cache = _cache(settings, self.identity)
+            self._cache = _cache(settings, self.identity, made)
             if self._cache is not None:
                 close_in_the_end(made, self._cache.close)
             self._images = ImageProcesses(
@@ -196,10 +197,23 @@ def close_in_the_end(made: ExitStack, close: Callable[[], None]) -> None:
     made.callback(closed)
 
 
-def _cache(settings: ServiceSettings, identity: ModelIdentity) -> Cache | None:
+def _cache(settings: ServiceSettings, identity: ModelIdentity, made: ExitStack) -> Cache | None:
     if settings.cache_bytes == 0:
         return None
-    return Cache(settings.cache_bytes, model=f"{identity.fingerprint}|{identity.engine}|{identity.dtype}")
+    shared = _shared_rows(settings, identity.dim)
+    if shared is not None:
+        close_in_the_end(made, shared.close)
+    return Cache(
+        settings.cache_bytes, model=f"{identity.fingerprint}|{identity.engine}|{identity.dtype}", shared=shared
+    )
+
+
+def _shared_rows(settings: ServiceSettings, dim: int) -> "SharedRows | None":
+    if not settings.cache_url:
+        return None
+    from core.cache_tier import open_shared_rows  # 80 ms, which a start without it is spared
+
+    return open_shared_rows(settings.cache_url, dim=dim)
 
 
 def _limits(settings: ServiceSettings, directory: ModelDirectory) -> Limits:

@@ -127,6 +127,10 @@ class ServiceSettings(BaseModel):
     """
     cache_bytes: Annotated[int, Field(ge=0)] = 67_108_864
     """Of vectors that are kept for when the same text or image comes again: some 25,000. 0 keeps none."""
+    cache_url: Annotated[str, Field(repr=False)] = ""
+    """A Redis or Valkey in which pods share those vectors, `redis://…`; empty is off. Give it a `maxmemory` and an
+    eviction policy such as `allkeys-lru`. Who can write to it chooses vectors.
+    """
     max_image_pass_ms: Positive = 250
     """On a CPU, while texts come: how long decoding and encoding images may keep the next text waiting."""
     watchdog_forward_s: Seconds = 30.0

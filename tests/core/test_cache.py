@@ -3,7 +3,8 @@
 import gc
 import threading
 import tracemalloc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.batching.items import Encoded, Group, Item, Modality, outcomes
-from core.cache import ENTRY_BYTES, Cache, Counts
+from core.cache import ENTRY_BYTES, Cache, Counts, Key
 from core.deadline import Deadline
 from core.errors import DeadlineExceeded, InternalError, InvalidImage
 
@@ -53,7 +54,12 @@ def put(cache: Cache, number: int) -> None:
 
 
 def has(cache: Cache, number: int) -> bool:
-    return cache.settle_known(item(), cache.key(Modality.TEXT, b"%d" % number))
+    return knows(cache, cache.key(Modality.TEXT, b"%d" % number))
+
+
+def knows(cache: Cache, key: bytes, modality: Modality = Modality.TEXT) -> bool:
+    cache.settle_known([(asked := item(modality), key)])
+    return asked.outcome is not None
 
 
 def vector(one: Item) -> bytes:
@@ -123,7 +129,7 @@ def test_what_is_kept_is_a_copy() -> None:
     first, second = item(), item()
     cache.claim([(first, key)], lambda _: None)
     first.settle(row(0.1))
-    cache.settle_known(second, key)
+    cache.settle_known([(second, key)])
 
     assert isinstance(second.outcome, Encoded)
     assert second.outcome.vector.base is None
@@ -211,8 +217,8 @@ def test_row_is_kept_for_the_file_that_it_was_made_of() -> None:
 
     assert [first, first, waits] == computes.items or [first, waits, first] == computes.items
     assert waits.outcome is None
-    assert cache.settle_known(item(Modality.IMAGE), after)
-    assert not cache.settle_known(item(Modality.IMAGE), before)
+    assert knows(cache, after, Modality.IMAGE)
+    assert not knows(cache, before, Modality.IMAGE)
     cache.close()
 
 
@@ -235,3 +241,208 @@ def test_what_fails_a_second_time_is_answered() -> None:
 
 def _raise(_items: Sequence[Item]) -> None:
     raise ZeroDivisionError
+
+
+class ScriptedShared:
+    """A `core.cache.Shared` in memory. While it is held, lookups wait: `asked` says that one has come."""
+
+    def __init__(self) -> None:
+        self.rows: dict[Key, Encoded] = {}
+        self.lookups: list[list[Key]] = []
+        self.asked = threading.Semaphore(0)
+        self.opened = threading.Event()
+        self.opened.set()
+
+    def hold(self) -> None:
+        self.opened.clear()
+
+    def find(self, keys: Sequence[Key]) -> Mapping[Key, Encoded]:
+        self.lookups.append(list(keys))
+        self.asked.release()
+        assert self.opened.wait(SOON_S)
+        return {key: self.rows[key] for key in keys if key in self.rows}
+
+    def put(self, key: Key, row: Encoded) -> None:
+        self.rows[key] = row
+
+
+def over(shared: ScriptedShared) -> Cache:
+    return Cache(1_000_000, model="scripted", shared=shared)
+
+
+def as_found(one: Item) -> bytes:
+    assert isinstance(one.outcome, Encoded)
+    assert one.outcome.cached
+    return one.outcome.vector.tobytes()
+
+
+def image_keys(cache: Cache, *names: bytes) -> list[Key]:
+    return [cache.key(Modality.IMAGE, name) for name in names]
+
+
+def test_what_is_shared_is_looked_up_once_and_not_computed() -> None:
+    """All that memory does not have in one question; what was found is in memory from then on."""
+    shared, computes = ScriptedShared(), Computes()
+    one, other = over(shared), over(shared)
+    keys = image_keys(one, b"x", b"y", b"z")
+    firsts = [item(Modality.IMAGE) for _ in keys]
+    one.claim(list(zip(firsts[:2], keys, strict=False)), computes)
+    for number, first in enumerate(firsts[:2]):
+        first.settle(row(number + 0.1))
+    shared.lookups.clear()
+    asked = [item(Modality.IMAGE) for _ in range(5)]
+    other.claim(list(zip(asked, [*keys, keys[0], keys[2]], strict=True)), computes)
+    after = [knows(other, key, Modality.IMAGE) for key in keys[:2]]
+
+    assert [*firsts[:2], asked[2]] == computes.items
+    assert [keys] == shared.lookups
+    assert [vector(first) for first in (firsts[0], firsts[1], firsts[0])] == [as_found(asked[at]) for at in (0, 1, 3)]
+    assert [None, None] == [asked[2].outcome, asked[4].outcome]
+    assert [True, True] == after
+    assert Counts(hits=5, misses=1) == other.counts[Modality.IMAGE]
+    for cache in (one, other):
+        cache.close()
+
+
+def test_what_is_known_elsewhere_is_settled_without_a_claim() -> None:
+    """An image that was sent is looked up before it is handed to a process; of those in memory nothing is asked."""
+    shared = ScriptedShared()
+    cache = over(shared)
+    keys = image_keys(cache, b"x", b"y")
+    shared.rows[keys[0]] = row(0.1)
+    asked = [item(Modality.IMAGE) for _ in range(3)]
+    cache.settle_known([(asked[0], keys[0]), (asked[1], keys[1])])
+    cache.settle_known([(asked[2], keys[0])])
+
+    assert [True, False, True] == [one.outcome is not None for one in asked]
+    assert [keys] == shared.lookups
+    assert ROW_BYTES == cache.used_bytes
+    cache.close()
+
+
+def test_row_is_shared_after_everybody_is_answered() -> None:
+    """Whoever waits does not wait for that, and an error is not shared."""
+    settled: list[bool] = []
+
+    class Looks(ScriptedShared):
+        def put(self, key: Key, row: Encoded) -> None:
+            super().put(key, row)
+            settled.extend(one.outcome is not None for one in items)
+
+    shared, items = Looks(), [item() for _ in range(3)]
+    cache = over(shared)
+    key, failing = (cache.key(Modality.TEXT, name) for name in (b"x", b"y"))
+    cache.claim([(items[0], key), (items[1], key), (items[2], failing)], lambda _: None)
+    items[2].settle(InvalidImage())
+    items[0].settle(row(0.1))
+
+    assert [True, True, True] == settled
+    assert {key: vector(items[0])} == {name: kept.vector.tobytes() for name, kept in shared.rows.items()}
+    cache.close()
+
+
+def test_thread_that_may_not_block_goes_on_meanwhile() -> None:
+    """It claims, and claims others, while the lookup of the first is under way; then that is computed, or settled."""
+    shared, computes = ScriptedShared(), Computes()
+    cache = over(shared)
+    known, found, missing = image_keys(cache, b"known", b"found", b"missing")
+    cache.claim([(first := item(Modality.IMAGE), known)], lambda _: None)
+    first.settle(row())
+    shared.rows[found] = row(0.1)
+    shared.hold()
+    held, late, quick = (item(Modality.IMAGE) for _ in range(3))
+    cache.claim([(held, found), (late, missing)], computes, may_block=False)
+    cache.claim([(quick, known)], computes, may_block=False)
+    meanwhile = [one.outcome is not None for one in (held, late, quick)]
+    shared.opened.set()
+    assert computes.comes.acquire(timeout=SOON_S)
+
+    assert [False, False, True] == meanwhile
+    assert vector(held) == row(0.1).vector.tobytes()
+    assert [late] == computes.items
+    cache.close()
+
+
+def test_one_that_begins_again_during_its_lookup_is_computed_once() -> None:
+    """By its second claim: its first process, and what that had downloaded, has gone."""
+    shared, computes = ScriptedShared(), Computes()
+    cache = over(shared)
+    [key] = image_keys(cache, b"x")
+    one, waits = item(Modality.IMAGE), item(Modality.IMAGE)
+    shared.hold()
+    cache.claim([(one, key), (waits, key)], _raise, may_block=False)
+    assert shared.asked.acquire(timeout=SOON_S)
+    cache.put_off([one])
+    cache.claim([(one, key)], computes, may_block=False)
+    shared.opened.set()
+    cache.close()
+    one.settle(row())
+
+    assert [one] == computes.items
+    assert isinstance(waits.outcome, Encoded)
+    assert 1 == len(shared.lookups)
+
+
+def test_row_that_is_found_too_late_is_not_that_of_another_file() -> None:
+    """An address gave another file meanwhile: what was found for the first one settles those who wait for it alone."""
+    shared, computes = ScriptedShared(), Computes()
+    cache = over(shared)
+    before, after = image_keys(cache, b"x", b"y")
+    shared.rows[before] = row(0.1)
+    moved, other = item(Modality.IMAGE), item(Modality.IMAGE)
+    shared.hold()
+    cache.claim([(moved, before)], computes, may_block=False)
+    assert shared.asked.acquire(timeout=SOON_S)
+    cache.put_off([moved])
+    cache.claim([(moved, after)], computes, may_block=False)
+    assert shared.asked.acquire(timeout=SOON_S)
+    shared.opened.set()
+    assert computes.comes.acquire(timeout=SOON_S)
+    cache.close()
+    moved.settle(row(0.7))
+    cache.settle_known([(other, after)])
+
+    assert [moved] == computes.items
+    assert vector(moved) == vector(other) == row(0.7).vector.tobytes()
+    assert knows(cache, before, Modality.IMAGE)
+
+
+def test_row_that_is_found_while_it_is_computed_is_kept_once() -> None:
+    """Another pod was quicker, and somebody else here has found its row: it takes the place of one."""
+    shared = ScriptedShared()
+    cache = over(shared)
+    [key] = image_keys(cache, b"x")
+    cache.claim([(first := item(Modality.IMAGE), key)], lambda _: None)
+    shared.rows[key] = row(0.1)
+    found = knows(cache, key, Modality.IMAGE)
+    first.settle(row(0.1))
+
+    assert found
+    assert ROW_BYTES == cache.used_bytes
+    cache.close()
+
+
+def test_row_that_was_found_is_not_kept_for_another_file() -> None:
+    """Found for what an address gave first, it may settle an item that is claimed for another file by then."""
+    shared, computes = ScriptedShared(), Computes()
+    cache = over(shared)
+    [key] = image_keys(cache, b"y")
+    first, waits = item(Modality.IMAGE), item(Modality.IMAGE)
+    cache.claim([(first, key), (waits, key)], computes)
+    first.settle(replace(row(0.1), cached=True))
+    for _ in range(2):
+        assert computes.comes.acquire(timeout=SOON_S)
+
+    assert [first, waits] == computes.items
+    assert ({}, 0) == (shared.rows, cache.used_bytes)
+    cache.close()
+
+
+def test_failure_behind_a_lookup_is_answered() -> None:
+    """A bug of ours there is the error of those items, and leaves nobody waiting."""
+    cache = over(ScriptedShared())
+    [key] = image_keys(cache, b"x")
+    cache.claim([(one := item(Modality.IMAGE), key)], _raise, may_block=False)
+
+    assert isinstance(outcomes(one.group, [one])[0], InternalError)
+    cache.close()

@@ -16,10 +16,10 @@ import pytest
 
 from core.batching.batcher import Batcher
 from core.batching.device import Device, Stack
-from core.batching.items import Modality
+from core.batching.items import Encoded, Modality
 from core.batching.scheduler import Limits, Scheduler
 from core.byte_budget import ByteBudget
-from core.cache import Cache, Counts
+from core.cache import Cache, Counts, Key, Shared
 from core.deadline import Cancellation, Deadline
 from core.embedder import Arrivals, Embedder, ImageMemory, Tokens, Wanted, WantedText
 from core.embedding import Embedding
@@ -421,8 +421,23 @@ def test_closed_scheduler_takes_nothing() -> None:
         assert [] == target.images.begun
 
 
-def a_cache(max_bytes: int = 1_000_000) -> Cache:
-    return Cache(max_bytes, model="scripted")
+def a_cache(max_bytes: int = 1_000_000, shared: Shared | None = None) -> Cache:
+    return Cache(max_bytes, model="scripted", shared=shared)
+
+
+class RowsOfAll:
+    """A `core.cache.Shared` in memory, and the threads that have looked something up."""
+
+    def __init__(self) -> None:
+        self.rows: dict[Key, Encoded] = {}
+        self.threads: set[str] = set()
+
+    def find(self, keys: Sequence[Key]) -> Mapping[Key, Encoded]:
+        self.threads.add(threading.current_thread().name)
+        return {key: self.rows[key] for key in keys if key in self.rows}
+
+    def put(self, key: Key, row: Encoded) -> None:
+        self.rows[key] = row
 
 
 def vectors(results: Sequence[Embedding | ServiceError]) -> list[bytes]:
@@ -463,6 +478,66 @@ def test_image_that_was_sent_is_known_by_its_bytes(*, in_turns: bool) -> None:
 
         assert [True] == cached([result])
         assert 1 == len(target.images.jobs)
+
+
+@both_ways
+def test_what_another_pod_has_embedded_is_not_embedded_again(*, in_turns: bool) -> None:
+    """Texts, images by URL and images by content, bit for bit; the latter are handed to no image process."""
+    shared = RowsOfAll()
+    text = WantedText("five5", normalize=True)
+    with closing(SentImages(SentLimits(10, ByteBudget(100)))) as images:
+        wanted = [Wanted("7", normalize=True), Wanted(images.take("NQ=="), normalize=True)]
+        with bench(in_turns=in_turns, cache=a_cache(shared=shared)) as one:
+            first = one.embedder.embed_images(wanted, Deadline.after(SOON_S))
+            first += one.embedder.embed_texts([text], Deadline.after(SOON_S))
+        with bench(in_turns=in_turns, cache=a_cache(shared=shared)) as other:
+            again = other.embedder.embed_images(wanted, Deadline.after(SOON_S))
+            again += other.embedder.embed_texts([text], Deadline.after(SOON_S))
+
+            assert [] == other.engine.batch_sizes
+            assert ["7"] == [job.url for job in other.images.jobs]
+    assert [False] * 3 == cached(first)
+    assert [True] * 3 == cached(again)
+    assert vectors(first) == vectors(again)
+
+
+@both_ways
+def test_no_thread_that_reads_of_image_processes_looks_up(*, in_turns: bool) -> None:
+    """Other images of that process would wait for the answer: it is asked on a thread of the cache's own."""
+    shared = RowsOfAll()
+    with bench(in_turns=in_turns, cache=a_cache(shared=shared)) as target:
+        target.embed(["1", "2"])
+
+    assert shared.threads
+    assert [] == [name for name in shared.threads if not name.startswith("cache-lookup")]
+
+
+def test_image_that_begins_again_is_not_computed_by_its_lookup() -> None:
+    """Its process has ended while it was looked up: what that had fetched is not decoded, what the next one has is."""
+    opened, asked = threading.Event(), threading.Event()
+    results: list[Embedding | ServiceError] = []
+
+    class Held(RowsOfAll):
+        def find(self, keys: Sequence[Key]) -> Mapping[Key, Encoded]:
+            asked.set()
+            assert opened.wait(SOON_S)
+            return super().find(keys)
+
+    shared = Held()
+    with bench(in_turns=True, cache=a_cache(shared=shared)) as target:
+        asking = threading.Thread(target=lambda: results.extend(target.embed(["7"])))
+        asking.start()
+        assert asked.wait(SOON_S)
+        assert target.images.arrivals is not None
+        target.images.arrivals.delayed(target.images.jobs)
+        before = target.scheduler.waiting_items
+        target.images.arrivals.fetched(target.images.jobs)
+        asking.join(SOON_S)
+        opened.set()
+
+        assert 0 == before
+        assert [1] == target.engine.batch_sizes
+    assert [False] == cached(results)
 
 
 def test_text_is_known_by_what_the_model_reads() -> None:

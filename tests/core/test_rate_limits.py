@@ -24,10 +24,9 @@ from core.embedding import Embedding
 from core.errors import RateLimited, StartError
 from core.images.content import SentImages, SentLimits
 from core.operations import Model
+from core.outages import ASK_AGAIN_S, Outages
 from core.rate_limits import (
-    ASK_AGAIN_S,
     Limit,
-    Outages,
     RateLimits,
     Store,
     WhenAway,
@@ -356,52 +355,6 @@ def test_store_that_hangs_holds_no_requests(redis: Redis, caplog: pytest.LogCapt
     assert [None] * 40 == during
     assert checked.check("a", 1, 1) is not None
     assert [AWAY, BACK] == said(caplog)
-
-
-def test_one_request_a_second_asks_a_store_that_is_away() -> None:
-    """The others do not wait for its timeout."""
-    clock = ScriptedClock()
-    outages = Outages(clock)
-    ticket = outages.begin()
-    assert ticket is not None
-    assert outages.failed(ticket)
-
-    asked = []
-    for _ in range(8):
-        clock.now_s += ASK_AGAIN_S / 4
-        asked.append(outages.begin() is not None)
-
-    assert [False, False, False, True, False, False, False, True] == asked
-
-
-def test_answers_from_before_an_outage_do_not_end_it() -> None:
-    """Of requests that asked at the same time one may fail first and one be answered late: that is no return."""
-    clock = ScriptedClock()
-    outages = Outages(clock)
-    early, late = outages.begin(), outages.begin()
-    assert early is not None
-    assert late is not None
-
-    assert outages.failed(early)
-    assert outages.answered(late) is None
-    assert outages.begin() is None
-
-
-def test_failures_from_before_a_return_begin_no_outage() -> None:
-    """A question that was asked before the store came back, and times out after it, tells nothing new."""
-    clock = ScriptedClock()
-    outages = Outages(clock)
-    first, slow = outages.begin(), outages.begin()
-    assert first is not None
-    assert slow is not None
-    outages.failed(first)
-    clock.now_s += ASK_AGAIN_S
-    again = outages.begin()
-    assert again is not None
-
-    assert ASK_AGAIN_S == outages.answered(again)
-    assert not outages.failed(slow)
-    assert outages.begin() is not None
 
 
 @pytest.mark.parametrize(

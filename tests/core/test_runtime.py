@@ -20,6 +20,7 @@ from core.settings import ServiceSettings, load_settings
 from tools.testbed.process import MODEL_CACHE, TINY_MODEL
 
 SOON_S = 60.0
+OWN = ("device", "image-process", "cache")
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ def model(settings: ServiceSettings) -> LoadedModel:
 
 def own_threads() -> set[str]:
     """Those that a runtime starts; others belong to libraries."""
-    return {thread.name for thread in threading.enumerate() if thread.name.startswith(("device", "image-process"))}
+    return {thread.name for thread in threading.enumerate() if thread.name.startswith(OWN)}
 
 
 def image_processes() -> set[int]:
@@ -119,6 +120,20 @@ def test_start_that_fails_halfway_ends_what_it_has_made(settings: ServiceSetting
     """The model is found useless when image processes and devices run already."""
     with pytest.raises(StartError, match="cannot embed"):
         Runtime(settings, None, replace(model, engines=[CannotEncode(model.engines[0])]))
+
+
+def test_shared_cache_ends_with_the_runtime(settings: ServiceSettings, model: LoadedModel) -> None:
+    """Its thread is there while the runtime is, and goes with it; also where the start fails, or no Redis is there."""
+    shared = settings.model_copy(update={"cache_url": "redis://127.0.0.1:1"})
+    runtime = Runtime(shared, None, model)
+    during = own_threads()
+    runtime.close()
+    after = own_threads()
+    with pytest.raises(StartError, match="cannot embed"):
+        Runtime(shared, None, replace(model, engines=[CannotEncode(model.engines[0])]))
+
+    assert {"device-cpu", "image-process", "cache-writer"} == during
+    assert set() == after
 
 
 def test_start_without_image_processes_ends_what_it_has_made(settings: ServiceSettings, model: LoadedModel) -> None:
