@@ -1,7 +1,7 @@
 """The operation table: what can be asked, on pod and handler alike. An operation is one row."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Generic, TypeVar
@@ -26,9 +26,11 @@ from core.wire.requests import (
     EMBED_TEXT,
     EMBED_TEXT_BATCH,
     ImageBatchRequest,
+    ImageItem,
     ImageRequest,
     Request,
     TextBatchRequest,
+    TextItem,
     TextRequest,
 )
 from core.wire.responses import Body, ModelIdentity, batch_timings, embedding_body, error_body, item_body, text_body
@@ -79,12 +81,7 @@ def _embed_image_batch(model: Model, request: ImageBatchRequest, _request_id: st
     started_s = time.monotonic()
     wanted = [Wanted(item.image, item.normalize) for item in request.items]
     results = model.embedder.embed_images(wanted, deadline)
-    pairs = zip(request.items, results, strict=True)
-    return {
-        "results": [item_body(item, result, request.encoding_format) for item, result in pairs],
-        **model.identity.for_response(),
-        "batch_timings": batch_timings(results, (time.monotonic() - started_s) * 1000, _steps(request)),
-    }
+    return _batch_body(model, request, results, _steps(request), started_s)
 
 
 def _steps(request: ImageBatchRequest) -> tuple[str, ...]:
@@ -104,11 +101,23 @@ def _embed_text(model: Model, request: TextRequest, request_id: str, deadline: D
 def _embed_text_batch(model: Model, request: TextBatchRequest, _request_id: str, deadline: Deadline) -> Body:
     started_s = time.monotonic()
     results = model.embedder.embed_texts([WantedText(item.text, item.normalize) for item in request.items], deadline)
-    pairs = zip(request.items, results, strict=True)
+    return _batch_body(model, request, results, ("inference_ms",), started_s)
+
+
+def _batch_body(
+    model: Model,
+    request: ImageBatchRequest | TextBatchRequest,
+    results: Sequence[Embedding | ServiceError],
+    steps: Sequence[str],
+    started_s: float,
+) -> Body:
+    """One result per item, in order; `steps` are those that have a total."""
+    items: Sequence[ImageItem | TextItem] = request.items
+    pairs = zip(items, results, strict=True)
     return {
         "results": [item_body(item, result, request.encoding_format) for item, result in pairs],
         **model.identity.for_response(),
-        "batch_timings": batch_timings(results, (time.monotonic() - started_s) * 1000, ("inference_ms",)),
+        "batch_timings": batch_timings(results, (time.monotonic() - started_s) * 1000, steps),
     }
 
 
