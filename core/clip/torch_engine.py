@@ -20,6 +20,7 @@ from core.clip.engine import EngineBroken, OutOfDeviceMemory, Pixels, TokenIds, 
 from core.clip.towers import Towers
 from core.errors import StartError
 from core.process import cpu
+from core.process.garbage import collected_before
 
 Tower = Callable[[npt.NDArray[Any]], torch.Tensor]
 
@@ -76,8 +77,7 @@ class CudaEngine(TorchEngine):
         self._image_graphs = GraphedTower(_in_float32(towers.images), self._stream)
         self._text_graphs = GraphedTower(_in_float32(towers.texts), self._stream)
         self._widths: Sequence[int] = ()
-        self._images = self._image_graphs
-        self._texts = lambda token_ids: self._text_graphs(widened(token_ids, self._widths))
+        self._images, self._texts = self._image_graphs, self._text_graphs
 
     def prepare_thread(self) -> None:
         """Capture the graphs, on the thread that will replay them. Raises `StartError`."""
@@ -90,9 +90,14 @@ class CudaEngine(TorchEngine):
         with self._captures.turn, starting(self.device, "capture CUDA graphs (CLIP_CUDA_GRAPHS=0 does without)"):
             self._capture(self._captures)
 
+    def encode_texts(self, token_ids: TokenIds) -> Vectors:
+        """See `Engine.encode_texts`. Raises as `TorchEngine.encode_texts`."""
+        return super().encode_texts(widened(token_ids, self._widths))
+
     def _capture(self, captures: Captures) -> None:
         sizes, widths = batch_sizes_up_to(captures.max_batch), token_widths_up_to(captures.context_length)
-        with torch.inference_mode(), torch.cuda.stream(self._stream):
+        # A graph that is given up during a capture invalidates it, and the collector may find one at any allocation.
+        with collected_before(), torch.inference_mode(), torch.cuda.stream(self._stream):
             self._image_graphs.capture((3, captures.size_px, captures.size_px), np.dtype(np.uint8), sizes)
             for width in widths:
                 self._text_graphs.capture((width,), np.dtype(np.int64), sizes)

@@ -1,4 +1,4 @@
-"""Python's collector of cyclic garbage, kept off what lives as long as the process. For entry points only."""
+"""Python's collector of cyclic garbage: kept off what lives as long as the process, and off what it would break."""
 
 import gc
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def kept_from_collector() -> Iterator[None]:
-    """Nothing is collected inside the block, and what is there at its end is never looked at again.
+    """For entry points. Nothing is collected inside the block, and what is there at its end is never looked at again.
 
     Modules and a model are 200,000 objects. A full collection goes through all of them and holds the GIL meanwhile:
     every request and every health check then waits for 70-100 ms, now and then, and a start pays for it several times.
@@ -18,3 +18,16 @@ def kept_from_collector() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
+
+
+@contextmanager
+def collected_before() -> Iterator[None]:
+    """What is garbage by now is collected first, and nothing inside the block."""
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

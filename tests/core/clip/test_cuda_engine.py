@@ -3,6 +3,7 @@
 What these tests compare with is tried on any machine.
 """
 
+import gc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -161,6 +162,24 @@ def test_two_streams_share_the_weights_and_nothing_else(directory: ModelDirector
             np.testing.assert_array_equal(alone[0], image.result())
             np.testing.assert_array_equal(alone_text, text.result())
             np.testing.assert_array_equal(alone[1], second.result())
+
+
+@needs_cuda
+def test_garbage_with_graphs_is_collected_before_a_capture_and_not_in_it(
+    directory: ModelDirectory, placed: Towers
+) -> None:
+    """A graph that the collector gives up during a capture would invalidate it."""
+    gc.collect()
+    before = gc.get_threshold()
+    gc.set_threshold(1)
+    try:
+        for _ in range(3):
+            with engine_on_cuda(placed, directory) as engine:
+                cycle: list[object] = [engine]
+                cycle.append(cycle)
+            del engine, cycle
+    finally:
+        gc.set_threshold(*before)
 
 
 @needs_cuda
