@@ -32,10 +32,20 @@ class Percentiles:
 
 
 @dataclass(frozen=True, slots=True)
+class CardUse:
+    """Of a GPU over a measurement: mean percent of the time that it was busy, mean watts, largest memory in MiB."""
+
+    busy_percent: float
+    watts: float
+    memory_mib: float
+
+
+@dataclass(frozen=True, slots=True)
 class Served:
     """What else was seen while clients were served. Cores are CPU seconds per second of the measurement.
 
-    `batch_size` is the mean over forward passes, `queue_ms` the mean time that an item waited for its pass.
+    `batch_size` is the mean over forward passes, `queue_ms` the mean time that an item waited for its pass; both are
+    None where several processes each count their own.
     """
 
     clients: int
@@ -47,12 +57,14 @@ class Served:
     image_server_cores: float
     batch_size: float | None = None
     queue_ms: float | None = None
+    card: CardUse | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
     """One line of the table. `kind` (images, texts) says which naive rate and which ceiling it is compared with.
 
+    `low` and `high` are the range of the measurements that `value` is the median of.
     `other_cores` is what everything but the measurement used of the machine: beside other work, a row measures that
     work too, and its ratios mean nothing.
     """
@@ -66,6 +78,8 @@ class Row:
     share_of_ceiling: float | None = None
     other_cores: float | None = None
     served: Served | None = None
+    low: float | None = None
+    high: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,8 +117,13 @@ class Passes:
 
 def worker_of(pod: PodProcess) -> psutil.Process:
     """gunicorn's only worker: the process that holds the model."""
-    [worker] = psutil.Process(pod.process.pid).children()
+    [worker] = workers_of(pod)
     return worker
+
+
+def workers_of(pod: PodProcess) -> list[psutil.Process]:
+    """gunicorn's workers, each of which holds a model."""
+    return psutil.Process(pod.process.pid).children()
 
 
 def cpu_s(pid: int) -> float:

@@ -11,7 +11,7 @@ from bench.figures import Percentiles, Row, Served
 from bench.images import ImageServer, image_server
 from bench.load import Load, drive
 from bench.machine import busy_cpu_s
-from bench.pod import Passes, cpu_s, full_size_pod, peak_mib, poll_health, worker_of
+from bench.pod import Passes, cpu_s, full_size_pod, peak_mib, poll_health, workers_of
 from bench.timing import new_process
 from bench.work import ImageBatches, SingleImages, Texts, Work
 from tools.testbed.process import SECRET, PodProcess
@@ -55,7 +55,8 @@ def measure(cases: Sequence[Case], jpegs: Mapping[str, Sequence[bytes]], seconds
         bench.warm_up(cases, seconds)
         for case in cases:
             yield bench.run(case, seconds)
-        yield Row(MEMORY, "pod: largest resident size", peak_mib(bench.pod_pid), "MiB")
+        [pod_pid] = bench.worker_pids
+        yield Row(MEMORY, "pod: largest resident size", peak_mib(pod_pid), "MiB")
 
 
 def named_files(jpegs: Mapping[str, Sequence[bytes]]) -> dict[str, bytes]:
@@ -73,8 +74,8 @@ class _Used:
     machine: float
 
     @classmethod
-    def now(cls, pod_pid: int, image_server_pid: int) -> "_Used":
-        return cls(time.monotonic(), cpu_s(pod_pid), cpu_s(image_server_pid), busy_cpu_s())
+    def now(cls, worker_pids: Sequence[int], image_server_pid: int) -> "_Used":
+        return cls(time.monotonic(), sum(map(cpu_s, worker_pids)), cpu_s(image_server_pid), busy_cpu_s())
 
     def until(self, later: "_Used") -> "_Used":
         wall_s = later.at_s - self.at_s
@@ -91,7 +92,7 @@ class Bench:
     """A pod, an image server and a client process that is already running. `asked` numbers the requests."""
 
     base_url: str
-    pod_pid: int
+    worker_pids: Sequence[int]
     images: ImageServer
     client: ProcessPoolExecutor
     asked: int = 0
@@ -100,7 +101,7 @@ class Bench:
     @contextmanager
     def over(cls, pod: PodProcess, images: ImageServer) -> Iterator["Bench"]:
         with new_process() as client:
-            yield cls(pod.base_url, worker_of(pod).pid, images, client)
+            yield cls(pod.base_url, [worker.pid for worker in workers_of(pod)], images, client)
 
     def warm_up(self, cases: Sequence[Case], seconds: float) -> None:
         """What the model and the pools allocate on first use is no part of a measurement."""
@@ -110,13 +111,14 @@ class Bench:
     def run(self, case: Case, seconds: float) -> Row:
         """Let the clients of `case` send for `seconds`."""
         load = Load(self.base_url, case.work(self.images), case.clients, seconds, first_number=self.asked)
-        passes_before = Passes.so_far(self.base_url)
-        before = _Used.now(self.pod_pid, self.images.pid)
+        passes_before = self._passes()
+        before = _Used.now(self.worker_pids, self.images.pid)
         running = self.client.submit(drive, load)
         health_ms = poll_health(self.base_url, running.done, seconds=_NO_END_S)
         outcome = running.result()
-        used = before.until(_Used.now(self.pod_pid, self.images.pid))
-        passes = passes_before.until(Passes.so_far(self.base_url))
+        used = before.until(_Used.now(self.worker_pids, self.images.pid))
+        passes_after = self._passes()
+        passes = passes_before.until(passes_after) if passes_before and passes_after else None
         self.asked += len(outcome.latencies_ms)
         client_cores = outcome.cpu_s / outcome.elapsed_s
         served = Served(
@@ -127,12 +129,16 @@ class Bench:
             pod_cores=round(used.pod, 3),
             client_cores=round(client_cores, 3),
             image_server_cores=round(used.image_server, 3),
-            batch_size=round(passes.items / passes.count, 2),
-            queue_ms=round(1000 * passes.queue_s / passes.items, 2),
+            batch_size=round(passes.items / passes.count, 2) if passes else None,
+            queue_ms=round(1000 * passes.queue_s / passes.items, 2) if passes else None,
         )
         others = max(0.0, used.machine - used.pod - used.image_server - client_cores)
         rate = outcome.vectors / outcome.elapsed_s
         return Row(HTTP, case.what, rate, f"{case.kind}/s", case.kind, other_cores=round(others, 3), served=served)
+
+    def _passes(self) -> Passes | None:
+        """None where several processes each count their own: /metrics is of whichever answers."""
+        return Passes.so_far(self.base_url) if len(self.worker_pids) == 1 else None
 
 
 def _first_of_each(cases: Sequence[Case]) -> list[Case]:

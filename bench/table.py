@@ -11,6 +11,7 @@ _COLUMNS: tuple[tuple[str, int, Callable[[Row], str]], ...] = (
     ("clients", 8, lambda row: str(row.served.clients) if row.served else ""),
     ("value", 10, lambda row: _figure(row.value)),
     ("unit", -9, lambda row: row.unit),
+    ("range", 17, lambda row: "" if row.low is None or row.high is None else f"{_figure(row.low)}-{_figure(row.high)}"),
     ("x naive", 8, lambda row: "" if row.times_naive is None else f"{row.times_naive:.2f}"),
     ("engine %", 9, lambda row: "" if row.share_of_ceiling is None else f"{row.share_of_ceiling:.0%}"),
     ("p50 ms", 9, lambda row: f"{row.served.latency_ms.p50:.1f}" if row.served else ""),
@@ -22,6 +23,8 @@ _COLUMNS: tuple[tuple[str, int, Callable[[Row], str]], ...] = (
     ("pod cores", 10, lambda row: f"{row.served.pod_cores:.2f}" if row.served else ""),
     ("client cores", 13, lambda row: _beside(row)),
     ("other cores", 12, lambda row: "" if row.other_cores is None else f"{row.other_cores:.2f}"),
+    ("GPU %", 6, lambda row: f"{row.served.card.busy_percent:.0f}" if row.served and row.served.card else ""),
+    ("GPU W", 6, lambda row: f"{row.served.card.watts:.0f}" if row.served and row.served.card else ""),
     ("failed", 7, lambda row: str(row.served.failed) if row.served else ""),
 )
 

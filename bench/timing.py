@@ -4,9 +4,12 @@ import resource
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from multiprocessing import get_context
+from statistics import median
 from typing import ParamSpec, TypeVar
 
+from bench.figures import Row
 from bench.machine import busy_cpu_s
 from core.process import cpu
 
@@ -21,6 +24,44 @@ def calls_per_s(call: Callable[[], object], seconds: float) -> float:
     while calls < 2 or time.perf_counter() - started_s < seconds:
         call()
         calls += 1
+    return calls / (time.perf_counter() - started_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Several measurements of one rate."""
+
+    values: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        return median(self.values)
+
+    def times(self, factor: float) -> "Rates":
+        """Of calls that each do `factor` things."""
+        return Rates(tuple(value * factor for value in self.values))
+
+    def row(self, section: str, what: str, unit: str) -> Row:
+        """The median, with the range."""
+        return Row(section, what, self.median, unit, low=min(self.values), high=max(self.values))
+
+
+def rates(
+    call: Callable[[], object], *, seconds: float, rounds: int, calls_per_wait: int, wait: Callable[[], None]
+) -> Rates:
+    """Measure `rounds` times for `seconds`: enqueue `calls_per_wait` calls, wait for them, again."""
+    call()
+    wait()
+    return Rates(tuple(_enqueued_per_s(call, seconds, calls_per_wait, wait) for _ in range(rounds)))
+
+
+def _enqueued_per_s(call: Callable[[], object], seconds: float, calls_per_wait: int, wait: Callable[[], None]) -> float:
+    calls, started_s = 0, time.perf_counter()
+    while not calls or time.perf_counter() - started_s < seconds:
+        for _ in range(calls_per_wait):
+            call()
+        wait()
+        calls += calls_per_wait
     return calls / (time.perf_counter() - started_s)
 
 

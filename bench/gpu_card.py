@@ -1,0 +1,81 @@
+"""What `nvidia-smi` says of a card: what it is, and how busy it is while something runs."""
+
+import csv
+import io
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from statistics import fmean
+
+from bench.figures import CardUse
+
+_COMMAND = "nvidia-smi"
+_FACTS = (
+    "name", "driver_version", "memory.total", "power.limit", "clocks.max.sm", "clocks.max.memory",
+    "pcie.link.gen.max", "pcie.link.width.max",
+)  # fmt: skip
+_SAMPLED = ("utilization.gpu", "power.draw", "memory.used")
+_EVERY_MS = 200
+_END_TIMEOUT_S = 10
+
+
+@dataclass(slots=True)
+class Watch:
+    """`use` is there once the block of `watched` has ended; None where there is no card to ask."""
+
+    use: CardUse | None = field(default=None)
+
+
+def card(index: int = 0) -> Mapping[str, str]:
+    """Name, driver, memory, limits and bus of a card, in `nvidia-smi`'s words; empty where it cannot be asked."""
+    try:
+        rows = _rows(_output([f"--query-gpu={','.join(_FACTS)}", "--format=csv,noheader", f"--id={index}"]))
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return dict(zip(_FACTS, rows[0], strict=True)) if rows else {}
+
+
+@contextmanager
+def watched(index: int = 0) -> Iterator[Watch]:
+    """Sample the card until the block ends."""
+    watch = Watch()
+    query = f"--query-gpu={','.join(_SAMPLED)}"
+    command = [_COMMAND, query, "--format=csv,noheader,nounits", f"--id={index}", f"--loop-ms={_EVERY_MS}"]
+    try:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)  # noqa: S603
+    except OSError:
+        yield watch
+        return
+    try:
+        yield watch
+    finally:
+        process.terminate()
+        output, _ = process.communicate(timeout=_END_TIMEOUT_S)
+    watch.use = mean_use(output)
+
+
+def mean_use(output: str) -> CardUse | None:
+    """Of lines of `_SAMPLED`; None without a whole one."""
+    samples = [numbers for row in _rows(output) if (numbers := _numbers(row)) is not None]
+    if not samples:
+        return None
+    busy, watts, memory = zip(*samples, strict=True)
+    return CardUse(round(fmean(busy), 1), round(fmean(watts), 1), max(memory))
+
+
+def _output(arguments: Sequence[str]) -> str:
+    command = [_COMMAND, *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout  # noqa: S603
+
+
+def _rows(text: str) -> list[list[str]]:
+    return [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text)) if row]
+
+
+def _numbers(row: Sequence[str]) -> list[float] | None:
+    """None for a line that was cut off, and for what a card does not report (`[N/A]`)."""
+    try:
+        return [float(cell) for cell in row] if len(row) == len(_SAMPLED) else None
+    except ValueError:
+        return None
