@@ -23,7 +23,7 @@ _READY_POLL_S = 0.01
 HEALTH_POLL_S = 0.02
 
 # Without a cache: what is measured is the work, and the load asks for the same pictures again and again.
-FULL_SIZE = {"CLIP_DTYPE": "auto", "CLIP_ENGINE": "auto", "CACHE_BYTES": "0"}
+FULL_SIZE = {"CLIP_DEVICE": "auto", "CLIP_DTYPE": "auto", "CLIP_ENGINE": "auto", "CACHE_BYTES": "0"}
 
 
 @contextmanager

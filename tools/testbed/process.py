@@ -41,6 +41,7 @@ def environment(**settings: str) -> dict[str, str]:
         "PORT": "0",
         "CLIP_MODEL": str(TINY_MODEL),
         "CLIP_CACHE_DIR": str(MODEL_CACHE),
+        "CLIP_DEVICE": "cpu",
         "CLIP_DTYPE": "float32",
         "EMBEDDING_HMAC_SECRET": SECRET,
         "API_KEYS": f"tests:{API_KEY}",
