@@ -21,6 +21,14 @@ $(VENV)/installed-%: pyproject.toml constraints.txt | $(BIN)/python
 
 comma := ,
 
+# The client is a distribution of its own.
+$(VENV)/installed-client: client/pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --progress-bar on -c constraints.txt -e './client[parquet,images]'
+	@touch $@
+
+$(VENV)/installed-all: $(VENV)/installed-dev $(VENV)/installed-client
+	@touch $@
+
 install: $(VENV)/installed-pod+cpu ## prepare .venv with what the pod needs
 
 run: install ## start the pod on 127.0.0.1:$PORT (8000), with the bundled model if the real one cannot be had
@@ -29,20 +37,20 @@ run: install ## start the pod on 127.0.0.1:$PORT (8000), with the bundled model 
 run-serverless: $(VENV)/installed-serverless+cpu ## start the handler on the SDK's local server at 127.0.0.1:$SERVERLESS_PORT (8001)
 	@$(BIN)/python -m tools.run_local serverless
 
-smoke: $(VENV)/installed-worker ## check a running target: make smoke TARGET=pod (default) or TARGET=serverless
-	@$(BIN)/python -m worker.smoke --target $(TARGET)
+smoke: $(VENV)/installed-client ## check a running target: make smoke TARGET=pod (default) or TARGET=serverless
+	@$(BIN)/clip-embed smoke --target $(TARGET)
 
-test: $(VENV)/installed-dev lint types ## lint, types and all tests
+test: $(VENV)/installed-all lint types ## lint, types and all tests
 	$(BIN)/python -m pytest
 
-lint: $(VENV)/installed-dev ## ruff: rules and formatting
+lint: $(VENV)/installed-all ## ruff: rules and formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(VENV)/installed-dev ## mypy, strict
+types: $(VENV)/installed-all ## mypy, strict
 	$(BIN)/mypy
 
-format: $(VENV)/installed-dev ## let ruff rewrite what it can
+format: $(VENV)/installed-all ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
@@ -85,7 +93,7 @@ chaos: $(VENV)/installed-dev ## what a pod and a handler survive: overload, hang
 fuzz: $(VENV)/installed-dev ## 10,000 mutated images and 10,000 mutated requests
 	$(BIN)/python -m tools.fuzz
 
-settings-page: $(VENV)/installed-dev ## write docs/settings.md from the settings' models
+settings-page: $(VENV)/installed-all ## write docs/settings.md from the settings' models
 	@$(BIN)/python -m tools.settings_page
 
 browser: ## the Chromium of the tests, from Debian; without it they are skipped (root)
@@ -96,7 +104,7 @@ redis: ## the Redis of the tests, from Debian; without it they are skipped (root
 	apt-get update --quiet
 	apt-get install --yes --quiet --no-install-recommends redis-server
 
-docs-check: $(VENV)/installed-dev ## run every command of the documents in a fresh clone of what is committed (minutes)
+docs-check: $(VENV)/installed-all ## run every command of the documents in a fresh clone of what is committed (minutes)
 	@$(BIN)/python -m tools.docs_check
 
 clean: ## remove .venv and every cache

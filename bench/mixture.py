@@ -4,7 +4,8 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from bench.work import EMBED_IMAGE, EMBED_TEXT, ImageBatches, Request, SingleImages, Texts
+from bench.work import ImageBatches, Request, SingleImages, Texts
+from shared_auth.contract import EMBED_IMAGE, EMBED_TEXT
 from tools.testbed.pictures import encoded, natural
 
 _SIDES = ((224, 224), (90, 60), (640, 480), (480, 1200), (1280, 720), (1920, 1080))

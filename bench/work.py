@@ -8,12 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from shared_auth import Authenticator, image_payload_id, text_payload_id
-
-# core.wire.requests has them too, behind a third of a second of imports.
-EMBED_IMAGE = "/v1/embed/image"
-EMBED_IMAGE_BATCH = "/v1/embed/image-batch"
-EMBED_TEXT = "/v1/embed/text"
-EMBED_TEXT_BATCH = "/v1/embed/text-batch"
+from shared_auth.contract import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT, EMBED_TEXT_BATCH
 
 WORDS = (
     "red", "green", "small", "old", "quiet", "bright", "river", "mountain", "house", "horse", "street", "garden",

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from core.errors import ValidationFailed
+from shared_auth.contract import MOST_TIMEOUT_MS
 
 _DIGITS = re.compile(r"[0-9]{1,9}")
-_MAX_TIMEOUT_MS = 999_999_999
 
 
 class Cancellation:
@@ -72,6 +72,6 @@ def parse_timeout_ms(value: object, name: str) -> int | None:
     # int() takes " 17", "+17" and full-width digits too: hence the pattern. And a bool is an int.
     if isinstance(value, str) and _DIGITS.fullmatch(value):
         value = int(value)
-    if type(value) is not int or not 1 <= value <= _MAX_TIMEOUT_MS:
-        raise ValidationFailed(f"{name}: must be a whole number of milliseconds, from 1 to {_MAX_TIMEOUT_MS}")
+    if type(value) is not int or not 1 <= value <= MOST_TIMEOUT_MS:
+        raise ValidationFailed(f"{name}: must be a whole number of milliseconds, from 1 to {MOST_TIMEOUT_MS}")
     return value

@@ -21,10 +21,6 @@ from core.wire.openai import (
     openai_error_body,
 )
 from core.wire.requests import (
-    EMBED_IMAGE,
-    EMBED_IMAGE_BATCH,
-    EMBED_TEXT,
-    EMBED_TEXT_BATCH,
     ImageBatchRequest,
     ImageItem,
     ImageRequest,
@@ -34,6 +30,7 @@ from core.wire.requests import (
     TextRequest,
 )
 from core.wire.responses import Body, ModelIdentity, batch_timings, embedding_body, error_body, item_body, text_body
+from shared_auth.contract import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT, EMBED_TEXT_BATCH
 
 AnyRequest = TypeVar("AnyRequest", bound=Request)
 

@@ -17,6 +17,7 @@ from pydantic import (
 
 from core.errors import StartError
 from core.secret_settings import NamedSecrets, mounted
+from shared_auth.contract import IMAGES_PER_BATCH, TEXTS_PER_BATCH
 
 DEFAULT_MODEL = "openai/clip-vit-base-patch32"
 
@@ -61,9 +62,9 @@ class ServiceSettings(BaseModel):
     """One request body. `auto` is what the largest batch needs, of images as base64 or of texts, and not more than
     MAX_IMAGE_BYTES_IN_FLIGHT.
     """
-    max_batch_size: Positive = 16
+    max_batch_size: Positive = IMAGES_PER_BATCH
     """Images in one request."""
-    max_text_batch_size: Positive = 256
+    max_text_batch_size: Positive = TEXTS_PER_BATCH
     """Texts in one request."""
     max_image_size_bytes: Positive = 10_485_760
     """One image, as downloaded or sent."""

@@ -35,13 +35,13 @@ from pod.body import Bodies, ReceivedBody
 from pod.connection import Connection
 from pod.errors import from_http, status_of
 from pod.presence import cancelled_when_gone
+from shared_auth.contract import TIMEOUT_HEADER
 
 logger = logging.getLogger(__name__)
 
 # A request that is turned away is answered with its own id if that is quickly found.
 _QUICKLY_PARSED_BYTES = 16_384
 
-_TIMEOUT_HEADER = "X-Request-Timeout-Ms"
 _TIMEOUT_VARIABLE = "HTTP_X_REQUEST_TIMEOUT_MS"
 
 _AUTHORIZATION_VARIABLE = "HTTP_AUTHORIZATION"
@@ -130,7 +130,7 @@ def _run_operation(door: _Door, path: str) -> Response:
     connection: Connection = environ["gunicorn.socket"]
     exchange: _Exchange = g.exchange
     cancellation = Cancellation()
-    asked_ms = parse_timeout_ms(environ.get(_TIMEOUT_VARIABLE), _TIMEOUT_HEADER)
+    asked_ms = parse_timeout_ms(environ.get(_TIMEOUT_VARIABLE), TIMEOUT_HEADER)
     deadline = door.service.deadline(asked_ms, cancellation)
     body = door.bodies.read(connection, environ, deadline)
     try:

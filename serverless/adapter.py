@@ -19,9 +19,10 @@ from core.deadline import Cancellation, Deadline, parse_timeout_ms
 from core.errors import BatchTooLarge, InternalError, InvalidJson, ServiceError, ValidationFailed
 from core.service import Service, Status
 from core.wire.openai import MODELS
-from core.wire.requests import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT, new_request_id, request_id_of
+from core.wire.requests import new_request_id, request_id_of
 from core.wire.responses import Body, error_body
 from core.wire.strict_json import encode
+from shared_auth.contract import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT, TIMEOUT_MEMBER
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +32,6 @@ HEALTH = "/health"
 MAX_OUTPUT_BYTES = 19_000_000
 
 # How long the caller will wait, in milliseconds from when the worker takes the job; capped by REQUEST_TIMEOUT_S.
-_TIMEOUT = "timeout_ms"
 
 _BEAT_S = 1.0
 
@@ -115,7 +115,9 @@ class JobHandler:
         if asked.path == HEALTH:
             return self._service.health()
         cancellation = Cancellation()
-        deadline = self._service.deadline(parse_timeout_ms(asked.members.get(_TIMEOUT), _TIMEOUT), cancellation)
+        deadline = self._service.deadline(
+            parse_timeout_ms(asked.members.get(TIMEOUT_MEMBER), TIMEOUT_MEMBER), cancellation
+        )
         with self._service.admitted() as api:
             if asked.path == MODELS:
                 return api.models(asked.credentials)

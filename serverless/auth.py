@@ -1,8 +1,8 @@
 """The signature rule of jobs: the common one, in a longer window, and on request the old clients' one."""
 
-from core.wire.requests import EMBED_IMAGE
 from serverless.settings import HandlerSettings
 from shared_auth import Authenticator, BadSignature, Verified
+from shared_auth.contract import EMBED_IMAGE
 
 
 class LegacyAuthenticator(Authenticator):

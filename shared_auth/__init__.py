@@ -1,14 +1,14 @@
 """The one HMAC rule of service and clients. Standard library only."""
 
-from shared_auth.authenticator import DEFAULT_CLIENT, DEFAULT_WINDOW_S, Authenticator, Signature, Verified
-from shared_auth.canonical import (
+from .authenticator import DEFAULT_CLIENT, DEFAULT_WINDOW_S, Authenticator, Signature, Verified
+from .canonical import (
     canonical_message,
     image_content_payload_id,
     image_payload_id,
     legacy_message,
     text_payload_id,
 )
-from shared_auth.errors import AuthError, BadSignature, ExpiredSignature, MalformedAuth, UnsignablePayload
+from .errors import AuthError, BadSignature, ExpiredSignature, MalformedAuth, UnsignablePayload
 
 __all__ = [
     "DEFAULT_CLIENT",

@@ -6,12 +6,10 @@ import os
 import sys
 from pathlib import Path
 
-from shared_auth.authenticator import Authenticator
-from shared_auth.canonical import image_content_payload_id, image_payload_id, text_payload_id
-from shared_auth.errors import UnsignablePayload
-
-_IMAGE_PATH = "/v1/embed/image"
-_TEXT_PATH = "/v1/embed/text"
+from .authenticator import Authenticator
+from .canonical import image_content_payload_id, image_payload_id, text_payload_id
+from .contract import EMBED_IMAGE, EMBED_TEXT
+from .errors import UnsignablePayload
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -34,10 +32,10 @@ def main(arguments: list[str] | None = None) -> int:
 def _payload(options: argparse.Namespace) -> tuple[str, str]:
     """The path of the single operation, and what identifies the payload. Raises `OSError` for a file not to be read."""
     if options.image_url is not None:
-        return _IMAGE_PATH, image_payload_id(options.image_url)
+        return EMBED_IMAGE, image_payload_id(options.image_url)
     if options.image_file is not None:
-        return _IMAGE_PATH, image_content_payload_id(options.image_file.read_bytes())
-    return _TEXT_PATH, text_payload_id(options.text)
+        return EMBED_IMAGE, image_content_payload_id(options.image_file.read_bytes())
+    return EMBED_TEXT, text_payload_id(options.text)
 
 
 def _parser() -> argparse.ArgumentParser:

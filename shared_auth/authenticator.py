@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from shared_auth.canonical import canonical_message, legacy_message
-from shared_auth.errors import BadSignature, ExpiredSignature, MalformedAuth
+from .canonical import canonical_message, legacy_message
+from .errors import BadSignature, ExpiredSignature, MalformedAuth
 
 DEFAULT_WINDOW_S = 120
 

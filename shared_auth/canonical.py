@@ -7,7 +7,7 @@ digits, so the last two `|` are unambiguous whatever the URL contains.
 
 import hashlib
 
-from shared_auth.errors import UnsignablePayload
+from .errors import UnsignablePayload
 
 METHOD = "POST"
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
+from worker.settings import WorkerSettings
 
 from core.settings import ServiceSettings
 from serverless.settings import HandlerSettings
-from worker.settings import WorkerSettings
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "settings.md"
 

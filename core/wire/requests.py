@@ -22,15 +22,7 @@ from core.errors import ValidationFailed
 from core.images.content import SentImage, SentImages
 from core.wire.long_strings import LongString
 from shared_auth import image_payload_id, text_payload_id
-
-EMBED_IMAGE = "/v1/embed/image"
-EMBED_IMAGE_BATCH = "/v1/embed/image-batch"
-EMBED_TEXT = "/v1/embed/text"
-EMBED_TEXT_BATCH = "/v1/embed/text-batch"
-
-MAX_URL_CHARACTERS = 4096
-MAX_TEXT_CHARACTERS = 10_000
-MAX_REQUEST_ID_CHARACTERS = 128
+from shared_auth.contract import MAX_REQUEST_ID_CHARACTERS, MAX_TEXT_CHARACTERS, MAX_URL_CHARACTERS
 
 EncodingFormat = Literal["float", "base64"]
 

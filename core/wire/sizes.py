@@ -1,7 +1,7 @@
 """How large a request body may be: as large as the largest batch that the other settings allow."""
 
 from core.settings import ServiceSettings
-from core.wire.requests import MAX_TEXT_CHARACTERS
+from shared_auth.contract import MAX_TEXT_CHARACTERS
 
 # A character outside of the basic plane is a pair of \uXXXX.
 _MOST_BYTES_OF_A_CHARACTER = 12

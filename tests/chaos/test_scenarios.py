@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
-from core.wire.requests import EMBED_TEXT
+from shared_auth.contract import EMBED_TEXT
 from tools.chaos import scenarios, strangers
 from tools.chaos.engine import FATAL, HANG
 from tools.chaos.load import text_question

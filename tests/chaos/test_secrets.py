@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import requests
 
-from core.wire.requests import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT
+from shared_auth.contract import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT
 from tools.chaos.engine import FATAL, HANG, NAN, POISON
 from tools.chaos.scenarios import chaos_pod
 from tools.testbed.image_server import ImageServer

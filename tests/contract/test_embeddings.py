@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from core.wire.openai import EMBEDDINGS
-from core.wire.requests import EMBED_IMAGE, EMBED_TEXT
+from shared_auth.contract import EMBED_IMAGE, EMBED_TEXT
 from tests.contract.conftest import Drawing
 from tools.testbed.image_server import ImageServer
 from tools.testbed.pictures import encoded, natural

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from core.wire.requests import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT, EMBED_TEXT_BATCH
+from shared_auth.contract import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT, EMBED_TEXT_BATCH
 from tests.contract.conftest import Drawing
 from tools.testbed.target import Target, signed_batch, signed_content, signed_image, signed_text, signed_texts, without
 

@@ -14,8 +14,8 @@ from core.byte_budget import ByteBudget
 from core.errors import AuthFailed, InvalidImage, ServiceError, ValidationFailed
 from core.images.content import SentLimits
 from core.operations import Model
-from core.wire.requests import EMBED_IMAGE_BATCH
 from shared_auth import Authenticator, image_content_payload_id, image_payload_id
+from shared_auth.contract import EMBED_IMAGE_BATCH
 
 NOW_S = 1_703_001_234
 MAX_ITEMS = 8

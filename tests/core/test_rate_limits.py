@@ -38,17 +38,10 @@ from core.rate_limits import (
 from core.settings import load_settings
 from core.standing import Standing
 from core.wire.openai import EMBEDDINGS, EmbeddingsRequest
-from core.wire.requests import (
-    EMBED_TEXT_BATCH,
-    ImageBatchRequest,
-    ImageRequest,
-    Request,
-    TextBatchRequest,
-    TextRequest,
-    validate,
-)
+from core.wire.requests import ImageBatchRequest, ImageRequest, Request, TextBatchRequest, TextRequest, validate
 from core.wire.responses import ModelIdentity
 from shared_auth import Authenticator
+from shared_auth.contract import EMBED_TEXT_BATCH
 from tools.testbed.redis import Redis, is_installed, redis_server
 from tools.testbed.target import signed_text
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from worker import old_names as worker_old_names
+from worker.settings import WorkerSettings
 
 from core import errors
 from core.old_names import OLD_NAMES
@@ -17,8 +19,6 @@ from tools.docs_check.blocks import NOT_RUN, blocks_of
 from tools.testbed.image_server import ImageServer
 from tools.testbed.pictures import encoded
 from tools.testbed.process import ROOT, SECRET, PodProcess
-from worker import old_names as worker_old_names
-from worker.settings import WorkerSettings
 
 TEXT = (ROOT / "docs" / "migration.md").read_text("utf-8")
 SERVICE = {name.upper() for name in HandlerSettings.model_fields}

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import yaml
+from worker.settings import WorkerSettings
 
 from core.settings import ServiceSettings
 from serverless.settings import HandlerSettings
 from tools.testbed.process import ROOT
-from worker.settings import WorkerSettings
 
 SERVICE = {name.upper() for name in HandlerSettings.model_fields | ServiceSettings.model_fields}
 WORKER = {name.upper() for name in WorkerSettings.model_fields}

@@ -2,11 +2,12 @@
 
 import re
 
+from worker import errors as client_errors
+
 from core import errors
 from pod.errors import STATUS
 from tests.core.test_errors import leaves
 from tools.testbed.process import ROOT
-from worker import errors as client_errors
 
 PAGE = (ROOT / "docs" / "errors.md").read_text("utf-8")
 _ROW = re.compile(r"^\| `([A-Z_]+)` \| (\d+) \| (yes|no|by cause) \|", re.MULTILINE)

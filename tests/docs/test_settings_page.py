@@ -2,10 +2,10 @@
 
 import pytest
 from pydantic import BaseModel
+from worker.settings import WorkerSettings
 
 from serverless.settings import HandlerSettings
 from tools.settings_page import PAGE, page
-from worker.settings import WorkerSettings
 
 # Not read from the environment by its own name.
 INNER = {"local_environ"}

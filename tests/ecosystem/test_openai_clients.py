@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from core.wire.requests import EMBED_IMAGE, EMBED_TEXT
 from models.shapes import draw, single
+from shared_auth.contract import EMBED_IMAGE, EMBED_TEXT
 from tools.testbed.control_plane import API_KEY as PLANE_KEY
 from tools.testbed.control_plane import ENDPOINT_ID, ControlPlane
 from tools.testbed.image_server import ImageServer

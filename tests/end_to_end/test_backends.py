@@ -6,14 +6,14 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 import pytest
+from worker import ClipClient, Embedding, create_clip_client, load_settings
+from worker.errors import ClipClientError
 
 from models.shapes import KINDS, draw, single
 from tools.testbed.control_plane import API_KEY, ENDPOINT_ID, ControlPlane
 from tools.testbed.image_server import ImageServer
 from tools.testbed.pictures import encoded
 from tools.testbed.process import PodProcess, ServiceProcess, environment, pod_process
-from worker import ClipClient, Embedding, create_clip_client, load_settings
-from worker.errors import ClipClientError
 
 BACKENDS = ["runpod_pod", "runpod_serverless", "local"]
 TEXTS = ["a red circle", "a blue square and a green triangle", "yellow"]

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from worker import errors
+from worker.legacy import LegacyClipClient, LegacyItem
 
 from models.shapes import KINDS, draw, single
 from tests.end_to_end.test_backends import TOLERANCE, client
@@ -12,8 +14,6 @@ from tools.testbed.control_plane import ControlPlane
 from tools.testbed.image_server import ImageServer
 from tools.testbed.pictures import encoded
 from tools.testbed.process import PodProcess, ServiceProcess
-from worker import errors
-from worker.legacy import LegacyClipClient, LegacyItem
 
 MEMBERS = {
     "request_id",

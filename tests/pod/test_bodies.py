@@ -13,9 +13,9 @@ import pytest
 
 from core.deadline import Deadline
 from core.errors import Overloaded
-from core.wire.requests import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT
 from pod.body import Bodies, ReceivedBody
 from pod.connection import Connection, Due
+from shared_auth.contract import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT
 from tools.testbed.image_server import ImageServer
 from tools.testbed.pictures import encoded, natural
 from tools.testbed.process import PodProcess, pod_process

@@ -7,7 +7,7 @@ import pytest
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
-from core.wire.requests import EMBED_TEXT, EMBED_TEXT_BATCH
+from shared_auth.contract import EMBED_TEXT, EMBED_TEXT_BATCH
 from tools.testbed.process import PodProcess, pod_process
 from tools.testbed.target import PodTarget, signed_text
 

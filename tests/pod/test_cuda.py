@@ -10,8 +10,8 @@ import pytest
 import requests
 import torch
 
-from core.wire.requests import EMBED_IMAGE, EMBED_TEXT
 from models.shapes import COLOURS, draw, single
+from shared_auth.contract import EMBED_IMAGE, EMBED_TEXT
 from tools.testbed.image_server import ImageServer
 from tools.testbed.pictures import encoded
 from tools.testbed.process import PodProcess, pod_process

@@ -13,10 +13,10 @@ import requests
 from playwright.sync_api import Page, Request
 
 from core.service import VERSION
-from core.wire.requests import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT, EMBED_TEXT_BATCH
 from models.shapes import draw, single
 from pod.openapi_examples import EXAMPLE_SECRET
 from shared_auth import Authenticator
+from shared_auth.contract import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT, EMBED_TEXT_BATCH
 from tools.testbed import browser
 from tools.testbed.image_server import ImageServer
 from tools.testbed.pictures import encoded

@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
-from core.wire.requests import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT
 from pod.errors import STATUS
+from shared_auth.contract import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT
 from tests.core.test_errors import leaves
 from tools.fuzz.requests import outcome
 from tools.testbed.image_server import ImageServer

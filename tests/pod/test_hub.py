@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import requests
 
-from core.wire.requests import EMBED_TEXT
+from shared_auth.contract import EMBED_TEXT
 from tools.testbed.process import GUNICORN, PodProcess, pod_process
 from tools.testbed.raw_http import PATIENCE_S, attack, connected, head, read_answer, send_until_ended
 from tools.testbed.target import PodTarget, signed_text

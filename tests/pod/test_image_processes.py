@@ -10,7 +10,7 @@ import psutil
 import pytest
 import requests
 
-from core.wire.requests import EMBED_IMAGE_BATCH
+from shared_auth.contract import EMBED_IMAGE_BATCH
 from tools.chaos.strangers import image_processes
 from tools.testbed.image_server import ImageServer
 from tools.testbed.process import SECRET, TINY_MODEL, PodProcess, pod_process

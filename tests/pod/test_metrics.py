@@ -3,7 +3,7 @@
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
-from core.wire.requests import EMBED_IMAGE, EMBED_TEXT
+from shared_auth.contract import EMBED_IMAGE, EMBED_TEXT
 from tools.testbed.image_server import ImageServer
 from tools.testbed.process import TINY_MODEL, PodProcess
 from tools.testbed.target import signed_image, signed_text

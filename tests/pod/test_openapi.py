@@ -22,13 +22,13 @@ from core.service import Service, Status
 from core.settings import ServiceSettings
 from core.wire.answers import ANSWERS, StatusWord
 from core.wire.openai import EMBEDDINGS, MODELS
-from core.wire.requests import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT, EMBED_TEXT_BATCH
 from models.shapes import draw, single
 from pod.app import create_app
 from pod.errors import STATUS
 from pod.openapi import document
 from pod.openapi_examples import EXAMPLE_SECRET, EXAMPLE_TS
 from shared_auth import Authenticator, UnsignablePayload, image_payload_id, text_payload_id
+from shared_auth.contract import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT, EMBED_TEXT_BATCH
 from tools.testbed.image_server import ImageServer
 from tools.testbed.pictures import encoded
 from tools.testbed.process import API_KEY, SECRET

@@ -12,7 +12,7 @@ import pytest
 import requests
 
 from core.process.sentinel_process import SIGN_BYTES
-from core.wire.requests import EMBED_TEXT
+from shared_auth.contract import EMBED_TEXT
 from tools.chaos.engine import HANG, SEIZE
 from tools.chaos.scenarios import chaos_pod, stopped, workers
 from tools.testbed.process import GUNICORN, ROOT, PodProcess, environment

@@ -13,7 +13,7 @@ import psutil
 import pytest
 import requests
 
-from core.wire.requests import EMBED_IMAGE, EMBED_TEXT
+from shared_auth.contract import EMBED_IMAGE, EMBED_TEXT
 from tools.testbed.image_server import ImageServer
 from tools.testbed.process import GUNICORN, TINY_MODEL, PodProcess, pod_process
 from tools.testbed.target import signed_image, signed_text

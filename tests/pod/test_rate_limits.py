@@ -9,7 +9,7 @@ import pytest
 import requests
 
 from core.wire.openai import EMBEDDINGS
-from core.wire.requests import EMBED_TEXT, EMBED_TEXT_BATCH
+from shared_auth.contract import EMBED_TEXT, EMBED_TEXT_BATCH
 from tools.testbed.control_plane import control_plane
 from tools.testbed.process import SECRET, PodProcess, handler_process, pod_process
 from tools.testbed.redis import is_installed, redis_server

@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 from redis import Redis as Client
 
-from core.wire.requests import EMBED_IMAGE, EMBED_TEXT
+from shared_auth.contract import EMBED_IMAGE, EMBED_TEXT
 from tools.testbed.image_server import ImageServer
 from tools.testbed.pictures import encoded, natural
 from tools.testbed.process import pod_process

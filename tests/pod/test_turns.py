@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import requests
 
-from core.wire.requests import EMBED_IMAGE_BATCH, EMBED_TEXT
+from shared_auth.contract import EMBED_IMAGE_BATCH, EMBED_TEXT
 from tools.chaos.images import image_host, picture_url
 from tools.chaos.scenarios import chaos_pod
 from tools.testbed.target import signed_batch, signed_text

@@ -16,8 +16,8 @@ from core.api import Api, Call
 from core.deadline import Cancellation, Deadline
 from core.errors import DownloadError
 from core.service import Service, Status
-from core.wire.requests import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT
 from serverless.adapter import JobHandler
+from shared_auth.contract import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT
 
 SOON_S = 30.0
 

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from core.wire.requests import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT
 from shared_auth.canonical import legacy_message
+from shared_auth.contract import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT
 from tools.testbed.control_plane import ControlPlane, control_plane
 from tools.testbed.image_server import ImageServer
 from tools.testbed.process import SECRET, TINY_MODEL, ServiceProcess, handler_process

@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 import requests
 from pydantic import SecretStr
+from worker import create_clip_client
+from worker.settings import load_settings
+from worker.smoke import CHECKS, SmokeFailure, Target, with_local_defaults
+from worker.smoke_image import red_square_png, serve_on_loopback
 
 from core.settings import DEFAULT_MODEL
 from tools.run_local import choose_model, note_run, share_secret
 from tools.testbed.process import ROOT, SECRET, PodProcess, pod_process
 from tools.testbed.target import signed_text
-from worker import create_clip_client
-from worker.settings import load_settings
-from worker.smoke import CHECKS, SmokeFailure, Target, with_local_defaults
-from worker.smoke_image import red_square_png, serve_on_loopback
 
 EMBED_TEXT = "/v1/embed/text"
 RUN = [sys.executable, "-m", "tools.run_local", "pod"]

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-
-from tools.testbed.loopback import QuietHandler, base_url, serving
 from worker import WorkerSettings
 from worker.clock import Clock
+
+from tools.testbed.loopback import QuietHandler, base_url, serving
 
 Body = dict[str, Any]
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from tests.worker.scripted import Body, FakeBackend, FakeTime, settings, success, vector_of
 from worker import ClipClient, Embedding, ImageItem, errors
 from worker.client import assemble_client
+
+from tests.worker.scripted import Body, FakeBackend, FakeTime, settings, success, vector_of
 
 
 def client_over(backend: FakeBackend, **variables: str) -> ClipClient:

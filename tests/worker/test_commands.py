@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from worker.__main__ import main
 
 from tests.worker.scripted import (
     FINGERPRINT,
@@ -22,7 +23,6 @@ from tests.worker.scripted import (
     success,
     vector_of,
 )
-from worker.__main__ import main
 
 
 def environ(script: Script, **variables: str) -> dict[str, str]:

@@ -5,6 +5,14 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from worker import ClipClient, Embedding, create_clip_client, errors, load_settings
+from worker.backends import Backend
+from worker.backends.base import told_timeout_ms
+from worker.backends.pod import PodBackend
+from worker.backends.serverless import ServerlessBackend
+from worker.channel import HttpAnswer, HttpChannel
+from worker.client import assemble_client
+from worker.clock import Clock
 
 from core.deadline import parse_timeout_ms
 from tests.worker.scripted import FakeTime, Seen, answer, error_reply, json_reply, scripted_server, settings
@@ -14,14 +22,6 @@ from tools.testbed.control_plane import API_KEY, ENDPOINT_ID, ControlPlane
 from tools.testbed.image_server import ImageServer
 from tools.testbed.pictures import encoded
 from tools.testbed.process import SECRET, PodProcess, ServiceProcess
-from worker import ClipClient, Embedding, create_clip_client, errors, load_settings
-from worker.backends import Backend
-from worker.backends.base import told_timeout_ms
-from worker.backends.pod import PodBackend
-from worker.backends.serverless import ServerlessBackend
-from worker.channel import HttpAnswer, HttpChannel
-from worker.client import assemble_client
-from worker.clock import Clock
 
 SLOW = "/deadlines-slow.png"
 

@@ -3,14 +3,14 @@
 from collections.abc import Iterator
 
 import pytest
+from worker import errors, operations, values
+from worker.errors import ClipClientError, PermanentError, RetryableError, error_from_wire
 
 from core import errors as service_errors
-from core.wire.requests import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT
 from core.wire.requests import MAX_REQUEST_ID_CHARACTERS as SERVICE_REQUEST_ID_CHARACTERS
 from core.wire.requests import MAX_TEXT_CHARACTERS as SERVICE_TEXT_CHARACTERS
 from core.wire.requests import MAX_URL_CHARACTERS as SERVICE_URL_CHARACTERS
-from worker import errors, operations, values
-from worker.errors import ClipClientError, PermanentError, RetryableError, error_from_wire
+from shared_auth.contract import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT
 
 
 def tree(base: type[Exception]) -> Iterator[type[Exception]]:

@@ -1,6 +1,8 @@
 """Primary and fallback: when calls move, that it is said once, and that vectors are never mixed unseen."""
 
 import pytest
+from worker import BackendName, ClipClient, Embedding, create_clip_client, errors
+from worker.client import assemble_client
 
 from tests.worker.scripted import (
     FINGERPRINT,
@@ -14,8 +16,6 @@ from tests.worker.scripted import (
     vector_of,
 )
 from tests.worker.test_serverless import completed
-from worker import BackendName, ClipClient, Embedding, create_clip_client, errors
-from worker.client import assemble_client
 
 OTHER = "bbbbbbbbbbbbbbbb"
 DOWN = errors.ConnectionFailed("nothing takes connections there")

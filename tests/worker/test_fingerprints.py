@@ -1,12 +1,12 @@
 """Fingerprints by other rules than the expected one are explained, not only refused."""
 
 import pytest
-
-from tests.worker.scripted import FakeBackend, FakeTime, json_reply, scripted_server, settings, success
 from worker import ClipClient, FingerprintMismatch, errors
 from worker.__main__ import main
 from worker.client import assemble_client
 from worker.fingerprints import version_of
+
+from tests.worker.scripted import FakeBackend, FakeTime, json_reply, scripted_server, settings, success
 
 OLD, OLD_OTHER = "a" * 16, "b" * 16
 NEW, NEW_OTHER = "2-" + "a" * 16, "2-" + "b" * 16

@@ -3,6 +3,12 @@
 from collections.abc import Callable, Iterator
 
 import pytest
+from worker import ClipClient, Embedding, create_clip_client, errors
+from worker.backends import Backend
+from worker.backends.pod import PodBackend
+from worker.channel import HttpChannel
+from worker.client import assemble_client
+from worker.clock import Clock
 
 from tests.worker.scripted import (
     FINGERPRINT,
@@ -18,12 +24,6 @@ from tests.worker.test_errors import service_codes
 from tools.chaos.engine import picture
 from tools.testbed.image_server import ImageServer
 from tools.testbed.process import GUNICORN, SECRET, PodProcess, pod_process
-from worker import ClipClient, Embedding, create_clip_client, errors
-from worker.backends import Backend
-from worker.backends.pod import PodBackend
-from worker.channel import HttpChannel
-from worker.client import assemble_client
-from worker.clock import Clock
 
 OTHER = "bbbbbbbbbbbbbbbb"
 UNAVAILABLE = ["INFERENCE_ERROR", "DEADLINE_EXCEEDED", "OVERLOADED", "NOT_READY", "RATE_LIMITED", "INTERNAL"]

@@ -4,10 +4,10 @@ import multiprocessing
 from collections.abc import Iterator
 
 import pytest
-
-from tests.worker.scripted import SECRET, Answer, FakeTime, Script, answer, json_reply, page, scripted_server, settings
 from worker import create_clip_client, errors
 from worker.legacy import LegacyClipClient, LegacyItem, get_clip_inference_client
+
+from tests.worker.scripted import SECRET, Answer, FakeTime, Script, answer, json_reply, page, scripted_server, settings
 
 
 @pytest.fixture

@@ -4,14 +4,14 @@ import json
 from http.server import BaseHTTPRequestHandler
 
 import pytest
-
-from tools.testbed.loopback import QuietHandler, base_url, serving
 from worker.backends import create_backend, is_load_balancer
 from worker.backends.pod import PodBackend
 from worker.channel import HttpChannel
 from worker.clock import Clock
 from worker.errors import ConfigurationError
 from worker.settings import BackendName, load_settings
+
+from tools.testbed.loopback import QuietHandler, base_url, serving
 
 
 @pytest.mark.parametrize(

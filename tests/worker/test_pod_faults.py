@@ -4,6 +4,7 @@ import socket
 
 import numpy as np
 import pytest
+from worker import ClipClient, ClipClientError, ImageItem, RetryableError, create_clip_client, errors
 
 from tests.worker.scripted import (
     DIM,
@@ -24,7 +25,6 @@ from tests.worker.scripted import (
     success,
     vector_of,
 )
-from worker import ClipClient, ClipClientError, ImageItem, RetryableError, create_clip_client, errors
 
 ONCE = {"CLIP_RETRY_ATTEMPTS": "1", "CLIP_POD_TIMEOUT_S": "0.4"}
 

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from PIL import Image
+from worker import ClipClient, Embedding, ImageItem, create_clip_client, errors, load_settings
 
 from tools.testbed.image_server import ImageServer
 from tools.testbed.process import SECRET, TINY_MODEL, PodProcess, pod_process
-from worker import ClipClient, Embedding, ImageItem, create_clip_client, errors, load_settings
 
 # Relative to the length of the vector, in float32: batches of different sizes add in a different order.
 TOLERANCE = 1e-4

@@ -9,6 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from worker import ClipClient, Embedding, ImageItem, create_clip_client, errors
+from worker.client import assemble_client
+from worker.errors import MAX_CODE_CHARACTERS, MAX_ID_CHARACTERS, MAX_MESSAGE_CHARACTERS, error_from_wire, printable
+from worker.fingerprints import Dimensions
+from worker.responses import read_batch, read_health, read_single
 
 from tests.worker.scripted import (
     DIM,
@@ -21,11 +26,6 @@ from tests.worker.scripted import (
     settings,
     success,
 )
-from worker import ClipClient, Embedding, ImageItem, create_clip_client, errors
-from worker.client import assemble_client
-from worker.errors import MAX_CODE_CHARACTERS, MAX_ID_CHARACTERS, MAX_MESSAGE_CHARACTERS, error_from_wire, printable
-from worker.fingerprints import Dimensions
-from worker.responses import read_batch, read_health, read_single
 
 ITEM = ImageItem("http://a/", request_id="scene-1")
 RAW = ImageItem("http://a/", request_id="scene-1", normalize=False)

@@ -3,6 +3,8 @@
 import json
 
 import pytest
+from worker import ClipClient, ClipClientError, create_clip_client, errors
+from worker.backends.serverless import endpoint_url
 
 from tests.worker.scripted import (
     SECRET,
@@ -19,8 +21,6 @@ from tests.worker.scripted import (
     success,
     vector_of,
 )
-from worker import ClipClient, ClipClientError, create_clip_client, errors
-from worker.backends.serverless import endpoint_url
 
 KEY = "rp-key"
 

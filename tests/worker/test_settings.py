@@ -3,10 +3,10 @@
 import logging
 
 import pytest
-
-from tests.worker.scripted import SECRET
 from worker import BackendName, BackendOff, ConfigurationError, WorkerSettings, create_clip_client, load_settings
 from worker.old_names import warn_of_old_names
+
+from tests.worker.scripted import SECRET
 
 POD = {"CLIP_INFERENCE_BACKEND": "runpod_pod", "CLIP_POD_BASE_URL": "http://pod/", "EMBEDDING_HMAC_SECRET": SECRET}
 SERVERLESS = {

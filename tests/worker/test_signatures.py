@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from worker.client import assemble_client
 
 from tests.worker.scripted import FakeBackend, FakeTime, settings
-from worker.client import assemble_client
 
 VECTORS = json.loads((Path(__file__).parent.parent / "shared_auth" / "vectors.json").read_text())["vectors"]
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-
-from tests.worker.scripted import Answer, Reply, Seen, answer, json_reply, scripted_server, settings
-from tools.testbed.process import SECRET, PodProcess
 from worker import create_clip_client
 from worker.smoke import CHECKS, SmokeFailure, Target, main, with_local_defaults
 from worker.smoke_image import red_square_png
+
+from tests.worker.scripted import Answer, Reply, Seen, answer, json_reply, scripted_server, settings
+from tools.testbed.process import SECRET, PodProcess
 
 NO_FILE = Path("/nowhere/.env")
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
-from core.wire.requests import EMBED_IMAGE_BATCH, EMBED_TEXT
+from shared_auth.contract import EMBED_IMAGE_BATCH, EMBED_TEXT
 from tools.chaos.load import closed_loop, percentile
 from tools.chaos.probe import probed
 from tools.chaos.scenarios import Report, chaos_pod, for_seconds, run, workers

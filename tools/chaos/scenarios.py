@@ -12,7 +12,7 @@ from functools import partial
 import psutil
 import requests
 
-from core.wire.requests import EMBED_TEXT
+from shared_auth.contract import EMBED_TEXT
 from tools.chaos.engine import FATAL, HANG, POISON
 from tools.chaos.load import Client, Tally, background_load, closed_loop, next_text, open_loop, percentile
 from tools.chaos.probe import Vitals, probed

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from core.wire.requests import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT
+from shared_auth.contract import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT
 from tools.chaos.scenarios import chaos_pod
 from tools.fuzz.mutate import mutated
 from tools.fuzz.report import FuzzReport

@@ -11,7 +11,7 @@ from typing import Any
 
 import requests
 
-from core.wire.requests import EMBED_IMAGE, EMBED_TEXT
+from shared_auth.contract import EMBED_IMAGE, EMBED_TEXT
 from tools.image_check.buildah import Image
 from tools.image_check.container import READY_TIMEOUT_S, Container, finished, started
 from tools.testbed.control_plane import ControlPlane, control_plane

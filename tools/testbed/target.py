@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import requests
 
-from core.wire.requests import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT, EMBED_TEXT_BATCH
 from shared_auth import Authenticator, image_content_payload_id, image_payload_id, text_payload_id
+from shared_auth.contract import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT, EMBED_TEXT_BATCH
 from tools.testbed.control_plane import ControlPlane
 from tools.testbed.process import API_KEY, SECRET
 

@@ -13,8 +13,8 @@ from ada_url import URL
 
 from core.errors import UrlNotAllowed
 from core.images.fetch.hosts import checked_host, checked_port
+from shared_auth.contract import MAX_URL_CHARACTERS
 
-MAX_URL_CHARS = 4096
 # Escaping makes a URL up to twelve times as long, and servers take request lines of 8 to 16 kB.
 MAX_NORMAL_URL_CHARS = 16_384
 
@@ -72,7 +72,7 @@ def resolve_location(base: Url, location: bytes) -> Url:
 
 
 def _normal(text: str, base: str | None) -> Url:
-    _refuse_length(text, MAX_URL_CHARS)
+    _refuse_length(text, MAX_URL_CHARACTERS)
     try:
         parsed = URL(text, base)
     except ValueError as error:  # a lone surrogate's UnicodeEncodeError among them

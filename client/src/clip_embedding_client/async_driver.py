@@ -1,0 +1,138 @@
+"""The driver with asyncio: does a flow's effects in an event loop, over `httpx`."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Iterator
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+
+import anyio
+import httpx
+
+from clip_embedding_client.clock import Clock
+from clip_embedding_client.effects import (
+    MAX_RESPONSE_BYTES,
+    Effect,
+    Exchange,
+    Flow,
+    HttpAnswer,
+    InProcess,
+    Pause,
+    Result,
+)
+from clip_embedding_client.errors import BackendTimeout, ConnectionFailed, UnreadableResponse
+
+_BROKE_BEFORE = "the connection broke before an answer came"
+_BROKE_WITHIN = "the connection broke in the middle of the answer"
+
+
+class AsyncDriver:
+    """Runs any number of flows, in one event loop."""
+
+    def __init__(self, *, connect_timeout_s: float, clock: Clock) -> None:
+        self._clock = clock
+        self._connect_timeout_s = connect_timeout_s
+        # Proxies and credentials of the environment are not used, cookies not kept and redirects not followed.
+        self._http = httpx.AsyncClient(
+            trust_env=False,
+            follow_redirects=False,
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
+        )
+
+    async def run(self, flow: Flow[Result]) -> Result:
+        """Return the flow's result. Raises what it raises."""
+        try:
+            effect = next(flow)
+            while True:
+                result, error = await self._done(effect)
+                effect = flow.send(result) if error is None else flow.throw(error)
+        except StopIteration as done:
+            value: Result = done.value
+            return value
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._http.aclose()
+
+    async def _done(self, effect: Effect) -> tuple[object, BaseException | None]:
+        """What came of it, or what was raised; also a cancellation: the flow may have something to undo, a job."""
+        try:
+            return await self._perform(effect), None
+        except BaseException as error:
+            return None, error
+
+    async def _perform(self, effect: Effect) -> object:
+        if isinstance(effect, Exchange):
+            return await self._exchange(effect)
+        if isinstance(effect, Pause):
+            await self._clock.asleep(effect.seconds)
+            return None
+        return await _in_thread(effect)
+
+    async def _exchange(self, exchange: Exchange) -> HttpAnswer:
+        data = await asyncio.to_thread(exchange.data) if exchange.is_heavy else exchange.data()
+        progress = _Progress()
+        try:
+            # Of all of it: httpx bounds each read alone, and what drips would take for ever.
+            with anyio.fail_after(exchange.timeout_s):
+                return await self._answer(exchange, data, progress)
+        except (TimeoutError, httpx.TimeoutException) as error:
+            raise BackendTimeout(_too_slow(error, exchange.timeout_s, progress)) from error
+        # RuntimeError and ValueError: a client that is being closed, a header that is none.
+        except (httpx.HTTPError, httpx.StreamError, OSError, RuntimeError, ValueError) as error:
+            raise ConnectionFailed(_BROKE_WITHIN if progress.head_came else _cause(error)) from error
+
+    async def _answer(self, exchange: Exchange, data: bytes | None, progress: _Progress) -> HttpAnswer:
+        timeouts = httpx.Timeout(exchange.timeout_s, connect=min(self._connect_timeout_s, exchange.timeout_s))
+        async with self._http.stream(
+            exchange.method, exchange.url, content=data, headers=exchange.all_headers(), timeout=timeouts
+        ) as response:
+            progress.head_came = True
+            received = bytearray()
+            async for piece in response.aiter_bytes():
+                received += piece
+                if len(received) > MAX_RESPONSE_BYTES:
+                    raise UnreadableResponse(f"the answer is larger than {MAX_RESPONSE_BYTES:,} bytes")
+            return HttpAnswer.of(response.status_code, bytes(received), response.headers)
+
+
+class _Progress:
+    """How far an exchange has come when it breaks."""
+
+    head_came = False
+
+
+async def _in_thread(effect: InProcess) -> object:
+    try:
+        return await asyncio.to_thread(effect.call)
+    except asyncio.CancelledError:
+        effect.abandon()
+        raise
+
+
+def _too_slow(error: Exception, timeout_s: float, progress: _Progress) -> str:
+    if isinstance(error, httpx.ConnectTimeout):
+        return "no connection in time"
+    return "the answer did not end in time" if progress.head_came else f"no answer within {timeout_s:.1f} s"
+
+
+def _cause(error: BaseException) -> str:
+    """Say what broke in words of ours: the library's own hold the URL."""
+    for each in _chain(error):
+        if isinstance(each, ssl.SSLError):
+            return "TLS failed"
+        if isinstance(each, socket.gaierror):
+            return "the host's name cannot be resolved"
+        if isinstance(each, ConnectionRefusedError):
+            return "nothing takes connections there"
+    return _BROKE_BEFORE
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what it came from: httpx wraps the socket's own twice."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

@@ -1,0 +1,182 @@
+"""The serverless endpoint: the contract inside RunPod's REST API (docs.runpod.io, "Send API requests").
+
+`runsync` answers with the result, or, after up to 90 s, with the id of a job that still waits or runs; that is
+polled until it ends or its time is up, and then cancelled. A job's own failure is HTTP 200 with status FAILED.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from clip_embedding_client.backends.base import refusal, told_timeout_ms
+from clip_embedding_client.clock import Clock
+from clip_embedding_client.effects import Exchange, Flow, Pause
+from clip_embedding_client.errors import (
+    MAX_ID_CHARACTERS,
+    BackendMisconfigured,
+    BackendTimeout,
+    ClipClientError,
+    JobCancelled,
+    JobFailed,
+    JobTimedOut,
+    OperationNotFound,
+    RetryableError,
+    WrongResponse,
+    error_from_wire,
+    printable,
+)
+from clip_embedding_client.signing.contract import HEALTH, TIMEOUT_MEMBER
+
+logger = logging.getLogger(__name__)
+
+# A result is kept for one minute: polls must come more often than that, whatever the backoff says.
+_FIRST_POLL_S = 0.25
+_LONGEST_POLL_S = 5.0
+_POLL_GROWTH = 1.6
+_POLL_TIMEOUT_S = 15.0
+_CANCEL_TIMEOUT_S = 5.0
+
+# It becomes a part of a path, and of messages.
+_JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
+
+_UNFINISHED = {"IN_QUEUE", "IN_PROGRESS"}
+
+
+def endpoint_url(base_url: str, endpoint_id: str) -> str:
+    """Return what `/runsync` is added to. The id `.` is the SDK's local server, whose routes have no prefix."""
+    return base_url if endpoint_id == "." else f"{base_url}/{endpoint_id}"
+
+
+class ServerlessBackend:
+    """`url` is that of the endpoint; `api_key` None is for a server on loopback that asks for none."""
+
+    name = "runpod_serverless"
+
+    def __init__(
+        self,
+        url: str,
+        api_key: str | None,
+        *,
+        timeout_s: float,
+        clock: Clock,
+        jitter: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        self._url = url
+        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._timeout_s = timeout_s
+        self._clock = clock
+        self._jitter = jitter
+
+    def call(self, path: str, body: Mapping[str, Any], *, timeout_s: float) -> Flow[object]:
+        """The handler counts its time from when it takes the job. One that has waited until then for a cold start is
+        cancelled here when the caller's own time is over."""
+        limit_s = min(timeout_s, self._timeout_s)
+        return (yield from self._run({"path": path, **body, TIMEOUT_MEMBER: told_timeout_ms(limit_s)}, limit_s))
+
+    def health(self, *, timeout_s: float) -> Flow[object]:
+        """A job like any other, unsigned: it wakes an endpoint that sleeps, and may wait for its cold start."""
+        return (yield from self._run({"path": HEALTH}, min(timeout_s, self._timeout_s)))
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def _run(self, members: Mapping[str, Any], limit_s: float) -> Flow[object]:
+        until_s = self._clock.monotonic() + limit_s
+        job = yield from self._send("POST", "/runsync", timeout_s=limit_s, body={"input": members})
+        if job.get("status") in _UNFINISHED:
+            job_id = _job_id(job)
+            try:
+                job = yield from self._wait(job_id, until_s, limit_s)
+            except (Exception, GeneratorExit):
+                raise
+            except BaseException:
+                # A cancelled task, Ctrl-C: nobody waits for the job any more.
+                yield from self._cancel(job_id)
+                raise
+        return _output(job)
+
+    def _wait(self, job_id: str, until_s: float, limit_s: float) -> Flow[Mapping[str, Any]]:
+        """Poll until the job ends. Raises `BackendTimeout` when its time is up, after cancelling it."""
+        pause_s = _FIRST_POLL_S
+        while (left_s := until_s - self._clock.monotonic()) > 0:
+            yield Pause(min(left_s, pause_s * self._jitter(0.75, 1.25)))
+            pause_s = min(_LONGEST_POLL_S, pause_s * _POLL_GROWTH)
+            job = yield from self._poll(job_id, max(until_s - self._clock.monotonic(), _FIRST_POLL_S))
+            if job is not None and job.get("status") not in _UNFINISHED:
+                return job
+        yield from self._cancel(job_id)
+        raise BackendTimeout(f"job {job_id} did not end within {limit_s:.1f} s and was cancelled")
+
+    def _poll(self, job_id: str, left_s: float) -> Flow[Mapping[str, Any] | None]:
+        """Return the job as it stands, or None if this poll failed: the job itself is not lost by that."""
+        try:
+            return (yield from self._send("GET", f"/status/{job_id}", timeout_s=min(left_s, _POLL_TIMEOUT_S)))
+        except RetryableError as error:
+            logger.debug("a poll failed", extra={"job_id": job_id, "code": error.code})
+            return None
+        except OperationNotFound as error:
+            raise JobFailed(f"job {job_id} is not known any more: its result was lost") from error
+
+    def _cancel(self, job_id: str) -> Flow[None]:
+        """Best effort: a job that nobody waits for costs money."""
+        try:
+            yield from self._send("POST", f"/cancel/{job_id}", timeout_s=_CANCEL_TIMEOUT_S)
+        except ClipClientError as error:
+            logger.warning("a job could not be cancelled", extra={"job_id": job_id, "code": error.code})
+
+    def _send(
+        self, method: str, route: str, *, timeout_s: float, body: Mapping[str, Any] | None = None
+    ) -> Flow[Mapping[str, Any]]:
+        answer = yield Exchange(method, self._url + route, timeout_s, body, self._headers)
+        if answer.status in (401, 403):
+            raise BackendMisconfigured(f"RunPod answered HTTP {answer.status}: check RUNPOD_API_KEY")
+        if answer.status == 404 and route.startswith("/status/"):
+            raise OperationNotFound("RunPod does not know this job")
+        if answer.status != 200:
+            raise refusal(answer, "RUNPOD_CLIP_ENDPOINT_ID and RUNPOD_BASE_URL")
+        job = answer.json()
+        if not isinstance(job, dict):
+            raise WrongResponse("RunPod's answer is not a job")
+        return job
+
+
+def _job_id(job: Mapping[str, Any]) -> str:
+    job_id = job.get("id")
+    if not isinstance(job_id, str) or not _JOB_ID.fullmatch(job_id):
+        raise WrongResponse("RunPod's answer names no job")
+    return job_id
+
+
+def _named(job: Mapping[str, Any]) -> str:
+    return f"job {printable(str(job.get('id')), MAX_ID_CHARACTERS)}"
+
+
+def _output(job: Mapping[str, Any]) -> object:
+    """Return the output of a job that has ended, or raise what its status says."""
+    status = job.get("status")
+    if status == "COMPLETED":
+        # RunPod drops an output that is over its limit and still calls the job completed.
+        if job.get("output") is None:
+            raise WrongResponse("the job completed without an output")
+        return job["output"]
+    if status == "FAILED":
+        raise _failure(job)
+    if status == "TIMED_OUT":
+        raise JobTimedOut(f"RunPod stopped {_named(job)} at its time limit")
+    if status == "CANCELLED":
+        raise JobCancelled(f"{_named(job)} was cancelled")
+    raise WrongResponse("RunPod's answer has no status that is known")
+
+
+def _failure(job: Mapping[str, Any]) -> ClipClientError:
+    """The handler's own errors are JSON text. Anything else may be a traceback with URLs in it: it is not shown."""
+    try:
+        error = json.loads(str(job.get("error")))
+    except (ValueError, RecursionError):
+        error = None
+    return error_from_wire(error) or JobFailed(f"{_named(job)} failed without a typed error: see its log")

@@ -1,0 +1,19 @@
+"""Time as an argument: what the client asks of it, so that tests neither wait nor patch."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """`now` is Unix seconds, for signatures; `monotonic` counts seconds, for limits; `sleep` and `asleep` wait seconds,
+    the one in a thread and the other in an event loop."""
+
+    now: Callable[[], float] = time.time
+    monotonic: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+    asleep: Callable[[float], Awaitable[None]] = asyncio.sleep

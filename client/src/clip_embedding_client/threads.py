@@ -1,0 +1,154 @@
+"""The driver with threads: does a flow's effects in the thread that runs it, over `requests`."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import requests
+import urllib3
+
+from clip_embedding_client.clock import Clock
+from clip_embedding_client.effects import MAX_RESPONSE_BYTES, Effect, Exchange, Flow, HttpAnswer, Pause, Result
+from clip_embedding_client.errors import BackendTimeout, ConnectionFailed, UnreadableResponse
+from clip_embedding_client.sessions import new_session, watchdog
+
+_TOO_LONG = "the answer did not end in time"
+
+
+class ThreadDriver:
+    """Runs any number of flows, each in its caller's thread."""
+
+    def __init__(self, *, connect_timeout_s: float, clock: Clock) -> None:
+        self._channel = HttpChannel(connect_timeout_s=connect_timeout_s, clock=clock)
+        self._clock = clock
+
+    def run(self, flow: Flow[Result]) -> Result:
+        """Return the flow's result. Raises what it raises."""
+        try:
+            effect = next(flow)
+            while True:
+                result, error = self._done(effect)
+                effect = flow.send(result) if error is None else flow.throw(error)
+        except StopIteration as done:
+            value: Result = done.value
+            return value
+
+    def close(self) -> None:
+        """Close connections: what is idle now, and what is in use as soon as it comes back."""
+        self._channel.close()
+
+    def _done(self, effect: Effect) -> tuple[object, BaseException | None]:
+        """What came of it, or what was raised; also Ctrl-C: the flow may have something to undo, a job to cancel."""
+        try:
+            return self._perform(effect), None
+        except BaseException as error:
+            return None, error
+
+    def _perform(self, effect: Effect) -> object:
+        if isinstance(effect, Exchange):
+            return self._channel.exchange(effect)
+        if isinstance(effect, Pause):
+            self._clock.sleep(effect.seconds)
+            return None
+        try:
+            return effect.call()
+        except BaseException:
+            effect.abandon()
+            raise
+
+
+class HttpChannel:
+    """Exchanges requests for answers, bounded in time and size, from any number of threads.
+
+    `requests.Session` does not promise to be thread-safe, so a session is lent to one exchange at a time and kept
+    for the next. That also keeps connections alive when the threads themselves come and go.
+    """
+
+    def __init__(self, *, connect_timeout_s: float, clock: Clock) -> None:
+        self._connect_timeout_s = connect_timeout_s
+        self._clock = clock
+        self._idle: list[requests.Session] = []
+        self._closed = False
+        self._lock = threading.Lock()
+
+    def exchange(self, exchange: Exchange) -> HttpAnswer:
+        """Do it; see `Exchange` for what it raises."""
+        until_s = self._clock.monotonic() + exchange.timeout_s
+        request = requests.Request(exchange.method, exchange.url, data=exchange.data(), headers=exchange.all_headers())
+        with self._session() as session:
+            response = self._open(session, request, exchange.timeout_s)
+            with response:
+                content = self._read(response, until_s)
+        return HttpAnswer.of(response.status_code, content, response.headers)
+
+    def close(self) -> None:
+        """Close what is idle now and what is in use as soon as it comes back."""
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, []
+        for session in idle:
+            session.close()
+
+    @contextmanager
+    def _session(self) -> Iterator[requests.Session]:
+        with self._lock:
+            session = self._idle.pop() if self._idle else None
+        session = session or new_session()
+        try:
+            yield session
+        finally:
+            with self._lock:
+                keep = not self._closed
+                if keep:
+                    self._idle.append(session)
+            if not keep:
+                session.close()
+
+    def _open(self, session: requests.Session, request: requests.Request, timeout_s: float) -> requests.Response:
+        timeouts_s = (min(self._connect_timeout_s, timeout_s), timeout_s)
+        prepared = session.prepare_request(request)
+        try:
+            return session.send(prepared, stream=True, allow_redirects=False, timeout=timeouts_s)
+        except requests.Timeout as error:
+            raise BackendTimeout(_said(error, timeout_s)) from error
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+            raise ConnectionFailed(_cause(error)) from error
+
+    def _read(self, response: requests.Response, until_s: float) -> bytes:
+        left_s = max(0.0, until_s - self._clock.monotonic())
+        with watchdog(left_s, response.raw.shutdown) as expired:
+            try:
+                data: bytes = response.raw.read(MAX_RESPONSE_BYTES + 1, decode_content=True)
+            except urllib3.exceptions.ReadTimeoutError as error:
+                raise BackendTimeout(_TOO_LONG) from error
+            # OSError and ValueError: what a TLS socket may say when it is cut in the middle of a read.
+            except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+                if expired.is_set():
+                    raise BackendTimeout(_TOO_LONG) from error
+                raise ConnectionFailed("the connection broke in the middle of the answer") from error
+        # A body that ends because the socket was cut can look whole.
+        if expired.is_set():
+            raise BackendTimeout(_TOO_LONG)
+        if len(data) > MAX_RESPONSE_BYTES:
+            raise UnreadableResponse(f"the answer is larger than {MAX_RESPONSE_BYTES:,} bytes")
+        return data
+
+
+def _said(error: requests.Timeout, timeout_s: float) -> str:
+    if isinstance(error, requests.ConnectTimeout):
+        return "no connection in time"
+    return f"no answer within {timeout_s:.1f} s"
+
+
+def _cause(error: Exception) -> str:
+    """Say what broke in words of ours: the library's own hold the URL."""
+    reason = getattr(error.args[0], "reason", None) if error.args else None
+    if isinstance(error, requests.exceptions.SSLError):
+        return "TLS failed"
+    if isinstance(reason, urllib3.exceptions.NameResolutionError):
+        return "the host's name cannot be resolved"
+    if isinstance(reason, urllib3.exceptions.NewConnectionError):
+        return "nothing takes connections there"
+    return "the connection broke before an answer came"
