@@ -32,8 +32,11 @@ run-serverless: $(VENV)/installed-serverless+cpu ## start the handler on the SDK
 smoke: $(VENV)/installed-worker ## check a running target: make smoke TARGET=pod (default) or TARGET=serverless
 	@$(BIN)/python -m worker.smoke --target $(TARGET)
 
+# More than there are cores: half of a test's time is waiting, for a pod to start or a pause to end.
+TEST_PROCESSES ?= 3
+
 test: $(VENV)/installed-dev lint types ## lint, types and all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
 
 lint: $(VENV)/installed-dev ## ruff: rules and formatting
 	$(BIN)/ruff check .
