@@ -40,8 +40,11 @@ run-serverless: $(VENV)/installed-serverless+cpu ## start the handler on the SDK
 smoke: $(VENV)/installed-client ## check a running target: make smoke TARGET=pod (default) or TARGET=serverless
 	@$(BIN)/clip-embed smoke --target $(TARGET)
 
+# More than there are cores: half of a test's time is waiting, for a pod to start or a pause to end.
+TEST_PROCESSES ?= 3
+
 test: $(VENV)/installed-all lint types ## lint, types and all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
 
 lint: $(VENV)/installed-all ## ruff: rules and formatting
 	$(BIN)/ruff check .
