@@ -1,9 +1,14 @@
-"""What the tests of the command line share: the command as a process, its environment, and a service that refuses."""
+"""What the tests of the command line share: the process, its environment, a service that refuses, and rows."""
 
 import os
 import sys
 
-from tests.client.scripted import SECRET, Body, Reply, Script, Seen, item_error, json_reply, success
+import numpy as np
+from clip_embedding_client import Embedding
+from clip_embedding_client.commands.inputs import Input
+from clip_embedding_client.commands.rows import Row, row_of
+
+from tests.client.scripted import FINGERPRINT, SECRET, Body, Reply, Script, Seen, item_error, json_reply, success
 
 COMMAND = [sys.executable, "-m", "clip_embedding_client"]
 # The process's own environment is settings only, so it is told where this one imports from.
@@ -35,3 +40,14 @@ def refuses_marked(seen: Seen) -> Reply:
 def _payload(item: Body) -> str:
     payload: str = item.get("image_url") or item.get("text") or ""
     return payload
+
+
+def embedding(number: int, *, dim: int = 4) -> Embedding:
+    """All of its numbers are `number`."""
+    vector = np.full(dim, number, dtype=np.float32)
+    return Embedding(vector, f"request-{number}", FINGERPRINT, False, {}, False, False, "runpod_pod")
+
+
+def row(number: int) -> Row:
+    """That of the text with that number."""
+    return row_of(Input("text", f"text {number}", number), embedding(number))

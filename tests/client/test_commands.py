@@ -4,7 +4,6 @@ import json
 import os
 import pty
 import subprocess
-import sys
 import termios
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from tests.client.scripted import (
     Reply,
     Seen,
     answer,
+    error_reply,
     json_reply,
     page,
     scripted_server,
@@ -270,8 +270,7 @@ def test_as_a_process() -> None:
 @pytest.mark.parametrize(("flag", "shown"), [([], False), (["-v"], True)], ids=["silent", "verbose"])
 def test_log(flag: list[str], shown: bool) -> None:
     """What is worth a look only sometimes (a retry) is logged with -v."""
-    flaky = [json_reply({"error": {"code": "OVERLOADED", "message": "m", "retryable": True}}, 503), answer]
-    with scripted_server(*flaky) as script:
+    with scripted_server(error_reply("OVERLOADED", 503, retryable=True), answer) as script:
         done = subprocess.run(
             [*COMMAND, "embed", *flag, "--text", "x"],
             env=environ(script, CLIP_RETRY_ATTEMPTS="2", PYTHONPATH=PYTHONPATH),
