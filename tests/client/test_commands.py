@@ -129,8 +129,9 @@ def test_embed_to_json_lines(tmp_path: Path) -> None:
 def test_files_and_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A folder is its images and those below it, sorted; what is no http URL is a file; lists take the same."""
     drawn = tmp_path / "drawn"
-    (drawn / "below").mkdir(parents=True)
-    names = ["b.PNG", "a.jpg", "below/c.webp", "notes.txt"]
+    for folder in ("z", "below", "c"):
+        (drawn / folder).mkdir(parents=True)
+    names = ["b.PNG", "a.jpg", "z/1.png", "below/c.webp", "c/2.gif", "notes.txt"]
     for name in names:
         (drawn / name).write_bytes(name.encode())
     listed = tmp_path / "list.txt"
@@ -139,9 +140,9 @@ def test_files_and_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         status = main(["embed", "--image", str(drawn), "HTTP://a/1", "--images-from", str(listed)], environ(script))
 
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    expected = [f"{drawn}/a.jpg", f"{drawn}/b.PNG", f"{drawn}/below/c.webp", "HTTP://a/1"]
+    walked = [f"{drawn}/{name}" for name in ("a.jpg", "b.PNG", "below/c.webp", "c/2.gif", "z/1.png")]
     assert 0 == status
-    assert [*expected, f"{drawn}/notes.txt", f"{drawn}/below/c.webp"] == [row["input"] for row in rows]
+    assert [*walked, "HTTP://a/1", f"{drawn}/notes.txt", f"{drawn}/below/c.webp"] == [row["input"] for row in rows]
     sent = [item for seen in script.seen for item in seen.body["items"]]
     assert ["HTTP://a/1"] == [item["image_url"] for item in sent if "image_url" in item]
 

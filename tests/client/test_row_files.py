@@ -222,6 +222,48 @@ def test_interrupted_array(tmp_path: Path) -> None:
     assert f"interrupted: {len(np.load(out))} rows are in {out}\n" == said
 
 
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.parquet", "vectors.npy"])
+def test_interrupted_while_the_service_hangs(name: str, tmp_path: Path) -> None:
+    """The rows are safe as soon as the signal is there: who sent it may not wait for what is on its way."""
+    out, goes_on = tmp_path / name, threading.Event()
+
+    def hanging(seen: Seen) -> Reply:
+        if seen.body["items"][0]["text"] == "last":
+            goes_on.wait()
+        return answer(seen)
+
+    with scripted_server(hanging) as script:
+        given = environ(
+            script,
+            CLIP_TEXT_BATCH_SIZE="4",
+            CLIP_POD_TIMEOUT_S="600",
+            CLIP_TOTAL_TIMEOUT_S="600",
+            PYTHONPATH=PYTHONPATH,
+        )
+        command = [*COMMAND, "embed", "--texts-from", "-", "--out", str(out)]
+        with subprocess.Popen(command, env=given, stdin=subprocess.PIPE, text=True) as process:
+            try:
+                assert process.stdin is not None
+                process.stdin.write("x\n" * 120 + "last\n" * 4)
+                process.stdin.flush()
+                wait_for(lambda: len(script.seen) >= 31, process)
+                process.terminate()
+                wait_for(lambda: rows_that_can_be_read(out) >= 40, process)
+            finally:
+                process.kill()
+                goes_on.set()
+
+    assert -signal.SIGKILL == process.returncode
+    assert 40 <= rows_that_can_be_read(out) <= 120
+
+
+def rows_that_can_be_read(out: Path) -> int:
+    if out.suffix == ".npy":
+        return len(np.load(out))
+    parts = out.with_name("rows.parquet.parts")
+    return len(rows_of(out if out.suffix == ".jsonl" else parts)) if out.exists() or any(parts.glob("part-*")) else 0
+
+
 def test_lines_of_a_killed_run(script: Script, tmp_path: Path) -> None:
     """Half a line is cut off, and its input embedded again."""
     out = tmp_path / "rows.jsonl"
@@ -263,7 +305,7 @@ def test_process_that_is_killed_between_the_file_and_its_parts(tmp_path: Path) -
         sink.finish()
     parts = tmp_path / "rows.parquet.parts"
     parts.mkdir()
-    (tmp_path / "again.parquet").rename(parts / "part-000000.parquet")
+    (tmp_path / "again.parquet").rename(parts / "part-000001.parquet")
     sink = open_sink(out, resume=True)
     there = list(sink.rows_there())
     sink.write(row(1))

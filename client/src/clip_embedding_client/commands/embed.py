@@ -80,6 +80,7 @@ def embed(
     """Write one row per input. Returns 1 if any failed, each of which is a line on standard error."""
     with interruptible() as signals:
         sink = open_sink(out, resume=resume)
+        signals.keep = sink.close
         embedding = _Run(settings, sink, signals, most_errors)
         try:
             with closing(_Held(sink, signals)):

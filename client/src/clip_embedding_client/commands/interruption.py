@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import NoReturn
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -20,16 +21,22 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Signals:
-    """Raises `Interrupted` where one arrives; in a `held` block, at the end of it."""
+    """Raises `Interrupted` where one arrives; in a `held` block, at the end of it.
+
+    `keep` is called before: what is raised has to wait for requests that are on their way, and whoever sent SIGTERM
+    may not wait so long.
+    """
 
     def __init__(self) -> None:
+        self.keep: Callable[[], object] | None = None
         self._is_held = False
         self._waiting: int | None = None
 
     def handle(self, signum: int, _frame: FrameType | None) -> None:
-        if not self._is_held:
-            raise Interrupted(signum)
-        self._waiting = signum
+        if self._is_held:
+            self._waiting = signum
+            return
+        self._end(signum)
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -41,7 +48,14 @@ class Signals:
             self._is_held = False
         signum, self._waiting = self._waiting, None
         if signum is not None:
-            raise Interrupted(signum)
+            self._end(signum)
+
+    def _end(self, signum: int) -> NoReturn:
+        keep, self.keep = self.keep, None
+        if keep is not None:
+            with self.held():
+                keep()
+        raise Interrupted(signum)
 
 
 @contextmanager

@@ -84,27 +84,27 @@ def best(blocks: Iterable[Block], query: Vector, top: int) -> list[Hit]:
     first_row = 0
     for block in blocks:
         scores = _cosines(block.vectors, query)
+        # Stable, as sorted() is; NaN comes last.
         order = np.argsort(-scores, kind="stable")[:top]
         hits += [
             Hit(float(scores[at]), first_row + int(at), block.places[at] if block.places else Place())
             for at in order
             if np.isfinite(scores[at])
         ]
-        hits = sorted(hits, key=lambda hit: (-hit.score, hit.row))[:top]
+        hits = sorted(hits, key=lambda hit: -hit.score)[:top]
         first_row += len(block.vectors)
     return hits
 
 
 def _cosines(vectors: Matrix, query: Vector) -> Matrix:
-    """(n,) float32, -inf for rows that have no direction. Raises `WrongUse` for vectors of another length."""
+    """(n,) float32, NaN for rows that have no direction. Raises `WrongUse` for vectors of another length."""
     if vectors.shape[1] == 0:
-        return np.full(len(vectors), -np.inf, dtype=np.float32)
+        return np.full(len(vectors), np.nan, dtype=np.float32)
     if vectors.shape[1:] != query.shape:
         raise WrongUse(f"the vectors have {vectors.shape[1]} numbers, the query's {query.shape[0]}")
     lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(query)
     with np.errstate(divide="ignore", invalid="ignore"):
         cosines: Matrix = (vectors @ query) / lengths
-    cosines[~np.isfinite(cosines)] = -np.inf
     return cosines
 
 

@@ -33,7 +33,7 @@ class Sink(Protocol):
         """All rows are written."""
 
     def close(self) -> None:
-        """Keep what is written, finished or not."""
+        """Keep what is written, finished or not; once more does nothing."""
 
 
 def open_sink(out: Path | None, *, resume: bool) -> Sink:
