@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 import pytest
-from worker import ClipClient, Embedding, create_clip_client, load_settings
-from worker.errors import ClipClientError
+from clip_embedding_client import ClientSettings, ClipClient, Embedding
+from clip_embedding_client.errors import ClipClientError
 
 from models.shapes import KINDS, draw, single
 from tools.testbed.control_plane import API_KEY, ENDPOINT_ID, ControlPlane
@@ -31,7 +31,7 @@ def client(backend: str, plane: ControlPlane, pod_url: str, **settings: str) -> 
         "RUNPOD_CLIP_ENDPOINT_ID": ENDPOINT_ID,
         **settings,
     }
-    return create_clip_client(load_settings(environ))
+    return ClipClient(ClientSettings.from_environ(environ))
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def test_pod_dies_in_the_middle_and_comes_back(
     plane: ControlPlane, handler: ServiceProcess, urls: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Of 200 images all arrive once and in order, through the fallback; the pod is used again when it is back."""
-    caplog.set_level(logging.WARNING, logger="worker")
+    caplog.set_level(logging.WARNING, logger="clip_embedding_client")
     wanted = [f"{urls[number % len(urls)]}?{number}" for number in range(200)]
     settings = {
         "CLIP_FALLBACK_BACKEND": "runpod_serverless",
@@ -119,7 +119,7 @@ def test_pod_dies_in_the_middle_and_comes_back(
         port = first_pod.base_url.rpartition(":")[2]
         one = client("runpod_pod", plane, first_pod.base_url, **settings)
 
-        def kill_once(done: int, _total: int) -> None:
+        def kill_once(done: int, _total: int | None) -> None:
             if done >= 48 and first_pod.process.poll() is None:
                 first_pod.kill()
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from worker import errors
-from worker.legacy import LegacyClipClient, LegacyItem
+from clip_embedding_client import errors
+from clip_embedding_client.legacy import LegacyClipClient, LegacyItem
 
 from models.shapes import KINDS, draw, single
 from tests.end_to_end.test_backends import TOLERANCE, client

@@ -6,15 +6,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import requests
-from pydantic import SecretStr
-from worker import create_clip_client
-from worker.settings import load_settings
-from worker.smoke import CHECKS, SmokeFailure, Target, with_local_defaults
-from worker.smoke_image import red_square_png, serve_on_loopback
+from clip_embedding_client import ClientSettings, ClipClient
+from clip_embedding_client.commands.smoke import CHECKS, SmokeFailure, Target, with_local_defaults
+from clip_embedding_client.commands.smoke_image import red_square_png, serve_on_loopback
 
 from core.settings import DEFAULT_MODEL
 from tools.run_local import choose_model, note_run, share_secret
@@ -164,9 +163,9 @@ def run_and_plain_terminal(settings: dict[str, str]) -> Iterator[tuple[PodProces
         port = {"PORT": str(unused.getsockname()[1])}
     env_file = ROOT / ".env"
     with pod_process({"EMBEDDING_HMAC_SECRET": "", **settings, **port}, command=RUN) as pod:
-        chosen = load_settings(with_local_defaults(port, "pod", env_file))
+        chosen = ClientSettings.from_environ(with_local_defaults(port, "pod", env_file))
         try:
-            with create_clip_client(chosen) as client, serve_on_loopback(red_square_png()) as url:
+            with ClipClient(chosen) as client, serve_on_loopback(red_square_png()) as url:
                 yield pod, Target(client, chosen, url)
         finally:
             (ROOT / ".cache" / "run" / f"{port['PORT']}.json").unlink()
@@ -204,7 +203,7 @@ def test_open_run_is_open() -> None:
 def test_smoke_that_expects_signatures_fails_at_an_open_run() -> None:
     """Who has set a secret learns that the target asks for none."""
     with run_and_plain_terminal({"ALLOW_INSECURE_AUTH": "1"}) as (_, target):
-        expecting = target.settings.model_copy(update={"embedding_hmac_secret": SecretStr("test-secret")})
+        expecting = replace(target.settings, embedding_hmac_secret="test-secret")
         with pytest.raises(SmokeFailure, match="without signatures"):
             CHECKS["wrong signature"](Target(target.client, expecting, target.image_url))
 

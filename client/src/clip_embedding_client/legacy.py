@@ -1,20 +1,21 @@
 """The client as the code of the system before this one calls it: plain dicts out, one client per process.
 
-For callers that move over without being rewritten; new code uses `create_clip_client`. The dicts are the wire
+For callers that move over without being rewritten; new code uses `ClipClient`. The dicts are the wire
 contract's, with vectors as lists of numbers, and `model`, which the old system answered, beside `model_name`. Errors
-of single calls are raised, as the typed errors of `worker.errors`.
+of single calls are raised, as the typed errors of `clip_embedding_client.errors`.
 """
+
+from __future__ import annotations
 
 import logging
 import os
 import threading
 from collections.abc import Mapping, Sequence
 
-from clip_embedding_client.client import ClipClient, create_clip_client
+from clip_embedding_client.client import ClipClient
 from clip_embedding_client.errors import ClipClientError, ConfigurationError, ValidationFailed
-from clip_embedding_client.outcomes import Outcome
-from clip_embedding_client.settings import WorkerSettings, load_settings
-from clip_embedding_client.values import Body, Embedding, ImageItem, new_request_id
+from clip_embedding_client.settings import ClientSettings
+from clip_embedding_client.values import Body, Embedding, ImageItem, Outcome, new_request_id
 
 logger = logging.getLogger(__name__)
 
@@ -62,25 +63,26 @@ class LegacyClipClient:
         self._client.close()
 
 
-_clients: list[tuple[int, WorkerSettings | None, LegacyClipClient]] = []
+_clients: list[tuple[int, ClientSettings | None, LegacyClipClient]] = []
 _lock = threading.Lock()
 
 
-def get_clip_inference_client(settings: WorkerSettings | None = None) -> LegacyClipClient:
+def get_clip_inference_client(settings: ClientSettings | None = None) -> LegacyClipClient:
     """Return this process's client for `settings`, which is made by the first call; None stands for the environment.
 
     The settings objects of the old system are not taken: their names meant other things. Raises `ConfigurationError`.
     """
-    if settings is not None and not isinstance(settings, WorkerSettings):
-        raise ConfigurationError("settings must be worker.WorkerSettings, or None to read the environment")
+    if settings is not None and not isinstance(settings, ClientSettings):
+        raise ConfigurationError(
+            "settings must be clip_embedding_client.ClientSettings, or None to read the environment"
+        )
     # A forked process makes its own: connections must not be shared with its parent.
     process = os.getpid()
     with _lock:
         for owner, given, client in _clients:
             if (owner, given) == (process, settings):
                 return client
-        chosen = load_settings(os.environ) if settings is None else settings
-        client = LegacyClipClient(create_clip_client(chosen))
+        client = LegacyClipClient(ClipClient(settings))
         _clients.append((process, settings, client))
         return client
 

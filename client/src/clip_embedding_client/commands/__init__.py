@@ -1,1 +1,1 @@
-"""The commands of `python -m worker`, one module each: options in, an exit status out."""
+"""The commands of `clip-embed`, one module each: `add_parser` says what it takes, `run` gives an exit status."""

@@ -1,19 +1,28 @@
-"""`python -m worker probe`: is every configured backend up, and do they give the same vectors? For a scheduler.
+"""`clip-embed probe`: is every configured backend up, and do they give the same vectors? For a scheduler.
 
 A serverless endpoint that nobody calls drops to no workers after a week; this also keeps a quiet fallback awake.
 """
 
-import time
-from dataclasses import dataclass
+from __future__ import annotations
 
-from clip_embedding_client.client import create_clip_client
+import argparse
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from clip_embedding_client.client import ClipClient
 from clip_embedding_client.commands.table import format_table
 from clip_embedding_client.errors import ClipClientError
 from clip_embedding_client.fingerprints import EXPECTED_SETTING, why_they_differ
-from clip_embedding_client.settings import BackendName, WorkerSettings
+from clip_embedding_client.settings import BackendName, ClientSettings
 
 _HEADING = ("BACKEND", "RESULT", "STATUS", "FINGERPRINT", "DIM", "DEVICE", "TEXT MS", "DETAIL")
 _TEXT = "a red circle"
+_DESCRIPTION = (
+    "Ask the backend and the fallback, each by itself, for its health and for one vector. Exit status 1 if one is down"
+    " or if their fingerprints differ from each other or from CLIP_EXPECTED_FINGERPRINT. For a scheduler: a serverless"
+    " endpoint that nobody calls drops to no workers after a week."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +42,18 @@ class Finding:
         return (self.backend, result, self.status, self.fingerprint, self.dim, self.device, self.text_ms, self.detail)
 
 
-def probe(settings: WorkerSettings) -> int:
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser], common: argparse.ArgumentParser) -> None:
+    """Say what the command takes."""
+    words = "check every configured backend; exit status 1 if one is down or they differ"
+    commands.add_parser("probe", help=words, description=_DESCRIPTION, parents=[common]).set_defaults(run=run)
+
+
+def run(_options: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    """Probe what the settings name. Returns the exit status. Raises `ConfigurationError`."""
+    return probe(ClientSettings.from_environ(environ))
+
+
+def probe(settings: ClientSettings) -> int:
     """Print a table of the backends. Returns 1 if one is down or their fingerprints differ, else 0."""
     findings = [_find(name, settings) for name in settings.backends()]
     print(format_table([_HEADING, *(finding.row() for finding in findings)]))
@@ -43,12 +63,10 @@ def probe(settings: WorkerSettings) -> int:
     return 1 if complaints or any(finding.detail for finding in findings) else 0
 
 
-def _find(name: BackendName, settings: WorkerSettings) -> Finding:
+def _find(name: BackendName, settings: ClientSettings) -> Finding:
     """Ask one backend by itself: with the other one behind it, nothing would ever look down."""
-    alone = settings.model_copy(
-        update={"clip_inference_backend": name, "clip_fallback_backend": None, "clip_expected_fingerprint": None}
-    )
-    with create_clip_client(alone) as client:
+    alone = replace(settings, clip_inference_backend=name, clip_fallback_backend=None, clip_expected_fingerprint=None)
+    with ClipClient(alone) as client:
         try:
             health = client.health()
         except ClipClientError as error:
@@ -70,7 +88,7 @@ def _find(name: BackendName, settings: WorkerSettings) -> Finding:
         return Finding(**known, text_ms=f"{(time.monotonic() - started_s) * 1000:.1f}")
 
 
-def _complaints(findings: list[Finding], settings: WorkerSettings) -> list[str]:
+def _complaints(findings: list[Finding], settings: ClientSettings) -> list[str]:
     seen = {finding.fingerprint for finding in findings} - {"-"}
     expected = settings.clip_expected_fingerprint
     complaints = []

@@ -1,5 +1,7 @@
 """Rows of text in columns, for people."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 

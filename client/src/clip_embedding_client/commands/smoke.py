@@ -1,40 +1,51 @@
-"""`make smoke`: checks a running or deployed target through the client, and prints what was checked.
+"""`clip-embed smoke`: checks a running or deployed target through the client, and prints what was checked.
 
-The target is what the worker's settings name. Only here do settings have local defaults: the addresses of
-`make run` and `make run-serverless`, and how requests to them are signed, which they note for this command.
+The target is what the settings name. Only here do settings have local defaults: the addresses of the service's
+`make run` and `make run-serverless`, and how requests to them are signed, which they note in their checkout. This
+command finds that in the current directory.
 """
+
+from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
-from pydantic import SecretStr, TypeAdapter, ValidationError
 
-from clip_embedding_client.client import ClipClient, create_clip_client
+from clip_embedding_client.client import ClipClient
+from clip_embedding_client.commands.smoke_image import red_square_png, serve_on_loopback
 from clip_embedding_client.commands.table import format_table
 from clip_embedding_client.errors import AuthFailed, ClipClientError, ConfigurationError, ConnectionFailed
-from clip_embedding_client.settings import BackendName, WorkerSettings, is_loopback, load_settings
-from clip_embedding_client.smoke_image import red_square_png, serve_on_loopback
+from clip_embedding_client.settings import BackendName, ClientSettings, is_loopback
 from clip_embedding_client.values import Embedding, ImageItem, Vector
 
-_ENV_FILE = Path(__file__).resolve().parent.parent / ".env"
+_ENV_FILE = ".env"
 _SECRET = "EMBEDDING_HMAC_SECRET"  # noqa: S105 - the variable's name
+_NOBODYS_SECRET = "not the secret of anybody"  # noqa: S105 - it is none
+_SECRET_FILE = "EMBEDDING_HMAC_SECRET_FILE"  # noqa: S105 - the variable's name
 _INSECURE = "ALLOW_INSECURE_AUTH"
+# As the settings read it; what they refuse they refuse later, by its name.
+_ON = {"1", "true", "yes", "on"}
 _BACKENDS = {"pod": BackendName.POD, "serverless": BackendName.SERVERLESS}
 
 _NORM_TOLERANCE = 1e-4
 # The length of the difference, of vectors of length 1. Twice the same image can land in batches of different size,
 # which adds in another order: bfloat16 then differs by up to 1e-2, another image by far more.
 _SAME_TOLERANCE = 2e-2
+
+_DESCRIPTION = """Check a target that runs: health, an image, the same twice, a batch, a text, a wrong signature.
+
+The target is what the settings name; without them it is what make run (or make run-serverless) has started on this
+machine, whose secret is found if the current directory is the service's checkout. A target on another machine needs
+SMOKE_IMAGE_URL, an image that it can download."""
 
 
 class SmokeFailure(Exception):
@@ -46,7 +57,7 @@ class Target:
     """What the checks are given."""
 
     client: ClipClient
-    settings: WorkerSettings
+    settings: ClientSettings
     image_url: str
 
 
@@ -54,18 +65,29 @@ Check = Callable[[Target], str]
 """Returns what was seen. Raises `SmokeFailure` or a `ClipClientError`."""
 
 
-def main(arguments: Sequence[str], environ: Mapping[str, str], *, env_file: Path = _ENV_FILE) -> int:
-    """Run the checks. Returns 0, 1 if one failed, 2 if the settings are wrong."""
-    parser = argparse.ArgumentParser(prog="python -m worker.smoke", description="Check a running target.")
-    parser.add_argument("--target", choices=sorted(_BACKENDS), default="pod")
-    name: str = parser.parse_args(arguments).target
-    try:
-        settings = load_settings(with_local_defaults(environ, name, env_file))
-        with create_clip_client(settings) as client, _image_url(settings, environ) as image_url:
-            return _report(name, Target(client, settings, image_url))
-    except ConfigurationError as error:
-        print(error.message, file=sys.stderr)
-        return 2
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser], common: argparse.ArgumentParser) -> None:
+    """Say what the command takes."""
+    parser = commands.add_parser(
+        "smoke",
+        help="check that a running target does all that it should",
+        description=_DESCRIPTION,
+        parents=[common],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--target", choices=sorted(_BACKENDS), default="pod", help="which one (default pod)")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    """Check the target with the defaults of the current directory. Returns the exit status."""
+    return smoke(options.target, environ, env_file=Path(_ENV_FILE).absolute())
+
+
+def smoke(name: str, environ: Mapping[str, str], *, env_file: Path) -> int:
+    """Run the checks. Returns 0, or 1 if one failed. Raises `ConfigurationError`."""
+    settings = ClientSettings.from_environ(with_local_defaults(environ, name, env_file))
+    with ClipClient(settings) as client, _image_url(settings, environ) as image_url:
+        return _report(name, Target(client, settings, image_url))
 
 
 def with_local_defaults(environ: Mapping[str, str], target: str, env_file: Path) -> dict[str, str]:
@@ -74,25 +96,17 @@ def with_local_defaults(environ: Mapping[str, str], target: str, env_file: Path)
     Where nothing says how to sign, it is taken from what the run there has noted, else the secret from `env_file`.
     No fallback: the check is of this target.
     """
-    given = {name: value for name, value in environ.items() if value != ""}
+    given = {name.upper(): value for name, value in environ.items() if value != ""}
     chosen = given | {"CLIP_INFERENCE_BACKEND": _BACKENDS[target].value, "CLIP_FALLBACK_BACKEND": ""}
     if target == "pod":
         chosen.setdefault("CLIP_POD_BASE_URL", f"http://127.0.0.1:{given.get('PORT', '8000')}")
     elif given.get("RUNPOD_CLIP_ENDPOINT_ID", ".") == ".":
         chosen["RUNPOD_CLIP_ENDPOINT_ID"] = "."
         chosen.setdefault("RUNPOD_BASE_URL", f"http://127.0.0.1:{given.get('SERVERLESS_PORT', '8001')}")
-    if _SECRET not in chosen and not _is_on(chosen.get(_INSECURE, "")):
+    if not {_SECRET, _SECRET_FILE} & set(chosen) and chosen.get(_INSECURE, "").strip().lower() not in _ON:
         address = chosen.get("CLIP_POD_BASE_URL" if target == "pod" else "RUNPOD_BASE_URL", "")
         chosen |= _noted(address, env_file) or _shared(env_file)
     return chosen
-
-
-def _is_on(flag: str) -> bool:
-    """As the settings read it; what they refuse they refuse later, by its name."""
-    try:
-        return TypeAdapter(bool).validate_python(flag)
-    except ValidationError:
-        return False
 
 
 def _noted(address: str, env_file: Path) -> dict[str, str]:
@@ -120,7 +134,7 @@ def _shared(env_file: Path) -> dict[str, str]:
 
 
 @contextmanager
-def _image_url(settings: WorkerSettings, environ: Mapping[str, str]) -> Iterator[str]:
+def _image_url(settings: ClientSettings, environ: Mapping[str, str]) -> Iterator[str]:
     given = environ.get("SMOKE_IMAGE_URL")
     if given:
         yield given
@@ -131,7 +145,7 @@ def _image_url(settings: WorkerSettings, environ: Mapping[str, str]) -> Iterator
         yield url
 
 
-def _target_url(settings: WorkerSettings) -> str:
+def _target_url(settings: ClientSettings) -> str:
     if settings.clip_inference_backend is BackendName.POD:
         return settings.clip_pod_base_url or ""
     return settings.runpod_base_url
@@ -205,8 +219,8 @@ def _wrong_signature(target: Target) -> str:
         if _expects_open(target.settings):
             return f"not asked: {_INSECURE} is set here and there"
         raise SmokeFailure(f"the target takes requests without signatures ({_INSECURE})")
-    forged = target.settings.model_copy(update={"embedding_hmac_secret": SecretStr("not the secret of anybody")})
-    with create_clip_client(forged) as client:
+    forged = replace(target.settings, embedding_hmac_secret=_NOBODYS_SECRET)
+    with ClipClient(forged) as client:
         try:
             client.embed_text("a red square")
         except AuthFailed as error:
@@ -214,9 +228,11 @@ def _wrong_signature(target: Target) -> str:
     raise SmokeFailure("a request with a wrong signature was answered")
 
 
-def _expects_open(settings: WorkerSettings) -> bool:
+def _expects_open(settings: ClientSettings) -> bool:
     """On this machine only: elsewhere a target without signatures is a fault, whoever knows of it."""
-    return settings.secret() is None and settings.allow_insecure_auth and is_loopback(_target_url(settings))
+    return (
+        settings.embedding_hmac_secret is None and settings.allow_insecure_auth and is_loopback(_target_url(settings))
+    )
 
 
 CHECKS: Mapping[str, Check] = {
@@ -245,8 +261,3 @@ def _unit(embedding: Embedding) -> int:
 
 def _distance(one: Vector, other: Vector) -> float:
     return float(np.linalg.norm(one - other))
-
-
-if __name__ == "__main__":
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    sys.exit(main(sys.argv[1:], os.environ))

@@ -4,10 +4,10 @@ import multiprocessing
 from collections.abc import Iterator
 
 import pytest
-from worker import create_clip_client, errors
-from worker.legacy import LegacyClipClient, LegacyItem, get_clip_inference_client
+from clip_embedding_client import ClipClient, errors
+from clip_embedding_client.legacy import LegacyClipClient, LegacyItem, get_clip_inference_client
 
-from tests.worker.scripted import SECRET, Answer, FakeTime, Script, answer, json_reply, page, scripted_server, settings
+from tests.client.scripted import SECRET, Answer, FakeTime, Script, answer, json_reply, page, scripted_server, settings
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def script() -> Iterator[Script]:
 
 def legacy_client(script: Script, **given: str) -> LegacyClipClient:
     chosen = settings(CLIP_POD_BASE_URL=script.base_url, CLIP_RETRY_ATTEMPTS="1", **given)
-    return LegacyClipClient(create_clip_client(chosen, clock=FakeTime().clock()))
+    return LegacyClipClient(ClipClient(chosen, clock=FakeTime().clock()))
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_errors_are_typed() -> None:
     refused = {"code": "INVALID_IMAGE", "message": "m", "retryable": False}
     with scripted_server(json_reply({"error": refused}, 422)) as script, pytest.raises(errors.InvalidImage):
         legacy_client(script).embed_image_url("http://a/")
-    off = LegacyClipClient(create_clip_client(settings(CLIP_INFERENCE_BACKEND="off")))
+    off = LegacyClipClient(ClipClient(settings(CLIP_INFERENCE_BACKEND="off")))
     with pytest.raises(errors.BackendOff):
         off.embed_text("x")
     assert not off.health_check()
@@ -131,5 +131,5 @@ def test_settings_of_the_environment(script: Script, monkeypatch: pytest.MonkeyP
 
 def test_settings_object_of_the_old_system() -> None:
     """Its names meant other things: it is refused, not half understood."""
-    with pytest.raises(errors.ConfigurationError, match="WorkerSettings"):
+    with pytest.raises(errors.ConfigurationError, match="ClientSettings"):
         get_clip_inference_client(object())  # type: ignore[arg-type]

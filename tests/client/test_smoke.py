@@ -6,13 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from clip_embedding_client import ClientSettings, ClipClient, ConfigurationError
+from clip_embedding_client.__main__ import main
+from clip_embedding_client.commands.smoke import CHECKS, SmokeFailure, Target, smoke, with_local_defaults
+from clip_embedding_client.commands.smoke_image import red_square_png
 from PIL import Image
-from worker import create_clip_client
-from worker.smoke import CHECKS, SmokeFailure, Target, main, with_local_defaults
-from worker.smoke_image import red_square_png
 
-from tests.worker.scripted import Answer, Reply, Seen, answer, json_reply, scripted_server, settings
-from tools.testbed.process import SECRET, PodProcess
+from tests.client.scripted import Answer, Reply, Seen, answer, json_reply, scripted_server, settings
+from tools.testbed.control_plane import API_KEY, ENDPOINT_ID, ControlPlane
+from tools.testbed.process import SECRET, PodProcess, ServiceProcess
 
 NO_FILE = Path("/nowhere/.env")
 
@@ -20,7 +22,7 @@ NO_FILE = Path("/nowhere/.env")
 def test_passes_against_the_real_pod(pod: PodProcess, capsys: pytest.CaptureFixture[str]) -> None:
     """Every check is a line that says ok; the image is drawn and served here."""
     environ = {"CLIP_POD_BASE_URL": pod.base_url, "EMBEDDING_HMAC_SECRET": SECRET}
-    status = main(["--target", "pod"], environ, env_file=NO_FILE)
+    status = smoke("pod", environ, env_file=NO_FILE)
 
     lines = capsys.readouterr().out.splitlines()
     assert 0 == status
@@ -34,13 +36,39 @@ def test_takes_port_and_secret_of_make_run(pod: PodProcess, tmp_path: Path) -> N
     env_file = tmp_path / ".env"
     env_file.write_text(f"# made by make run\nEMBEDDING_HMAC_SECRET={SECRET}\n")
 
-    assert 0 == main([], {"PORT": pod.base_url.rpartition(":")[2]}, env_file=env_file)
+    assert 0 == smoke("pod", {"PORT": pod.base_url.rpartition(":")[2]}, env_file=env_file)
+
+
+def test_finds_them_from_the_current_directory(
+    pod: PodProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The checkout is where the command is called, wherever the client is installed."""
+    tmp_path.joinpath(".env").write_text(f"EMBEDDING_HMAC_SECRET={SECRET}\n")
+    monkeypatch.chdir(tmp_path)
+
+    assert 0 == main(["smoke", "--target", "pod"], {"PORT": pod.base_url.rpartition(":")[2]})
+
+
+def test_passes_against_the_real_handler(
+    plane: ControlPlane, handler: ServiceProcess, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same checks through RunPod's queue."""
+    environ = {
+        "RUNPOD_BASE_URL": plane.base_url,
+        "RUNPOD_CLIP_ENDPOINT_ID": ENDPOINT_ID,
+        "RUNPOD_API_KEY": API_KEY,
+        "EMBEDDING_HMAC_SECRET": SECRET,
+    }
+    status = smoke("serverless", environ, env_file=NO_FILE)
+
+    assert 0 == status
+    assert len(CHECKS) == capsys.readouterr().out.count(" ok ")
 
 
 def test_wrong_secret(pod: PodProcess, capsys: pytest.CaptureFixture[str]) -> None:
     """Another secret is status 1, and the last line names the variable to look at."""
     environ = {"CLIP_POD_BASE_URL": pod.base_url, "EMBEDDING_HMAC_SECRET": "another"}
-    status = main([], environ, env_file=NO_FILE)
+    status = smoke("pod", environ, env_file=NO_FILE)
 
     [cause] = capsys.readouterr().err.splitlines()
     assert 1 == status
@@ -55,7 +83,7 @@ def test_dead_target(target: str, capsys: pytest.CaptureFixture[str]) -> None:
         unused.bind(("127.0.0.1", 0))
         port = str(unused.getsockname()[1])
         environ = {"PORT": port, "SERVERLESS_PORT": port, "EMBEDDING_HMAC_SECRET": SECRET}
-        status = main(["--target", target], environ, env_file=NO_FILE)
+        status = smoke(target, environ, env_file=NO_FILE)
 
     [cause] = capsys.readouterr().err.splitlines()
     assert 1 == status
@@ -77,7 +105,7 @@ def test_target_that_takes_any_signature(replies: Answer, cause: str) -> None:
     """The check sends a forged request for real, so a target that answers it fails."""
     with scripted_server(replies) as script:
         chosen = settings(CLIP_POD_BASE_URL=script.base_url)
-        with create_clip_client(chosen) as client, pytest.raises(SmokeFailure, match=cause):
+        with ClipClient(chosen) as client, pytest.raises(SmokeFailure, match=cause):
             CHECKS["wrong signature"](Target(client, chosen, "http://a/"))
 
 
@@ -93,7 +121,8 @@ def test_target_that_takes_any_signature(replies: Answer, cause: str) -> None:
 def test_a_targets_words_do_no_harm(body: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     """What a target says of itself is printed on a terminal: anything that is not plain text is a failure."""
     with scripted_server(json_reply(body)) as script:
-        status = main([], {"CLIP_POD_BASE_URL": script.base_url, "EMBEDDING_HMAC_SECRET": SECRET}, env_file=NO_FILE)
+        environ = {"CLIP_POD_BASE_URL": script.base_url, "EMBEDDING_HMAC_SECRET": SECRET}
+        status = smoke("pod", environ, env_file=NO_FILE)
 
     printed = capsys.readouterr()
     assert 1 == status
@@ -112,10 +141,19 @@ def test_a_targets_words_do_no_harm(body: dict[str, str], capsys: pytest.Capture
         ),
     ],
 )
-def test_missing_settings(environ: dict[str, str], variable: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_settings(
+    environ: dict[str, str],
+    variable: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """What is missing is named, with status 2."""
-    assert 2 == main([], environ, env_file=NO_FILE)
-    assert variable in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+
+    assert 2 == main(["smoke"], environ)
+    [line] = capsys.readouterr().err.splitlines()
+    assert variable in line
 
 
 @pytest.mark.parametrize(
@@ -150,6 +188,35 @@ def test_local_defaults(environ: dict[str, str], target: str, expected: dict[str
     given = {name: value for name, value in chosen.items() if name.startswith(("CLIP_POD", "RUNPOD"))}
     assert expected == given
     assert (f"runpod_{target}", "") == (chosen["CLIP_INFERENCE_BACKEND"], chosen["CLIP_FALLBACK_BACKEND"])
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        pytest.param({"EMBEDDING_HMAC_SECRET_FILE": "/nowhere/secret"}, id="secret in a file"),
+        pytest.param({"embedding_hmac_secret": "mine"}, id="in small letters"),
+    ],
+)
+def test_secret_that_is_given_another_way(environ: dict[str, str], tmp_path: Path) -> None:
+    """However the settings take it, none is added: two of them would be refused, or the wrong one used."""
+    env_file = tmp_path / ".env"
+    env_file.write_text(f"EMBEDDING_HMAC_SECRET={SECRET}\n")
+
+    assert SECRET not in with_local_defaults(environ, "pod", env_file).values()
+
+
+@pytest.mark.parametrize("word", ["1", "TRUE", " yes ", "on", "0", "false", "no", "off", "perhaps"])
+def test_open_is_read_as_the_settings_read_it(word: str, tmp_path: Path) -> None:
+    """Where they take the flag as set, no secret is looked for."""
+    env_file = tmp_path / ".env"
+    env_file.write_text(f"EMBEDDING_HMAC_SECRET={SECRET}\n")
+    given = {"CLIP_INFERENCE_BACKEND": "off", "ALLOW_INSECURE_AUTH": word}
+    try:
+        is_open = ClientSettings.from_environ(given).allow_insecure_auth
+    except ConfigurationError:
+        is_open = False
+
+    assert is_open is ("EMBEDDING_HMAC_SECRET" not in with_local_defaults(given, "pod", env_file))
 
 
 def test_picture() -> None:

@@ -1,7 +1,9 @@
 """The picture of the smoke test, a red square on white, as PNG, and a web server on loopback that has it.
 
-Written with the standard library: the worker needs no image library.
+Written with the standard library: the client needs no image library.
 """
+
+from __future__ import annotations
 
 import struct
 import threading
