@@ -114,6 +114,8 @@ class HttpChannel:
         except requests.Timeout as error:
             raise BackendTimeout(_said(error, timeout_s)) from error
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+            if _was_too_slow(error):
+                raise BackendTimeout("the request could not be sent in time") from error
             raise ConnectionFailed(_cause(error)) from error
 
     def _read(self, response: requests.Response, until_s: float) -> bytes:
@@ -140,6 +142,12 @@ def _said(error: requests.Timeout, timeout_s: float) -> str:
     if isinstance(error, requests.ConnectTimeout):
         return "no connection in time"
     return f"no answer within {timeout_s:.1f} s"
+
+
+def _was_too_slow(error: Exception) -> bool:
+    """Whether it is the socket's own timeout, which the library takes for a broken connection while it sends."""
+    broken = error.args[0] if error.args else None
+    return isinstance(broken, urllib3.exceptions.ProtocolError) and isinstance(broken.args[-1], TimeoutError)
 
 
 def _cause(error: Exception) -> str:
