@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import subprocess
 import sys
@@ -127,6 +128,25 @@ def test_leaving_a_loop_early(
 
     assert asyncio.run(left_early())
     assert before + 1 == requests_of_gone_clients(pod)
+
+
+@pytest.mark.usefixtures("pod")
+def test_source_that_is_not_at_its_end(environ: Mapping[str, str], urls: list[str]) -> None:
+    """Who leaves a loop while there is more to read leaves no generator that the event loop would have to close."""
+    unfinished: list[object] = []
+
+    async def left_early() -> bool:
+        sys.set_asyncgen_hooks(finalizer=unfinished.append)
+        async with AsyncClipClient(pod_settings(environ)) as client:
+            async with aclosing(client.iter_images(urls * 100)) as results:
+                async for result in results:
+                    assert isinstance(result, Embedding)
+                    break
+            gc.collect()
+            return await nothing_is_left(client)
+
+    assert asyncio.run(left_early())
+    assert [] == unfinished
 
 
 def fail(_done: int, _total: int | None) -> None:
