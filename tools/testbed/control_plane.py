@@ -52,7 +52,9 @@ class ControlPlane:
     def __init__(self, base_url: str) -> None:
         self.base_url = base_url
         self.poll_s = _POLL_S
+        self.runsync_wait_s = _RUNSYNC_WAIT_S
         self.polls = 0
+        self.asked = 0
         self.jobs: dict[str, Job] = {}
         self.pings = 0
         self._queue: deque[Job] = deque()
@@ -172,6 +174,7 @@ class _Handler(QuietHandler):
                 plane.pings += 1
                 self._answer({})
             case "status":
+                plane.asked += 1
                 self._as_client(lambda: plane.jobs[rest[0]].status())
             case "openai":
                 self._as_client(lambda: _openai(plane, "/" + "/".join(rest), {}))
@@ -186,7 +189,7 @@ class _Handler(QuietHandler):
                 plane.finish(rest[1], body)
                 self._answer({})
             case "runsync":
-                self._as_client(lambda: _wait(plane.submit(body["input"])))
+                self._as_client(lambda: _wait(plane, plane.submit(body["input"])))
             case "openai":
                 self._as_client(lambda: _openai(plane, "/" + "/".join(rest), body))
             case "cancel":
@@ -222,9 +225,9 @@ def _for_worker(job: Job) -> dict[str, Any]:
 
 def _openai(plane: ControlPlane, route: str, body: Any) -> Any:  # noqa: ANN401 - as it was sent and answered
     """What the platform makes of a request to `/openai/…`: a job, and its output as the answer."""
-    return _wait(plane.submit({"openai_route": route, "openai_input": body}))["output"]
+    return _wait(plane, plane.submit({"openai_route": route, "openai_input": body}))["output"]
 
 
-def _wait(job: Job) -> dict[str, Any]:
-    job.done.wait(_RUNSYNC_WAIT_S)
+def _wait(plane: ControlPlane, job: Job) -> dict[str, Any]:
+    job.done.wait(plane.runsync_wait_s)
     return job.status()

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Mapping,
+)
+from contextlib import aclosing
 from typing import TYPE_CHECKING, TypeVar
 
 from clip_embedding_client.async_driver import AsyncDriver
@@ -127,7 +137,7 @@ class AsyncClipClient:
         *,
         timeout: float | None = None,
         max_retries: int | None = None,
-    ) -> AsyncIterator[Embedding | ClipClientError]:
+    ) -> AsyncGenerator[Embedding | ClipClientError, None]:
         """See `ClipClient.iter_images`; `images` may be asynchronous too.
 
         Whoever leaves the loop early closes it with `contextlib.aclosing`: what is on its way is cancelled then.
@@ -146,7 +156,7 @@ class AsyncClipClient:
         *,
         timeout: float | None = None,
         max_retries: int | None = None,
-    ) -> AsyncIterator[Embedding | ClipClientError]:
+    ) -> AsyncGenerator[Embedding | ClipClientError, None]:
         """See `ClipClient.iter_texts` and `iter_images`."""
 
         async def check(text: str | TextItem) -> TextItem | ClipClientError:
@@ -178,11 +188,11 @@ class AsyncClipClient:
 
     async def _results(
         self,
-        items: AsyncIterator[Sendable | ClipClientError],
+        items: AsyncGenerator[Sendable | ClipClientError, None],
         chunker: Chunker[Sendable],
         timeout_s: float | None,
         max_retries: int | None,
-    ) -> AsyncIterator[Outcome]:
+    ) -> AsyncGenerator[Outcome, None]:
         turns = asyncio.Semaphore(self._policy.concurrency)
         sent: deque[asyncio.Task[list[Outcome]]] = deque()
 
@@ -190,8 +200,8 @@ class AsyncClipClient:
             async with turns:
                 return await self._driver.run(self._policy.chunk(chunk, timeout_s, max_retries))
 
+        chunks = _chunks(items, chunker)
         try:
-            chunks = _chunks(items, chunker)
             while True:
                 chunk, failed = await _next(chunks, chunker)
                 if chunk is not None:
@@ -208,14 +218,13 @@ class AsyncClipClient:
                 if over:
                     return
         finally:
-            for task in sent:
-                task.cancel()
-            await asyncio.gather(*sent, return_exceptions=True)
+            await _cancel(sent)
+            await chunks.aclose()
 
 
 async def _mapped(
     change: Callable[[Given], Awaitable[Loaded]], given: Iterable[Given] | AsyncIterable[Given]
-) -> AsyncIterator[Loaded]:
+) -> AsyncGenerator[Loaded, None]:
     if isinstance(given, AsyncIterable):
         async for each in given:
             yield await change(each)
@@ -224,12 +233,21 @@ async def _mapped(
             yield await change(each)
 
 
+async def _cancel(tasks: Collection[asyncio.Task[list[Outcome]]]) -> None:
+    """Return when all of them have ended."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
 async def _chunks(
-    items: AsyncIterator[Sendable | ClipClientError], chunker: Chunker[Sendable]
-) -> AsyncIterator[Chunk[Sendable]]:
-    async for item in items:
-        for chunk in chunker.add(item):
-            yield chunk
+    items: AsyncGenerator[Sendable | ClipClientError, None], chunker: Chunker[Sendable]
+) -> AsyncGenerator[Chunk[Sendable], None]:
+    # Closed here: what is left to the collector of garbage is closed by a task that nobody waits for.
+    async with aclosing(items):
+        async for item in items:
+            for chunk in chunker.add(item):
+                yield chunk
     for chunk in chunker.rest():
         yield chunk
 
@@ -248,10 +266,14 @@ async def _in_thread_if(long: bool, load: Callable[[ImageItem], Loaded], item: I
     return await asyncio.to_thread(load, item) if long else load(item)
 
 
-async def _collected(results: AsyncIterator[Outcome], total: int, on_progress: OnProgress | None) -> list[Outcome]:
+async def _collected(
+    results: AsyncGenerator[Outcome, None], total: int, on_progress: OnProgress | None
+) -> list[Outcome]:
     collected: list[Outcome] = []
-    async for result in results:
-        collected.append(result)
-        if on_progress is not None:
-            on_progress(len(collected), total)
+    # What `on_progress` raises ends everything, and at once.
+    async with aclosing(results):
+        async for result in results:
+            collected.append(result)
+            if on_progress is not None:
+                on_progress(len(collected), total)
     return collected

@@ -5,6 +5,7 @@ Proxies and credentials of the environment are not used, cookies are not kept an
 
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http.client import HTTPException
@@ -16,6 +17,9 @@ from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
+# Zero would mean not to wait at all.
+_SHORTEST_SEND_S = 0.001
+
 
 class _Session(requests.Session):
     def get_redirect_target(self, resp: requests.Response) -> None:
@@ -24,7 +28,8 @@ class _Session(requests.Session):
 
 
 def new_session() -> requests.Session:
-    """Return a session for one exchange at a time. Its reads need a read timeout, which then bounds all headers."""
+    """Return a session for one exchange at a time. Its read timeout, which it needs, is of the exchange
+    until its headers are there."""
     session = _Session()
     session.trust_env = False
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
@@ -34,14 +39,24 @@ def new_session() -> requests.Session:
     return session
 
 
-class _BoundedHeaders:
-    """A read timeout bounds each single read: headers that drip would take for ever. This bounds all of them."""
+class _Bounded:
+    """urllib3 bounds sending by the time for connecting, and headers only by each single read: one that drips would
+    take for ever. This bounds all of it, until the headers are there, by the time of the exchange."""
 
     sock: Any
     timeout: Any
+    until_s: float
+
+    def send(self, data: Any) -> None:  # noqa: ANN401 - http.client's own signature
+        """A body of megabytes may take longer on a slow line than a connection may."""
+        if self.sock is None:
+            self.connect()  # type: ignore[attr-defined]
+        self.sock.settimeout(max(_SHORTEST_SEND_S, self.until_s - time.monotonic()))
+        super().send(data)  # type: ignore[misc]
 
     def getresponse(self) -> Any:  # noqa: ANN401
-        with watchdog(float(self.timeout), self._cut) as expired:
+        left_s = max(0.0, min(float(self.timeout), self.until_s - time.monotonic()))
+        with watchdog(left_s, self._cut) as expired:
             try:
                 response = super().getresponse()  # type: ignore[misc]
             # HTTPException and ValueError: what is read when the socket is cut in the middle of it.
@@ -61,19 +76,27 @@ class _BoundedHeaders:
             sock.shutdown(socket.SHUT_RDWR)
 
 
-class _BoundedHttp(_BoundedHeaders, HTTPConnection):
+class _BoundedHttp(_Bounded, HTTPConnection):
     pass
 
 
-class _BoundedHttps(_BoundedHeaders, HTTPSConnection):
+class _BoundedHttps(_Bounded, HTTPSConnection):
     pass
 
 
-class _HttpPool(HTTPConnectionPool):
+class _Pool:
+    """Tells a connection until when the exchange lasts: its read timeout, counted from the beginning."""
+
+    def _make_request(self, conn: Any, *args: Any, timeout: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - urllib3's own
+        conn.until_s = time.monotonic() + timeout.read_timeout
+        return super()._make_request(conn, *args, timeout=timeout, **kwargs)  # type: ignore[misc]
+
+
+class _HttpPool(_Pool, HTTPConnectionPool):  # type: ignore[misc]
     ConnectionCls = _BoundedHttp
 
 
-class _HttpsPool(HTTPSConnectionPool):
+class _HttpsPool(_Pool, HTTPSConnectionPool):  # type: ignore[misc]
     ConnectionCls = _BoundedHttps
 
 

@@ -17,6 +17,10 @@ from clip_embedding_client.sessions import new_session, watchdog
 _TOO_LONG = "the answer did not end in time"
 
 
+class _Left(BaseException):
+    """Nobody waits for the result: as a cancellation is to a task."""
+
+
 class ThreadDriver:
     """Runs any number of flows, each in its caller's thread."""
 
@@ -24,12 +28,19 @@ class ThreadDriver:
         self._channel = HttpChannel(connect_timeout_s=connect_timeout_s, clock=clock)
         self._clock = clock
 
-    def run(self, flow: Flow[Result]) -> Result:
-        """Return the flow's result. Raises what it raises."""
+    def run(self, flow: Flow[Result], left: threading.Event | None = None) -> Result:
+        """Return the flow's result. Raises what it raises.
+
+        `left` is set when nobody waits for it any more. It then ends at its next pause, and not in the middle of an
+        exchange, whose answer may name a job that is to be cancelled.
+        """
         try:
             effect = next(flow)
             while True:
-                result, error = self._done(effect)
+                result, error = self._done(effect, left)
+                if isinstance(error, _Left):
+                    # Once: what it undoes takes its time.
+                    left = None
                 effect = flow.send(result) if error is None else flow.throw(error)
         except StopIteration as done:
             value: Result = done.value
@@ -39,18 +50,20 @@ class ThreadDriver:
         """Close connections: what is idle now, and what is in use as soon as it comes back."""
         self._channel.close()
 
-    def _done(self, effect: Effect) -> tuple[object, BaseException | None]:
+    def _done(self, effect: Effect, left: threading.Event | None) -> tuple[object, BaseException | None]:
         """What came of it, or what was raised; also Ctrl-C: the flow may have something to undo, a job to cancel."""
         try:
-            return self._perform(effect), None
+            return self._perform(effect, left), None
         except BaseException as error:
             return None, error
 
-    def _perform(self, effect: Effect) -> object:
+    def _perform(self, effect: Effect, left: threading.Event | None) -> object:
         if isinstance(effect, Exchange):
             return self._channel.exchange(effect)
         if isinstance(effect, Pause):
+            _raise_if_set(left)
             self._clock.sleep(effect.seconds)
+            _raise_if_set(left)
             return None
         try:
             return effect.call()
@@ -114,6 +127,8 @@ class HttpChannel:
         except requests.Timeout as error:
             raise BackendTimeout(_said(error, timeout_s)) from error
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+            if _was_too_slow(error):
+                raise BackendTimeout("the request could not be sent in time") from error
             raise ConnectionFailed(_cause(error)) from error
 
     def _read(self, response: requests.Response, until_s: float) -> bytes:
@@ -136,10 +151,21 @@ class HttpChannel:
         return data
 
 
+def _raise_if_set(left: threading.Event | None) -> None:
+    if left is not None and left.is_set():
+        raise _Left
+
+
 def _said(error: requests.Timeout, timeout_s: float) -> str:
     if isinstance(error, requests.ConnectTimeout):
         return "no connection in time"
     return f"no answer within {timeout_s:.1f} s"
+
+
+def _was_too_slow(error: Exception) -> bool:
+    """Whether it is the socket's own timeout, which the library takes for a broken connection while it sends."""
+    broken = error.args[0] if error.args else None
+    return isinstance(broken, urllib3.exceptions.ProtocolError) and isinstance(broken.args[-1], TimeoutError)
 
 
 def _cause(error: Exception) -> str:

@@ -1,0 +1,357 @@
+"""Who does not wait any more: what is on its way ends, nobody goes on working for it, and nothing is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import aclosing, closing, contextmanager, suppress
+from typing import Any
+
+import pytest
+from clip_embedding_client import AsyncClipClient, ClientSettings, ClipClient, Embedding, ImageItem
+from clip_embedding_client.async_driver import AsyncDriver
+from clip_embedding_client.clock import Clock
+from clip_embedding_client.effects import Flow, InProcess
+
+from tools.testbed.control_plane import API_KEY, ENDPOINT_ID, ControlPlane, control_plane
+from tools.testbed.image_server import Gate, ImageServer
+from tools.testbed.process import ROOT, SECRET, PodProcess
+
+PATIENCE_S = 60.0
+BATCH = 4
+
+Call = Callable[[AsyncClipClient, list[ImageItem]], Awaitable[object]]
+
+
+def pod_settings(environ: Mapping[str, str]) -> ClientSettings:
+    # No attempt may end by itself before the test does.
+    given = {"CLIP_INFERENCE_BACKEND": "runpod_pod", "CLIP_POD_TIMEOUT_S": "600", "CLIP_TOTAL_TIMEOUT_S": "600"}
+    return ClientSettings.from_environ({**environ, **given, "CLIP_BATCH_SIZE": str(BATCH)})
+
+
+@pytest.fixture
+def held(images: ImageServer, drawings: list[bytes]) -> Iterator[tuple[str, Gate]]:
+    """The URL of an image that does not come before the test is over."""
+    url, gate = images.add_gated(f"/twins/held-{uuid.uuid4().hex}.png", drawings[0])
+    yield url, gate
+    gate.open()
+
+
+def requests_of_gone_clients(pod: PodProcess) -> int:
+    return sum(line.get("client_gone") is True for line in pod.log_lines())
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    until_s = time.monotonic() + PATIENCE_S
+    while not holds():
+        assert time.monotonic() < until_s
+        time.sleep(0.02)
+
+
+async def nothing_is_left(client: AsyncClipClient) -> bool:
+    """No task, and no connection that is in use or waited for."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    pool: Any = client._driver._http._transport._pool  # type: ignore[attr-defined]
+    return not tasks and not pool._requests and all(each.is_idle() for each in pool.connections)
+
+
+async def one(client: AsyncClipClient, items: list[ImageItem]) -> object:
+    return await client.embed_image(items[0].image)
+
+
+async def all_of_them(client: AsyncClipClient, items: list[ImageItem]) -> object:
+    return await client.embed_images(items)
+
+
+async def each_of_them(client: AsyncClipClient, items: list[ImageItem]) -> object:
+    return [result async for result in client.iter_images(items)]
+
+
+CALLS = [
+    pytest.param(one, 1, id="embed_image"),
+    pytest.param(all_of_them, 2, id="embed_images"),
+    pytest.param(each_of_them, 2, id="iter_images"),
+]
+
+
+@pytest.mark.parametrize(("call", "requests"), CALLS)
+def test_cancelled_call_to_a_pod(
+    environ: Mapping[str, str], pod: PodProcess, held: tuple[str, Gate], call: Call, requests: int
+) -> None:
+    """The pod sees that its client has gone, no task and no connection is left, and the client goes on."""
+    url, gate = held
+    before = requests_of_gone_clients(pod)
+
+    async def cancelled() -> bool:
+        async with AsyncClipClient(pod_settings(environ)) as client:
+            # Two batches, both of which wait for the image.
+            items = [ImageItem(f"{url}?{number}") for number in range(BATCH + 1)]
+            task = asyncio.ensure_future(call(client, items))
+            for _ in range(requests):
+                await asyncio.to_thread(gate.wait_for_request)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            left = await nothing_is_left(client)
+            await asyncio.to_thread(wait_until, lambda: requests_of_gone_clients(pod) >= before + requests)
+            assert isinstance(await client.embed_text("a red circle"), Embedding)
+            return left
+
+    assert asyncio.run(cancelled())
+    assert before + requests == requests_of_gone_clients(pod)
+
+
+def test_leaving_a_loop_early(
+    environ: Mapping[str, str], pod: PodProcess, held: tuple[str, Gate], urls: list[str]
+) -> None:
+    """Under `aclosing`, what is on its way is cancelled when the loop is left."""
+    url, gate = held
+    before = requests_of_gone_clients(pod)
+
+    async def left_early() -> bool:
+        async with AsyncClipClient(pod_settings(environ)) as client:
+            async with aclosing(client.iter_images([*urls[:BATCH], url])) as results:
+                async for result in results:
+                    assert isinstance(result, Embedding)
+                    await asyncio.to_thread(gate.wait_for_request)
+                    break
+            left = await nothing_is_left(client)
+            await asyncio.to_thread(wait_until, lambda: requests_of_gone_clients(pod) > before)
+            return left
+
+    assert asyncio.run(left_early())
+    assert before + 1 == requests_of_gone_clients(pod)
+
+
+@pytest.mark.usefixtures("pod")
+def test_source_that_is_not_at_its_end(environ: Mapping[str, str], urls: list[str]) -> None:
+    """Who leaves a loop while there is more to read leaves no generator that the event loop would have to close."""
+    unfinished: list[object] = []
+
+    async def left_early() -> bool:
+        sys.set_asyncgen_hooks(finalizer=unfinished.append)
+        async with AsyncClipClient(pod_settings(environ)) as client:
+            async with aclosing(client.iter_images(urls * 100)) as results:
+                async for result in results:
+                    assert isinstance(result, Embedding)
+                    break
+            gc.collect()
+            return await nothing_is_left(client)
+
+    assert asyncio.run(left_early())
+    assert [] == unfinished
+
+
+def fail(_done: int, _total: int | None) -> None:
+    raise RuntimeError("the caller's own")
+
+
+def test_progress_that_raises(environ: Mapping[str, str], urls: list[str]) -> None:
+    """An error of the caller's own ends the call with it: nothing is on its way any more when it arrives."""
+    given = urls * 10
+    with ClipClient(pod_settings(environ)) as client, pytest.raises(RuntimeError, match="own") as caught:
+        client.embed_images(given, on_progress=fail)
+
+    assert caught.value.__traceback__
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("clip-batch")]
+
+
+def test_progress_that_raises_in_a_task(environ: Mapping[str, str], urls: list[str], held: tuple[str, Gate]) -> None:
+    """The same with asyncio, while an image does not come."""
+
+    async def failing() -> bool:
+        async with AsyncClipClient(pod_settings(environ)) as client:
+            with pytest.raises(RuntimeError, match="own") as caught:
+                await client.embed_images([*urls[:BATCH], held[0]], on_progress=fail)
+            assert caught.value.__traceback__
+            return await nothing_is_left(client)
+
+    assert asyncio.run(failing())
+
+
+def test_what_runs_in_process_is_abandoned() -> None:
+    """A cancelled task does not leave its thread at work: the call is told to end early."""
+    ended, begun = threading.Event(), threading.Event()
+
+    def call() -> None:
+        begun.set()
+        assert ended.wait(PATIENCE_S)
+
+    def flow() -> Flow[None]:
+        yield InProcess(call, ended.set)
+
+    async def cancelled() -> None:
+        driver = AsyncDriver(connect_timeout_s=1, clock=Clock())
+        task = asyncio.ensure_future(driver.run(flow()))
+        await asyncio.to_thread(begun.wait)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await driver.close()
+
+    asyncio.run(cancelled())
+    assert ended.is_set()
+
+
+@contextmanager
+def endless_queue() -> Iterator[ControlPlane]:
+    """A RunPod without workers, whose `runsync` names the job at once: every job is polled."""
+    with control_plane() as plane:
+        plane.runsync_wait_s = 0.0
+        yield plane
+
+
+def serverless_settings(plane: ControlPlane) -> dict[str, str]:
+    return {
+        "CLIP_INFERENCE_BACKEND": "runpod_serverless",
+        "RUNPOD_BASE_URL": plane.base_url,
+        "RUNPOD_API_KEY": API_KEY,
+        "RUNPOD_CLIP_ENDPOINT_ID": ENDPOINT_ID,
+        "EMBEDDING_HMAC_SECRET": SECRET,
+        "CLIP_BATCH_SIZE": str(BATCH),
+    }
+
+
+class Polling:
+    """A clock that tells when a client pauses between two polls, and lets an asynchronous one wait there for ever."""
+
+    def __init__(self) -> None:
+        self.pauses = threading.Semaphore(0)
+
+    async def asleep(self, _seconds: float) -> None:
+        self.pauses.release()
+        await asyncio.Event().wait()
+
+    def wait_for_pauses(self, count: int) -> None:
+        for _ in range(count):
+            assert self.pauses.acquire(timeout=PATIENCE_S)
+
+
+@pytest.mark.parametrize(("call", "jobs"), CALLS)
+def test_cancelled_while_a_job_is_polled(call: Call, jobs: int) -> None:
+    """A job that nobody waits for any more is cancelled where it runs: it costs money."""
+    polling = Polling()
+
+    async def cancelled(plane: ControlPlane) -> bool:
+        settings = ClientSettings.from_environ(serverless_settings(plane))
+        async with AsyncClipClient(settings, clock=Clock(asleep=polling.asleep)) as client:
+            items = [ImageItem(f"http://a/{number}.png") for number in range(BATCH + 1)]
+            task = asyncio.ensure_future(call(client, items))
+            await asyncio.to_thread(polling.wait_for_pauses, jobs)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            return await nothing_is_left(client)
+
+    with endless_queue() as plane:
+        assert asyncio.run(cancelled(plane))
+        assert sorted(plane.jobs) == sorted(plane.take_stops())
+    assert jobs == len(plane.jobs)
+
+
+def test_time_limit_of_the_callers_own() -> None:
+    """`asyncio.wait_for` around a call is a cancellation too: its job is cancelled, and it is a `TimeoutError`."""
+    polling = Polling()
+
+    async def limited(plane: ControlPlane) -> bool:
+        settings = ClientSettings.from_environ(serverless_settings(plane))
+        async with AsyncClipClient(settings, clock=Clock(asleep=polling.asleep)) as client:
+            with pytest.raises(asyncio.TimeoutError):
+                # However slow the machine is, it ends while the job is polled: nothing else takes for ever.
+                await asyncio.wait_for(client.embed_text("x"), 2.0)
+            return await nothing_is_left(client)
+
+    with endless_queue() as plane:
+        assert asyncio.run(limited(plane))
+        assert list(plane.jobs) == plane.take_stops()
+
+
+def test_ctrl_c_while_a_job_is_polled() -> None:
+    """Ctrl-C in a thread's client cancels its job, and is still a Ctrl-C."""
+
+    def interrupt(_seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    with endless_queue() as plane:
+        settings = ClientSettings.from_environ(serverless_settings(plane))
+        with ClipClient(settings, clock=Clock(sleep=interrupt)) as client, pytest.raises(KeyboardInterrupt):
+            client.embed_text("x")
+
+        assert list(plane.jobs) == plane.take_stops()
+    assert 1 == len(plane.jobs)
+
+
+_SCRIPT = """
+import asyncio, sys
+from clip_embedding_client import AsyncClipClient, ClipClient
+
+urls = [f"http://a/{number}.png" for number in range(5)]
+
+async def main():
+    async with AsyncClipClient() as client:
+        await client.embed_images(urls)
+
+try:
+    if sys.argv[1] == "asyncio":
+        asyncio.run(main())
+    with ClipClient() as client:
+        client.embed_image(urls[0]) if sys.argv[1] == "one" else client.embed_images(urls)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+@pytest.mark.parametrize(("kind", "jobs"), [("one", 1), ("many", 2), ("asyncio", 2)])
+def test_ctrl_c_at_a_terminal(kind: str, jobs: int) -> None:
+    """A process that is interrupted cancels all jobs that it polls, in every thread, and ends."""
+    with endless_queue() as plane:
+        environment = {"PYTHONPATH": str(ROOT / "client" / "src"), **serverless_settings(plane)}
+        with subprocess.Popen(
+            [sys.executable, "-c", _SCRIPT, kind], env=environment, stdout=subprocess.PIPE, text=True
+        ) as process:
+            try:
+                wait_until(lambda: len(plane.jobs) == jobs and plane.asked >= 2 * jobs)
+                process.send_signal(signal.SIGINT)
+                said, _ = process.communicate(timeout=PATIENCE_S)
+            finally:
+                with suppress(ProcessLookupError):
+                    process.kill()
+
+        assert "interrupted\n" == said
+        assert sorted(plane.jobs) == sorted(plane.take_stops())
+
+
+def test_leaving_a_loop_of_threads_early() -> None:
+    """Jobs that threads poll are cancelled when their loop is left: at the next pause, not when their time is up."""
+    pauses = threading.Semaphore(0)
+    may_end = threading.Event()
+
+    def pause(_seconds: float) -> None:
+        pauses.release()
+        assert may_end.wait(PATIENCE_S)
+
+    def images() -> Iterator[str]:
+        yield from (f"http://a/{number}.png" for number in range(2 * BATCH))
+        for _ in range(2):
+            assert pauses.acquire(timeout=PATIENCE_S)
+        may_end.set()
+        raise KeyboardInterrupt
+
+    with endless_queue() as plane:
+        settings = ClientSettings.from_environ(serverless_settings(plane))
+        with (
+            ClipClient(settings, clock=Clock(sleep=pause)) as client,
+            closing(client.iter_images(images())) as results,
+            pytest.raises(KeyboardInterrupt),
+        ):
+            next(results)
+
+        assert sorted(plane.jobs) == sorted(plane.take_stops())
+    assert 2 == len(plane.jobs)
