@@ -4,12 +4,13 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import pytest
-from worker import old_names as worker_old_names
-from worker.settings import WorkerSettings
+from clip_embedding_client import old_names as client_old_names
+from clip_embedding_client.settings import ClientSettings
 
 from core import errors
 from core.old_names import OLD_NAMES
@@ -22,9 +23,9 @@ from tools.testbed.process import ROOT, SECRET, PodProcess
 
 TEXT = (ROOT / "docs" / "migration.md").read_text("utf-8")
 SERVICE = {name.upper() for name in HandlerSettings.model_fields}
-WORKER = {name.upper() for name in WorkerSettings.model_fields}
+CLIENT = {each.name.upper() for each in fields(ClientSettings)}
 CODES = {kind.code for kind in vars(errors).values() if isinstance(kind, type) and hasattr(kind, "code")}
-OLD_WORKER = set(worker_old_names.OLD_NAMES)
+OLD_CLIENT = set(client_old_names.OLD_NAMES)
 # Read by `make smoke`.
 OTHERS = {"SMOKE_IMAGE_URL"}
 
@@ -51,17 +52,17 @@ def test_names_of_the_service_are_those_that_it_warns_of() -> None:
     assert {old: [new] if new else [] for old, new in OLD_NAMES.items()} == told
 
 
-def test_names_of_the_worker_are_all_there_and_read_by_nobody() -> None:
+def test_names_of_the_client_are_all_there_and_read_by_nobody() -> None:
     """An old name is no setting any more."""
-    told = {name for cell, _ in table("worker, old") for name in NAME.findall(cell)}
+    told = {name for cell, _ in table("client, old") for name in NAME.findall(cell)}
 
-    assert told == OLD_WORKER
-    assert set() == told & WORKER
+    assert told == OLD_CLIENT
+    assert set() == told & CLIENT
 
 
 def test_every_other_name_is_a_setting_or_a_code() -> None:
     """A reader who sets what the document names sets something."""
-    assert set() == set(NAME.findall(TEXT)) - SERVICE - WORKER - CODES - OTHERS - OLD_WORKER - set(OLD_NAMES)
+    assert set() == set(NAME.findall(TEXT)) - SERVICE - CLIENT - CODES - OTHERS - OLD_CLIENT - set(OLD_NAMES)
 
 
 def test_links_lead_somewhere() -> None:
