@@ -41,7 +41,9 @@ def table(title: str) -> list[list[str]]:
 def commands() -> tuple[str, str]:
     """The two commands that embed a sample again and compare, as a shell reads them."""
     [block] = [block for block in blocks_of(TEXT, "migration.md") if block.detail == NOT_RUN["data"]]
-    first, second = block.text.replace(".venv/bin/python", sys.executable).split("\n", 1)
+    module = f"{sys.executable} -m clip_embedding_client"
+    text = block.text.replace(".venv/bin/clip-embed", module).replace(".venv/bin/python", sys.executable)
+    first, second = text.split("\n", 1)
     return first, second
 
 
@@ -79,7 +81,7 @@ def test_commands_find_the_vectors_that_have_changed(pod: PodProcess, images: Im
     (tmp_path / "urls.txt").write_text("\n".join(urls))
     environ = {
         "PATH": os.environ["PATH"],
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": str(ROOT / "client" / "src"),
         "CLIP_INFERENCE_BACKEND": "runpod_pod",
         "CLIP_POD_BASE_URL": pod.base_url,
         "EMBEDDING_HMAC_SECRET": SECRET,
