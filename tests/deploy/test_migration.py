@@ -41,8 +41,8 @@ def table(title: str) -> list[list[str]]:
 def commands() -> tuple[str, str]:
     """The two commands that embed a sample again and compare, as a shell reads them."""
     [block] = [block for block in blocks_of(TEXT, "migration.md") if block.detail == NOT_RUN["data"]]
-    module = f"{sys.executable} -m clip_embedding_client"
-    text = block.text.replace(".venv/bin/clip-embed", module).replace(".venv/bin/python", sys.executable)
+    text = block.text.replace(".venv/bin/python", sys.executable)
+    text = text.replace(".venv/bin/clip-embed", f"{sys.executable} -m clip_embedding_client")
     first, second = text.split("\n", 1)
     return first, second
 

@@ -26,8 +26,8 @@ class Environment:
 
     @classmethod
     def made(cls, interpreter: Path, folder: Path) -> Environment:
-        """A new one, of this Python."""
-        called([str(interpreter), "-m", "venv", str(folder)])
+        """A new one, of this Python. It has no pip of its own: that of this machine's tests installs."""
+        called([str(interpreter), "-m", "venv", "--without-pip", str(folder)])
         return cls(folder)
 
     @property
@@ -35,7 +35,8 @@ class Environment:
         return str(self.folder / "bin" / "python")
 
     def install(self, *arguments: str) -> None:
-        called([self.python, "-m", "pip", "install", "--quiet", *arguments])
+        pip = [sys.executable, "-m", "pip", "--python", self.python]
+        called([*pip, "install", "--quiet", "--no-compile", *arguments])
 
     def run(self, *arguments: str, **variables: str) -> str:
         """What this environment's Python prints. Warnings are errors."""
