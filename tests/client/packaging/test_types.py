@@ -11,7 +11,8 @@ from tools.docs_check.shell import clean_environment
 
 # `assert_type` is exact: Any in the place of one of these would be an error.
 GIVEN = """
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
+from contextlib import aclosing
 from typing import assert_type
 
 import numpy.typing as npt
@@ -25,15 +26,16 @@ async def given(client: ClipClient, other: AsyncClipClient) -> None:
     assert_type(client.embed_text("a red circle").vector, npt.NDArray[np.float32])
     assert_type(client.embed_images([b"", ImageItem("https://example.com/a.png")]), list[Result])
     assert_type(client.embed_texts(["a"]), list[Result])
-    assert_type(client.iter_images([]), Iterator[Result])
-    assert_type(client.iter_texts([]), Iterator[Result])
+    assert_type(next(client.iter_images([])), Result)
+    assert_type(next(client.iter_texts([])), Result)
     assert_type(client.health(), Health)
     assert_type(client.counters, Mapping[str, int])
     assert_type(await other.embed_image(b""), Embedding)
     assert_type(await other.embed_text("a"), Embedding)
     assert_type(await other.embed_images([]), list[Result])
-    assert_type(other.iter_images([]), AsyncIterator[Result])
-    assert_type(other.iter_texts([]), AsyncIterator[Result])
+    async with aclosing(other.iter_images([])) as images, aclosing(other.iter_texts([])) as texts:
+        assert_type(await anext(images), Result)
+        assert_type(await anext(texts), Result)
     assert_type(await other.health(), Health)
     with ClipClient() as same:
         assert_type(same, ClipClient)
