@@ -114,4 +114,4 @@ docs-check: $(VENV)/installed-all ## run every command of the documents in a fre
 	@$(BIN)/python -m tools.docs_check
 
 clean: ## remove .venv and every cache
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info client/build client/src/*.egg-info

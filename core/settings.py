@@ -44,7 +44,7 @@ class ServiceSettings(BaseModel):
     """1 serves `/openapi.json` and `/docs`, a page that shows it and signs requests; `make run` sets it."""
 
     embedding_hmac_secret: SecretStr | None = None
-    """The secret that is shared with the workers; without it the service does not start."""
+    """The secret that is shared with the clients; without it the service does not start."""
     embedding_hmac_secret_previous: SecretStr | None = None
     """Accepted as well, while the secret is rotated."""
     embedding_hmac_clients: NamedSecrets = {}
@@ -211,7 +211,7 @@ def _require_secret(settings: ServiceSettings) -> None:
     if settings.embedding_hmac_secret or settings.embedding_hmac_clients or settings.allow_insecure_auth:
         return
     raise StartError(
-        "EMBEDDING_HMAC_SECRET is not set: set it to the secret that the workers sign with"
+        "EMBEDDING_HMAC_SECRET is not set: set it to the secret that the clients sign with"
         " (or ALLOW_INSECURE_AUTH=1 to run without signatures, never in production)"
     )
 

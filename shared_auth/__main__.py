@@ -39,7 +39,7 @@ def _payload(options: argparse.Namespace) -> tuple[str, str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m shared_auth", description="Sign requests by hand.")
+    parser = argparse.ArgumentParser(prog=f"python -m {__package__}", description="Sign requests by hand.")
     sign = parser.add_subparsers(dest="command", required=True).add_parser("sign", help="print an auth object")
     payload = sign.add_mutually_exclusive_group(required=True)
     payload.add_argument("--image-url", help="the image_url, exactly as it will stand in the request")

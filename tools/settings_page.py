@@ -2,13 +2,13 @@
 
 import sys
 from collections.abc import Iterator
+from dataclasses import MISSING, fields
 from enum import Enum
 from pathlib import Path
 
+from clip_embedding_client.settings import ClientSettings
 from pydantic import BaseModel
-from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
-from worker.settings import WorkerSettings
 
 from core.settings import ServiceSettings
 from serverless.settings import HandlerSettings
@@ -47,7 +47,7 @@ def page() -> str:
     sections = (
         _section("The service", "Pod and handler alike.", _rows(ServiceSettings)),
         _section("The handler", "The serverless worker alone.", _rows(HandlerSettings, without=ServiceSettings)),
-        _section("The worker", "The client, in whichever process embeds.", _rows(WorkerSettings)),
+        _section("The client", _client_words(), _client_rows()),
     )
     return "\n".join((_BEGIN, *sections, _TARGETS))
 
@@ -61,13 +61,35 @@ def _rows(model: type[BaseModel], without: type[BaseModel] | None = None) -> Ite
     known = without.model_fields if without else {}
     for name, field in model.model_fields.items():
         if name not in known and field.description:
-            words = " ".join(field.description.split()).replace("|", r"\|")
-            yield f"| `{name.upper()}` | {_default(field)} | {words} |"
+            yield _row(name, field.default, field.description)
 
 
-def _default(field: FieldInfo) -> str:
-    value = field.default
-    if value is PydanticUndefined or value in (None, "", {}):
+def client_secrets() -> list[str]:
+    """The client's variables that may lie in files. They are those that its settings do not show."""
+    return [each.name.upper() for each in fields(ClientSettings) if "words" in each.metadata and not each.repr]
+
+
+def _client_words() -> str:
+    files = " and ".join(f"`{name}_FILE`" for name in client_secrets())
+    return (
+        "In whichever process embeds; `ClientSettings` takes the same by keyword, in small letters.\n"
+        f"{files} name files that hold these secrets."
+    )
+
+
+def _client_rows() -> Iterator[str]:
+    for each in fields(ClientSettings):
+        if "words" in each.metadata:
+            yield _row(each.name, each.default, each.metadata["words"])
+
+
+def _row(name: str, default: object, words: str) -> str:
+    joined = " ".join(words.split()).replace("|", r"\|")
+    return f"| `{name.upper()}` | {_default(default)} | {joined} |"
+
+
+def _default(value: object) -> str:
+    if value in (PydanticUndefined, MISSING, None, "", {}):
         return ""
     if isinstance(value, bool):
         return str(int(value))

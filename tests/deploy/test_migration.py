@@ -4,12 +4,13 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import pytest
-from worker import old_names as worker_old_names
-from worker.settings import WorkerSettings
+from clip_embedding_client import old_names as client_old_names
+from clip_embedding_client.settings import ClientSettings
 
 from core import errors
 from core.old_names import OLD_NAMES
@@ -22,9 +23,9 @@ from tools.testbed.process import ROOT, SECRET, PodProcess
 
 TEXT = (ROOT / "docs" / "migration.md").read_text("utf-8")
 SERVICE = {name.upper() for name in HandlerSettings.model_fields}
-WORKER = {name.upper() for name in WorkerSettings.model_fields}
+CLIENT = {each.name.upper() for each in fields(ClientSettings)}
 CODES = {kind.code for kind in vars(errors).values() if isinstance(kind, type) and hasattr(kind, "code")}
-OLD_WORKER = set(worker_old_names.OLD_NAMES)
+OLD_CLIENT = set(client_old_names.OLD_NAMES)
 # Read by `make smoke`.
 OTHERS = {"SMOKE_IMAGE_URL"}
 
@@ -40,7 +41,9 @@ def table(title: str) -> list[list[str]]:
 def commands() -> tuple[str, str]:
     """The two commands that embed a sample again and compare, as a shell reads them."""
     [block] = [block for block in blocks_of(TEXT, "migration.md") if block.detail == NOT_RUN["data"]]
-    first, second = block.text.replace(".venv/bin/python", sys.executable).split("\n", 1)
+    text = block.text.replace(".venv/bin/python", sys.executable)
+    text = text.replace(".venv/bin/clip-embed", f"{sys.executable} -m clip_embedding_client")
+    first, second = text.split("\n", 1)
     return first, second
 
 
@@ -51,17 +54,17 @@ def test_names_of_the_service_are_those_that_it_warns_of() -> None:
     assert {old: [new] if new else [] for old, new in OLD_NAMES.items()} == told
 
 
-def test_names_of_the_worker_are_all_there_and_read_by_nobody() -> None:
+def test_names_of_the_client_are_all_there_and_read_by_nobody() -> None:
     """An old name is no setting any more."""
-    told = {name for cell, _ in table("worker, old") for name in NAME.findall(cell)}
+    told = {name for cell, _ in table("client, old") for name in NAME.findall(cell)}
 
-    assert told == OLD_WORKER
-    assert set() == told & WORKER
+    assert told == OLD_CLIENT
+    assert set() == told & CLIENT
 
 
 def test_every_other_name_is_a_setting_or_a_code() -> None:
     """A reader who sets what the document names sets something."""
-    assert set() == set(NAME.findall(TEXT)) - SERVICE - WORKER - CODES - OTHERS - OLD_WORKER - set(OLD_NAMES)
+    assert set() == set(NAME.findall(TEXT)) - SERVICE - CLIENT - CODES - OTHERS - OLD_CLIENT - set(OLD_NAMES)
 
 
 def test_links_lead_somewhere() -> None:
@@ -78,7 +81,7 @@ def test_commands_find_the_vectors_that_have_changed(pod: PodProcess, images: Im
     (tmp_path / "urls.txt").write_text("\n".join(urls))
     environ = {
         "PATH": os.environ["PATH"],
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": str(ROOT / "client" / "src"),
         "CLIP_INFERENCE_BACKEND": "runpod_pod",
         "CLIP_POD_BASE_URL": pod.base_url,
         "EMBEDDING_HMAC_SECRET": SECRET,

@@ -3,19 +3,20 @@
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from worker.settings import WorkerSettings
+from clip_embedding_client.settings import ClientSettings
 
 from core.settings import ServiceSettings
 from serverless.settings import HandlerSettings
 from tools.testbed.process import ROOT
 
 SERVICE = {name.upper() for name in HandlerSettings.model_fields | ServiceSettings.model_fields}
-WORKER = {name.upper() for name in WorkerSettings.model_fields}
+CLIENT = {each.name.upper() for each in fields(ClientSettings)}
 
 # Read by something else than our settings, and by what.
 OTHERS = {
@@ -120,4 +121,4 @@ def test_variables_of_documents_exist(path: Path) -> None:
     """A reader who sets what a document names sets something."""
     named = set(_CONSTANT.findall(path.read_text("utf-8"))) - _ERROR_CODES
 
-    assert set() == named - SERVICE - WORKER - set(OTHERS)
+    assert set() == named - SERVICE - CLIENT - set(OTHERS)

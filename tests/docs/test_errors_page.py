@@ -2,7 +2,7 @@
 
 import re
 
-from worker import errors as client_errors
+from clip_embedding_client import errors as client_errors
 
 from core import errors
 from pod.errors import STATUS

@@ -24,7 +24,7 @@ GRACE_S = 10.0
 
 _COMPILERS = ("gcc", "cc", "g++", "clang", "make", "nvcc", "ld")
 _PLACES = ("usr/bin", "usr/local/bin", "venv/bin")
-_LEFT_OVER = ("app/tests", "app/worker", "root/.cache", "tmp/pip*", "build/core", "build/models")
+_LEFT_OVER = ("app/tests", "app/clip_embedding_client", "root/.cache", "tmp/pip*", "build/core", "build/models")
 
 _WRITE = """
 import sys

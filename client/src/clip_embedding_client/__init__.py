@@ -3,7 +3,10 @@
 `ClipClient` is for threads, `AsyncClipClient` for asyncio; they do the same.
 """
 
-from clip_embedding_client.async_client import AsyncClipClient
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from clip_embedding_client.client import ClipClient
 from clip_embedding_client.errors import (
     AuthExpired,
@@ -29,6 +32,9 @@ from clip_embedding_client.errors import (
 from clip_embedding_client.events import Event, MixRefused, Retried, Switched
 from clip_embedding_client.settings import BackendName, ClientSettings
 from clip_embedding_client.values import Embedding, Health, ImageItem, TextItem
+
+if TYPE_CHECKING:
+    from clip_embedding_client.async_client import AsyncClipClient
 
 __all__ = [
     "AsyncClipClient",
@@ -63,3 +69,17 @@ __all__ = [
     "UnreadableResponse",
     "WrongResponse",
 ]
+
+# Not for type checkers, which would take any name for one of this module's.
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        """Import `AsyncClipClient` when it is asked for: nobody else needs httpx, a fifth of what importing takes."""
+        if name != "AsyncClipClient":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from clip_embedding_client.async_client import AsyncClipClient
+
+        return AsyncClipClient
+
+    def __dir__() -> list[str]:
+        return sorted(__all__)

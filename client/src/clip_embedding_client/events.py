@@ -1,4 +1,4 @@
-"""What a worker wants to know of its client besides results: told to a callback, and counted."""
+"""What a caller wants to know besides results: told to a callback, and counted."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def warn_of_old_names(names: Iterable[str]) -> None:
     found = {name: place for name in sorted(map(str.upper, names)) if (place := _place_of(name)) is not None}
     if found:
         listed = "; ".join(f"{name} (now {place})" for name, place in found.items())
-        # An argument, not only a field: the plain format of most workers shows no fields.
+        # An argument, not only a field: the plain format of most programs shows no fields.
         logger.warning("settings that are not read any more: %s", listed, extra={"names": list(found)})
 
 

@@ -59,7 +59,7 @@ class RetryPolicy:
 
     def pause_s(self, attempt_number: int, errors: Sequence[RetryableError]) -> float:
         """Return the seconds to wait after that attempt: twice as long each time, "equal jitter", so that many
-        workers do not come back in step; at least what the server asked for, up to a cap."""
+        clients do not come back in step; at least what the server asked for, up to a cap."""
         longest_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** (attempt_number - 1))
         own_s = self.jitter(longest_s / 2, longest_s)
         asked_s = max((error.retry_after_s or 0.0 for error in errors), default=0.0)

@@ -31,7 +31,7 @@ class Router:
     health alone would not. One call at a time is risked for that; if it fails, the fallback answers it.
 
     Vectors of the fallback are compared by fingerprint with `expected`, else with the last fingerprint seen from the
-    primary. If there is neither, the fallback is not asked (`FingerprintUnknown`): a worker that has just started
+    primary. If there is neither, the fallback is not asked (`FingerprintUnknown`): a process that has just started
     must not fill an index with vectors that nobody has compared.
 
     A call's seconds are those of its budget, both backends together. The primary leaves `reserve_s` of them, so that

@@ -7,7 +7,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -109,17 +109,22 @@ def _endpoint_id(value: object) -> str:
     return _text(value)
 
 
-def _setting(parse: Callable[[object], Value], words: str, default: Any = MISSING, *, secret: bool = False) -> Any:  # noqa: ANN401
+def _setting(parse: Callable[[object], Value], words: str, default: Any, *, secret: bool = False) -> Any:  # noqa: ANN401
     """A field with how it is read and what it means, which docs/settings.md is written from."""
-    return field(default=default, repr=not secret, metadata={"parse": parse, "words": words})
+    return field(default=default, repr=not secret, metadata=_read(parse, words))
+
+
+def _read(parse: Callable[[object], Value], words: str) -> dict[str, Any]:
+    return {"parse": parse, "words": words}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientSettings:
     """One field per environment variable, of the same name in capitals. Raises `ConfigurationError` when made."""
 
-    clip_inference_backend: BackendName = _setting(
-        _backend, "`runpod_pod`, `runpod_serverless`, `local` (the core in this process) or `off`."
+    # Not `_setting`, which type checkers take for a default: this one must be given.
+    clip_inference_backend: BackendName = field(
+        metadata=_read(_backend, "`runpod_pod`, `runpod_serverless`, `local` (the core in this process) or `off`.")
     )
     clip_fallback_backend: BackendName | None = _setting(
         _backend, "Who answers what the first one cannot: one of the same, or empty.", None

@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from os import PathLike
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,10 +15,18 @@ from clip_embedding_client.errors import ClipClientError, ValidationFailed
 from clip_embedding_client.signing.contract import MAX_REQUEST_ID_CHARACTERS, MAX_TEXT_CHARACTERS
 
 if TYPE_CHECKING:
-    import PIL.Image
+
+    class PilImage(Protocol):
+        """What PIL's images are to type checkers. Its own name would be Any where Pillow is not installed, and with it
+        whatever is given as an image."""
+
+        @property
+        def mode(self) -> str: ...
+
+        def save(self, fp: Any, format: str | None = None, **params: Any) -> None: ...  # noqa: A002, ANN401 - PIL's
 
     # A string is always a URL, which the service downloads; a file of this machine is named by a path.
-    ImageSource = str | PathLike[str] | bytes | bytearray | memoryview | BinaryIO | PIL.Image.Image
+    ImageSource = str | PathLike[str] | bytes | bytearray | memoryview | BinaryIO | PilImage
 
 Vector = npt.NDArray[np.float32]
 Body = dict[str, Any]

@@ -12,7 +12,7 @@ _MESSAGE = "CLIP_INFERENCE_BACKEND is off"
 
 
 class OffBackend:
-    """For workers that must start without embeddings."""
+    """For processes that must start without embeddings."""
 
     name = "off"
 
