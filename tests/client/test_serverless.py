@@ -3,10 +3,10 @@
 import json
 
 import pytest
-from worker import ClipClient, ClipClientError, create_clip_client, errors
-from worker.backends.serverless import endpoint_url
+from clip_embedding_client import ClipClient, ClipClientError, errors
+from clip_embedding_client.backends.serverless import endpoint_url
 
-from tests.worker.scripted import (
+from tests.client.scripted import (
     SECRET,
     Answer,
     Body,
@@ -33,7 +33,7 @@ def serverless_client(script: Script, time: FakeTime | None = None, /, **variabl
         "RUNPOD_API_KEY": KEY,
         "CLIP_RETRY_ATTEMPTS": "1",
     }
-    return create_clip_client(settings(**(given | variables)), clock=(time or FakeTime()).clock())
+    return ClipClient(settings(**(given | variables)), clock=(time or FakeTime()).clock())
 
 
 def completed(seen: Seen) -> Reply:

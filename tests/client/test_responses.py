@@ -7,28 +7,34 @@ from typing import Any
 
 import numpy as np
 import pytest
+from clip_embedding_client import ClipClient, Embedding, TextItem, errors
+from clip_embedding_client.errors import (
+    MAX_CODE_CHARACTERS,
+    MAX_ID_CHARACTERS,
+    MAX_MESSAGE_CHARACTERS,
+    error_from_wire,
+    printable,
+)
+from clip_embedding_client.fingerprints import Dimensions
+from clip_embedding_client.responses import read_batch, read_health, read_single
 from hypothesis import given
 from hypothesis import strategies as st
-from worker import ClipClient, Embedding, ImageItem, create_clip_client, errors
-from worker.client import assemble_client
-from worker.errors import MAX_CODE_CHARACTERS, MAX_ID_CHARACTERS, MAX_MESSAGE_CHARACTERS, error_from_wire, printable
-from worker.fingerprints import Dimensions
-from worker.responses import read_batch, read_health, read_single
 
-from tests.worker.scripted import (
+from tests.client.scripted import (
     DIM,
     FINGERPRINT,
     Body,
     FakeBackend,
     FakeTime,
+    client_of,
     json_reply,
     scripted_server,
     settings,
     success,
 )
 
-ITEM = ImageItem("http://a/", request_id="scene-1")
-RAW = ImageItem("http://a/", request_id="scene-1", normalize=False)
+ITEM = TextItem("x", request_id="scene-1")
+RAW = TextItem("x", request_id="scene-1", normalize=False)
 HALF = [0.5, 0.5, 0.5, 0.5]
 
 
@@ -38,8 +44,7 @@ def wire(embedding: object = HALF, **members: object) -> Body:
 
 
 def client_over(*backends: FakeBackend, **given: str) -> ClipClient:
-    chosen = settings(**({"CLIP_RETRY_ATTEMPTS": "1"} | given))
-    return assemble_client(list(backends), chosen, FakeTime().clock())
+    return client_of(backends, **({"CLIP_RETRY_ATTEMPTS": "1"} | given))
 
 
 @pytest.mark.parametrize(
@@ -61,7 +66,7 @@ def client_over(*backends: FakeBackend, **given: str) -> ClipClient:
         pytest.param(ITEM, wire(timings={"a\nb": 1.0}), "timings", id="step that is not printable"),
     ],
 )
-def test_what_is_no_answer_to_the_request(item: ImageItem, body: Body, cause: str) -> None:
+def test_what_is_no_answer_to_the_request(item: TextItem, body: Body, cause: str) -> None:
     """A vector that cannot be what was asked for is refused by name, alone and in a batch."""
     batch = {**body, "results": [body]}
 
@@ -80,7 +85,7 @@ def test_what_is_no_answer_to_the_request(item: ImageItem, body: Body, cause: st
         pytest.param(RAW, wire([9e18, 9e18, 0, 0], normalized=False), id="long, but not in vain"),
     ],
 )
-def test_what_is_a_vector(item: ImageItem, body: Body) -> None:
+def test_what_is_a_vector(item: TextItem, body: Body) -> None:
     """The checks refuse what would become a wrong vector, and no more."""
     expected = np.asarray(body["embedding"], dtype=np.float32).tolist()
 
@@ -92,7 +97,7 @@ def test_what_is_a_vector(item: ImageItem, body: Body) -> None:
     normalized=st.booleans(),
     item=st.sampled_from([ITEM, RAW]),
 )
-def test_whatever_the_numbers(numbers: list[float], normalized: bool, item: ImageItem) -> None:
+def test_whatever_the_numbers(numbers: list[float], normalized: bool, item: TextItem) -> None:
     """A vector that gets through is of use: normalising it in float32 gives norm 1. All else is `WrongResponse`."""
     encoded = base64.b64encode(np.asarray(numbers, dtype="<f4").tobytes()).decode()
     try:
@@ -268,9 +273,9 @@ def test_hostile_pod(caplog: pytest.LogCaptureFixture) -> None:
     evil = "\x1b]0;owned\x07\r\n2026-01-01 INFO all is well"
     error = {"code": "OVERLOADED", "message": evil, "request_id": evil, "retryable": True}
     with (
-        caplog.at_level("DEBUG", logger="worker"),
+        caplog.at_level("DEBUG", logger="clip_embedding_client"),
         scripted_server(json_reply({"error": error}, 503)) as script,
-        create_clip_client(settings(CLIP_POD_BASE_URL=script.base_url), clock=FakeTime().clock()) as client,
+        ClipClient(settings(CLIP_POD_BASE_URL=script.base_url), clock=FakeTime().clock()) as client,
         pytest.raises(errors.Overloaded) as caught,
     ):
         client.embed_text("x")

@@ -5,14 +5,18 @@ import json
 import socket
 import struct
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from worker import WorkerSettings
-from worker.clock import Clock
+from clip_embedding_client import ClientSettings, ClipClient
+from clip_embedding_client.backends import Backend
+from clip_embedding_client.clock import Clock
+from clip_embedding_client.effects import Flow
+from clip_embedding_client.events import OnEvent
+from clip_embedding_client.policy import Policy
 
 from tools.testbed.loopback import QuietHandler, base_url, serving
 
@@ -130,7 +134,7 @@ class _Handler(QuietHandler):
 
 @dataclass(slots=True)
 class FakeTime:
-    """Time that passes only in `sleep`."""
+    """Time that passes only in `sleep` and `asleep`."""
 
     now_s: float = 1_703_001_234.0
     slept: list[float] = field(default_factory=list)
@@ -139,21 +143,31 @@ class FakeTime:
         self.slept.append(seconds)
         self.now_s += seconds
 
+    async def asleep(self, seconds: float) -> None:
+        self.sleep(seconds)
+
     def read(self) -> float:
         return self.now_s
 
     def clock(self) -> Clock:
-        return Clock(now=self.read, monotonic=self.read, sleep=self.sleep)
+        return Clock(now=self.read, monotonic=self.read, sleep=self.sleep, asleep=self.asleep)
 
 
-def settings(**variables: str) -> WorkerSettings:
+def settings(**variables: str) -> ClientSettings:
     """Settings of a pod that is not there, with `variables` over them."""
     given = {
         "CLIP_INFERENCE_BACKEND": "runpod_pod",
         "CLIP_POD_BASE_URL": "http://127.0.0.1:9",
         "EMBEDDING_HMAC_SECRET": SECRET,
     }
-    return WorkerSettings.from_environ(given | variables)
+    return ClientSettings.from_environ(given | variables)
+
+
+def client_of(
+    backends: Sequence[Backend], clock: Clock | None = None, on_event: OnEvent | None = None, /, **variables: str
+) -> ClipClient:
+    """A client over a backend, or over a primary and a fallback, with `settings(**variables)`; time is a fake one."""
+    return ClipClient.over(Policy.over(backends, settings(**variables), clock or FakeTime().clock(), on_event))
 
 
 def json_reply(body: object, status: int = 200, **headers: str) -> Reply:
@@ -186,7 +200,8 @@ def success(members: Body, *, fingerprint: str = FINGERPRINT) -> Body:
 
 
 def _embedding(members: Body) -> Body:
-    vector = np.asarray(vector_of(members.get("image_url") or members["text"]), dtype="<f4")
+    payload = members.get("image_url") or members.get("image_b64") or members["text"]
+    vector = np.asarray(vector_of(payload), dtype="<f4")
     return {
         "request_id": members["request_id"],
         "embedding": base64.b64encode(vector.tobytes()).decode(),
@@ -211,8 +226,10 @@ def answer(seen: Seen) -> Reply:
 
 @dataclass(slots=True)
 class FakeBackend:
-    """A backend in memory. `error` is what the next calls meet; `calls` are the bodies that arrived, `timeouts_s` the
-    time that each was given."""
+    """A backend in memory, whose flows ask nothing of their driver.
+
+    `error` is what the next calls meet; `calls` are the bodies that arrived, `timeouts_s` the time that each was given.
+    """
 
     name: str = "runpod_pod"
     fingerprint: str = FINGERPRINT
@@ -223,14 +240,16 @@ class FakeBackend:
     timeouts_s: list[float] = field(default_factory=list)
     closed: bool = False
 
-    def call(self, path: str, body: Mapping[str, Any], *, timeout_s: float) -> object:
+    def call(self, path: str, body: Mapping[str, Any], *, timeout_s: float) -> Flow[object]:
+        yield from ()
         self.calls.append({"path": path, **body})
         self.timeouts_s.append(timeout_s)
         if self.error is not None:
             raise self.error
         return self.respond(dict(body)) if self.respond else success(dict(body), fingerprint=self.fingerprint)
 
-    def health(self, *, timeout_s: float) -> object:
+    def health(self, *, timeout_s: float) -> Flow[object]:
+        yield from ()
         if self.error is not None and not self.healthy:
             raise self.error
         return {"status": "ok", "fingerprint": self.fingerprint, "dim": DIM}
