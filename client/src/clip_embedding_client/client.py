@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from clip_embedding_client.batching import Chunk, Chunker, checked_or_error, loaded_or_error
@@ -129,7 +130,7 @@ class ClipClient:
         *,
         timeout: float | None = None,
         max_retries: int | None = None,
-    ) -> Iterator[Embedding | ClipClientError]:
+    ) -> Generator[Embedding | ClipClientError, None, None]:
         """Yield one result per image, in order, while `images` is read: a generator of millions will do.
 
         A bounded number of batches is held, those on their way and those that wait for one before them. So the n-th
@@ -141,7 +142,7 @@ class ClipClient:
 
     def iter_texts(
         self, texts: Iterable[str | TextItem], *, timeout: float | None = None, max_retries: int | None = None
-    ) -> Iterator[Embedding | ClipClientError]:
+    ) -> Generator[Embedding | ClipClientError, None, None]:
         """Yield one result per text, in order, as `iter_images` does."""
         items = (checked_or_error(text_item(text)) for text in several(texts))
         return self._results(items, self._policy.text_chunks(), timeout, max_retries)
@@ -174,7 +175,7 @@ class ClipClient:
         chunker: Chunker[Sendable],
         timeout_s: float | None,
         max_retries: int | None,
-    ) -> Iterator[Outcome]:
+    ) -> Generator[Outcome, None, None]:
         pool = ThreadPoolExecutor(self._policy.concurrency, thread_name_prefix="clip-batch")
         sent: deque[Future[list[Outcome]]] = deque()
 
@@ -215,10 +216,12 @@ def _next(
         return next(chunker.rest(), None), error
 
 
-def _collected(results: Iterator[Outcome], total: int, on_progress: OnProgress | None) -> list[Outcome]:
+def _collected(results: Generator[Outcome, None, None], total: int, on_progress: OnProgress | None) -> list[Outcome]:
     collected: list[Outcome] = []
-    for result in results:
-        collected.append(result)
-        if on_progress is not None:
-            on_progress(len(collected), total)
+    # Else the error of a callback would hold the iterator, and with it what has not begun, for as long as it is kept.
+    with closing(results):
+        for result in results:
+            collected.append(result)
+            if on_progress is not None:
+                on_progress(len(collected), total)
     return collected

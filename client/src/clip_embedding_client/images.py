@@ -80,10 +80,16 @@ def _content(source: Any, request_id: str) -> bytes:  # noqa: ANN401 - whatever 
 
 
 def _read(file: Any, request_id: str) -> bytes:  # noqa: ANN401
-    content = file.read(_MOST_BYTES + 1)
-    if not isinstance(content, bytes):
-        raise ValidationFailed("the file is not open in binary mode", request_id=request_id)
-    return content
+    """A pipe, or a file without a buffer, gives less at once than it is asked for."""
+    content = bytearray()
+    while len(content) <= _MOST_BYTES:
+        piece = file.read(_MOST_BYTES + 1 - len(content))
+        if not isinstance(piece, bytes):
+            raise ValidationFailed("the file is not open in binary mode", request_id=request_id)
+        if not piece:
+            break
+        content += piece
+    return bytes(content)
 
 
 def _is_pil_image(source: object) -> bool:
