@@ -3,11 +3,13 @@
 import base64
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import pytest
-from clip_embedding_client import ClipClient, Embedding, TextItem, errors
+from clip_embedding_client import ClipClient, Embedding, Health, TextItem, errors
+from clip_embedding_client.effects import HttpAnswer
 from clip_embedding_client.errors import (
     MAX_CODE_CHARACTERS,
     MAX_ID_CHARACTERS,
@@ -16,10 +18,12 @@ from clip_embedding_client.errors import (
     printable,
 )
 from clip_embedding_client.fingerprints import Dimensions
+from clip_embedding_client.policy import Policy
 from clip_embedding_client.responses import read_batch, read_health, read_single
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.client.flows import play
 from tests.client.scripted import (
     DIM,
     FINGERPRINT,
@@ -301,3 +305,83 @@ def test_numbers_as_json() -> None:
         body = json.loads(json.dumps(wire()).replace("0.5, 0.5]", f"0.5, {text}]"))
         with pytest.raises(errors.WrongResponse):
             read_single(body, ITEM, "pod")
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        pytest.param({"timings": {"total_ms": 10**400}}, id="milliseconds"),
+        pytest.param({"timings": {"total_ms": -(10**400)}}, id="milliseconds below zero"),
+        pytest.param({"dim": 10**400}, id="dim"),
+        pytest.param({"dim": 1_000_001}, id="dim that no model has"),
+        pytest.param({"embedding": [10**400] * 4}, id="vector"),
+    ],
+)
+def test_numbers_without_end(members: Body) -> None:
+    """JSON has no largest number, and a float does: it is refused, and does not fill a log with its digits."""
+    with pytest.raises(errors.WrongResponse) as caught:
+        read_single(wire(**members), ITEM, "pod")
+    assert len(caught.value.message) < 100
+    if "dim" in members:
+        with pytest.raises(errors.WrongResponse):
+            read_health({"status": "ok", **members}, "pod")
+
+
+ANY_JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.sampled_from([10**400, -(10**400)])
+    | st.floats()
+    | st.text(st.characters(), max_size=20)
+    | st.sampled_from(["scene-1", "COMPLETED", "IN_QUEUE", "FAILED", "ok", FINGERPRINT]),
+    lambda children: (
+        st.lists(children, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["results", "error", "code", "message", "request_id", "status", "id", "output", "timings"])
+            | st.text(st.characters(), max_size=3),
+            children,
+            max_size=5,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(ANY_JSON, st.sampled_from([ITEM, RAW]))
+def test_any_json_is_read_or_refused(answer: object, item: TextItem) -> None:
+    """Whatever JSON comes instead of an answer: a vector, or `WrongResponse`."""
+    with suppress(errors.WrongResponse):
+        assert isinstance(read_single(answer, item, "pod"), Embedding)
+    with suppress(errors.WrongResponse):
+        assert all(isinstance(one, (Embedding, errors.ClipClientError)) for one in read_batch(answer, [item], "pod"))
+    with suppress(errors.WrongResponse):
+        assert read_health(answer, "pod").backend == "pod"
+
+
+POD = {"CLIP_INFERENCE_BACKEND": "runpod_pod"}
+SERVERLESS = {
+    "CLIP_INFERENCE_BACKEND": "runpod_serverless",
+    "RUNPOD_BASE_URL": "http://127.0.0.1:9",
+    "RUNPOD_CLIP_ENDPOINT_ID": ".",
+}
+BODIES = st.binary(max_size=40) | ANY_JSON.map(lambda body: json.dumps(body).encode())
+
+
+@given(
+    st.sampled_from([POD, SERVERLESS]),
+    st.lists(st.tuples(st.sampled_from([200, 200, 200, 204, 302, 404, 429, 500, 503]), BODIES), min_size=1, max_size=4),
+)
+def test_whatever_a_server_answers(variables: dict[str, str], answers: list[tuple[int, bytes]]) -> None:
+    """Any status and any bytes, while a job is polled too: a vector, or an error of the client's own."""
+    time, left = FakeTime(), list(answers)
+
+    def answer(_exchange: object) -> HttpAnswer:
+        status, data = left.pop(0) if left else (500, b"")
+        return HttpAnswer(status, data, None)
+
+    policy = Policy.of(settings(**variables, CLIP_TOTAL_TIMEOUT_S="60", CLIP_RETRY_ATTEMPTS="2"), time.clock())
+    for flow in (policy.single(ITEM, None, None), policy.health(None)):
+        done = play(flow, then=answer, time=time)
+        assert isinstance(done.error, errors.ClipClientError) or isinstance(done.result, (Embedding, Health))
+        assert done.error is None or str(done.error).isprintable()

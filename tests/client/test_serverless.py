@@ -145,6 +145,9 @@ CONTRACT_ERROR: Body = {"code": "URL_NOT_ALLOWED", "message": "not allowed", "re
         pytest.param(job("CANCELLED"), errors.JobCancelled, "job-1", id="cancelled"),
         pytest.param(job("COMPLETED"), errors.WrongResponse, "output", id="no output"),
         pytest.param(job("PAUSED"), errors.WrongResponse, "status", id="unknown status"),
+        pytest.param(
+            json_reply({"id": "job-1", "status": ["IN_QUEUE"]}), errors.WrongResponse, "status", id="list as status"
+        ),
         pytest.param(json_reply([]), errors.WrongResponse, "job", id="not a job"),
         pytest.param(json_reply({"status": "IN_QUEUE", "id": "../x"}), errors.WrongResponse, "job", id="path as id"),
         pytest.param(

@@ -13,7 +13,6 @@ from clip_embedding_client.policy import Policy
 from hypothesis import given
 from hypothesis import strategies as st
 
-REQUIRED = {"clip_inference_backend": "runpod_pod"}
 SECRET, KEY = "a-secret-of-the-service", "rp-a-key-of-the-account"
 NAMES = [each.name for each in fields(ClientSettings) if "parse" in each.metadata]
 
@@ -94,6 +93,10 @@ REFUSED: Mapping[str, list[str]] = {
 }
 
 
+def made(**given: Any) -> ClientSettings:  # noqa: ANN401 - whatever a caller gives
+    return ClientSettings(**({"clip_inference_backend": "runpod_pod"} | given))
+
+
 def rows(table: Mapping[str, list[Any]]) -> list[Any]:
     return [
         pytest.param(variable, value, id=f"{variable}-{number}")
@@ -147,7 +150,7 @@ def test_values_by_keyword(given: dict[str, Any], expected: object) -> None:
     """In code they have the types that they are read as; text does as well."""
     [name] = given
 
-    value = getattr(ClientSettings(**(REQUIRED | given)), name)
+    value = getattr(made(**given), name)
     assert (expected, type(expected)) == (value, type(value))
 
 
@@ -173,7 +176,7 @@ def test_wrong_values_by_keyword(given: dict[str, Any]) -> None:
     """They are refused when the settings are made, in the words of the environment."""
     [name] = given
     with pytest.raises(ConfigurationError) as caught:
-        ClientSettings(**(REQUIRED | given))
+        made(**given)
 
     assert caught.value.message.startswith(f"{name.upper()}: ")
 
@@ -281,7 +284,7 @@ def test_whatever_a_setting_is_set_to(name: str, value: object) -> None:
     """It is taken, and then can be shown, or it is `ConfigurationError`, whose one line names the variable."""
     message = f"{name.upper()}: "
     try:
-        shown = repr(ClientSettings(**(REQUIRED | {name: value})))
+        shown = repr(made(**{name: value}))
     except ConfigurationError as error:
         message, shown = error.message, ""
 
@@ -312,7 +315,7 @@ def test_no_message_tells_a_secret(environ: dict[str, str], noise: str, suffix: 
 def test_what_was_read_is_read_again_as_it_is(name: str, value: object) -> None:
     """Settings that are changed by `replace` are read a second time, and stay what they are."""
     try:
-        settings = ClientSettings(**(REQUIRED | {name: value}))
+        settings = made(**{name: value})
     except ConfigurationError:
         return
 
