@@ -276,12 +276,20 @@ def test_picture_is_its_file(mode: str) -> None:
     assert_same_pixels(file)
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "I;16"])
-def test_picture_with_a_transparent_colour(mode: str) -> None:
+@pytest.mark.parametrize(
+    ("mode", "transparency"),
+    [
+        pytest.param("1", 0, id="1"),
+        pytest.param("L", 60, id="L"),
+        pytest.param("P", 3, id="P"),
+        pytest.param("P", bytes(range(0, 256, 4)), id="P, each colour in its own degree"),
+        pytest.param("RGB", (5, 5, 155), id="RGB"),
+        pytest.param("I;16", 3, id="I;16"),
+    ],
+)
+def test_picture_with_transparent_colours(mode: str, transparency: object) -> None:
     """What a file says to be transparent stays so."""
-    key = {"1": 0, "L": 60, "P": 3, "RGB": (5, 5, 155), "I;16": 3}[mode]
-
-    assert_same_pixels(saved(picture(mode), "PNG", transparency=key))
+    assert_same_pixels(saved(picture(mode), "PNG", transparency=transparency))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

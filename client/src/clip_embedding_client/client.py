@@ -218,7 +218,7 @@ def _next(
 
 def _collected(results: Generator[Outcome, None, None], total: int, on_progress: OnProgress | None) -> list[Outcome]:
     collected: list[Outcome] = []
-    # Else the error of a callback would hold the iterator, and with it what has not begun, for as long as it is kept.
+    # What `on_progress` raises ends everything, and at once.
     with closing(results):
         for result in results:
             collected.append(result)
