@@ -7,7 +7,6 @@ import math
 import os
 import re
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import MISSING, dataclass, field, fields
 from enum import Enum
 from numbers import Integral, Real
@@ -63,14 +62,18 @@ def _positive(value: object) -> int:
 
 
 def _seconds(value: object) -> float:
-    seconds = math.nan
-    if isinstance(value, (str, Real)) and not isinstance(value, bool):
-        # OverflowError: a whole number that no float can hold.
-        with suppress(ValueError, OverflowError):
-            seconds = float(value)
+    seconds = _float(value) if isinstance(value, (str, Real)) and not isinstance(value, bool) else math.nan
     if not 0 < seconds <= MOST_SECONDS:
         raise _Wrong(f"must be seconds, more than 0 and at most {MOST_SECONDS:,}")
     return seconds
+
+
+def _float(value: str | Real) -> float:
+    try:
+        return float(value)
+    # OverflowError: a whole number that no float can hold.
+    except (ValueError, OverflowError):
+        return math.nan
 
 
 def _flag(value: object) -> bool:
