@@ -30,7 +30,7 @@ READ: Mapping[str, list[tuple[str, object]]] = {
         ("http://pod:8000/", "http://pod:8000"),
         ("https://pod/path//", "https://pod/path"),
         ("http://[::1]:8000", "http://[::1]:8000"),
-        ("http://bücher.example", "http://bücher.example"),
+        ("http://xn--bcher-kva.example", "http://xn--bcher-kva.example"),
         ("", None),
     ],
     "CLIP_POD_TIMEOUT_S": [("0.5", 0.5), ("1e3", 1000.0), ("", 60.0)],
@@ -69,6 +69,7 @@ NO_URLS = [
     "http://p od",
     "http://a..b",
     "http://" + "a" * 64,
+    "http://\N{SNOWMAN}.example",
 ]
 REFUSED: Mapping[str, list[str]] = {
     "CLIP_INFERENCE_BACKEND": ["gpu", "runpod_pod,local"],

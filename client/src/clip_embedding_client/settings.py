@@ -122,12 +122,12 @@ def _backend(value: object) -> BackendName:
 
 def _base_url(value: object) -> str:
     text = _text(value)
-    # `urlsplit` takes some of these out without a word.
-    if not text.isprintable() or " " in text:
-        raise _Wrong("must be a URL of printable characters without spaces")
+    # `urlsplit` takes line breaks out without a word, and not every name in other letters is one that can be asked for.
+    if not text.isascii() or not text.isprintable() or " " in text:
+        raise _Wrong("must be a URL of printable ASCII characters (a host's name by its xn-- form) without spaces")
     try:
         parts = urlsplit(text)
-        # A port that is none, and a host whose name cannot be asked for, raise ValueError when they are looked at.
+        # A port that is none, and a name with a part that is empty or too long, raise ValueError when they are looked at.
         host = (parts.hostname or "").encode("idna") if parts.port != 0 else None
     except ValueError:
         host = None
