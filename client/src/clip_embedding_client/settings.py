@@ -127,7 +127,7 @@ def _base_url(value: object) -> str:
         raise _Wrong("must be a URL of printable ASCII characters (a host's name by its xn-- form) without spaces")
     try:
         parts = urlsplit(text)
-        # A port that is none, and a name with a part that is empty or too long, raise ValueError when they are looked at.
+        # A port that is none, and a name with an empty or overlong part, raise ValueError when they are looked at.
         host = (parts.hostname or "").encode("idna") if parts.port != 0 else None
     except ValueError:
         host = None
