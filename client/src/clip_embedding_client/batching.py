@@ -98,9 +98,14 @@ class _Wanted(Generic[Sendable]):
     items: list[Sendable]
 
     def outcomes(self, outcome: Outcome) -> dict[int, Outcome]:
-        """The outcome of the first item, as that of each."""
+        """The outcome of the first item, as that of each: with its `request_id`, and its own to change."""
         pairs = zip(self.positions, self.items, strict=True)
-        return {position: _of_item(outcome, item.request_id) for position, item in pairs}
+        return {
+            position: outcome
+            if position == self.positions[0] and outcome.request_id == item.request_id
+            else _copied(outcome, item.request_id)
+            for position, item in pairs
+        }
 
 
 def _requests(items: dict[int, Sendable]) -> Iterator[Sequence[_Wanted[Sendable]]]:
@@ -120,12 +125,11 @@ def _requests(items: dict[int, Sendable]) -> Iterator[Sequence[_Wanted[Sendable]
     yield from filter(None, (once, again))
 
 
-def _of_item(outcome: Outcome, request_id: str) -> Outcome:
-    """The outcome with the item's own `request_id`, and a vector of its own, which a caller may change."""
-    if outcome.request_id == request_id:
-        return outcome
+def _copied(outcome: Outcome, request_id: str) -> Outcome:
     if isinstance(outcome, Embedding):
         return replace(outcome, request_id=request_id, vector=outcome.vector.copy())
     error = copy.copy(outcome)
     error.request_id = request_id
+    # Which `copy` leaves behind, as it does the traceback.
+    error.__cause__ = outcome.__cause__
     return error

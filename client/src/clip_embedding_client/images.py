@@ -19,8 +19,11 @@ if TYPE_CHECKING:
 
 # No service takes more unless its MAX_IMAGE_SIZE_BYTES says so, and a file of gigabytes is a mistake.
 _MOST_BYTES = 100 * 1024 * 1024
-# What PNG can hold; the others are converted, as the service would.
+# What PNG can hold; the others are converted, as the service would, by way of these. Integers are a file's grey of 16
+# bits: Pillow would cut them off at 255.
 _PNG_MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "I;16"}
+_CONVERTED = {"PA": ("RGBA",), "La": ("LA",), "RGBa": ("RGBA",), "I": ("I;16",), "I;16B": ("I", "I;16")}
+_TO_COLOURS = ("RGB",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +83,16 @@ def _content(source: Any, request_id: str) -> bytes:  # noqa: ANN401 - whatever 
 
 
 def _read(file: Any, request_id: str) -> bytes:  # noqa: ANN401
-    content = file.read(_MOST_BYTES + 1)
-    if not isinstance(content, bytes):
-        raise ValidationFailed("the file is not open in binary mode", request_id=request_id)
-    return content
+    """A pipe, or a file without a buffer, gives less at once than it is asked for."""
+    content = bytearray()
+    while len(content) <= _MOST_BYTES:
+        piece = file.read(_MOST_BYTES + 1 - len(content))
+        if not isinstance(piece, bytes):
+            raise ValidationFailed("the file is not open in binary mode", request_id=request_id)
+        if not piece:
+            break
+        content += piece
+    return bytes(content)
 
 
 def _is_pil_image(source: object) -> bool:
@@ -98,7 +107,8 @@ def _as_png(image: Any) -> bytes:  # noqa: ANN401 - Pillow is not a dependency
 
     upright = ImageOps.exif_transpose(image)
     if upright.mode not in _PNG_MODES:
-        upright = upright.convert("RGBA" if upright.mode in ("PA", "La", "RGBa") else "RGB")
+        for mode in _CONVERTED.get(upright.mode, _TO_COLOURS):
+            upright = upright.convert(mode)
     buffer = io.BytesIO()
     upright.save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()

@@ -18,7 +18,7 @@ from clip_embedding_client.lane import Lane
 from clip_embedding_client.operations import Sendable, Sign, Single, signer
 from clip_embedding_client.retry import Budget, RetryPolicy
 from clip_embedding_client.router import Router
-from clip_embedding_client.settings import BackendName, ClientSettings
+from clip_embedding_client.settings import MOST_SECONDS, BackendName, ClientSettings
 from clip_embedding_client.values import Embedding, Health, Outcome, TextItem
 
 # Batches whose results wait for those before them, beside each one that is on its way. While the first is tried
@@ -94,16 +94,22 @@ class Policy:
 
     def health(self, timeout_s: float | None) -> Flow[Health]:
         """Of the chosen backend, asked once. Raises a `ClipClientError`."""
-        return (yield from self.lanes[0].health(timeout_s or self.settings.clip_total_timeout_s))
+        return (yield from self.lanes[0].health(self._total_s(timeout_s)))
 
     def budget(self, timeout_s: float | None, max_retries: int | None) -> Budget:
         """Of a call that begins now. Raises `ConfigurationError` for arguments that no call can have."""
-        if timeout_s is not None and not timeout_s > 0:
-            raise ConfigurationError("timeout must be seconds, more than 0")
+        total_s = self._total_s(timeout_s)
         if max_retries is not None and max_retries < 0:
             raise ConfigurationError("max_retries must be 0 or more")
         attempts = self.settings.clip_retry_attempts if max_retries is None else max_retries + 1
-        return Budget(attempts, self.clock.monotonic() + (timeout_s or self.settings.clip_total_timeout_s))
+        return Budget(attempts, self.clock.monotonic() + total_s)
+
+    def _total_s(self, timeout_s: float | None) -> float:
+        if timeout_s is None:
+            return self.settings.clip_total_timeout_s
+        if not 0 < timeout_s <= MOST_SECONDS:
+            raise ConfigurationError(f"timeout must be seconds, more than 0 and at most {MOST_SECONDS:,}")
+        return timeout_s
 
     def close(self) -> None:
         """Release what backends hold themselves: for `local`, the model."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-import math
+import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,8 @@ _LEAST_SQUARE = float(np.finfo(np.float32).tiny)
 _LARGEST_SQUARE = float(np.finfo(np.float32).max)
 
 _MAX_NAME_CHARACTERS = 256
+# No model has as many; a number of thousands of digits must not get into a message.
+_MOST_DIMENSIONS = 1_000_000
 _MAX_WHERE_CHARACTERS = 100
 
 
@@ -97,8 +99,8 @@ class _Members:
 
     def positive(self, name: str) -> int:
         value: int = self.take(name, int)
-        if value <= 0:
-            raise self.wrong(name, "must be more than 0")
+        if not 1 <= value <= _MOST_DIMENSIONS:
+            raise self.wrong(name, f"must be from 1 to {_MOST_DIMENSIONS:,}")
         return value
 
     def flag(self, name: str) -> bool:
@@ -115,10 +117,11 @@ class _Members:
             if not 1 <= len(step) <= _MAX_NAME_CHARACTERS or not step.isprintable():
                 raise given.wrong("a name in timings", f"must be 1 to {_MAX_NAME_CHARACTERS} printable characters")
             if given.has(step):
-                milliseconds = float(given.take(step, int, float))
-                if not math.isfinite(milliseconds):
+                milliseconds = given.take(step, int, float)
+                # Compared, not converted: JSON's whole numbers may be larger than a float can hold.
+                if not -sys.float_info.max <= milliseconds <= sys.float_info.max:
                     raise given.wrong(step, "is not finite")
-                timings[step] = milliseconds
+                timings[step] = float(milliseconds)
         return timings
 
 

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from enum import Enum
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _LOOPBACK_HOSTS = {"127.0.0.1", "localhost", "::1"}
+# Of waiting: eleven days. What an operating system's timers take ends somewhere above.
+MOST_SECONDS = 1_000_000
+_DIGITS = re.compile(r"[0-9]{1,9}")
+_LARGEST = 999_999_999
 _ENDPOINT_ID = re.compile(r"[A-Za-z0-9_-]+|\.")
 _OLD_SERVERLESS_NAME = "runpod"
 _BACKEND_VARIABLES = ("clip_inference_backend", "clip_fallback_backend")
@@ -48,24 +53,34 @@ class _Wrong(Exception):
 
 
 def _positive(value: object) -> int:
-    text = str(value).strip()
-    if isinstance(value, (bool, float)) or not (text.isascii() and text.isdigit()) or int(text) == 0:
+    number = int(value) if isinstance(value, Integral) and not isinstance(value, bool) else 0
+    if isinstance(value, str) and _DIGITS.fullmatch(value.strip()):
+        number = int(value)
+    if not 1 <= number <= _LARGEST:
         raise _Wrong("must be a whole number, at least 1")
-    return int(text)
+    return number
 
 
 def _seconds(value: object) -> float:
-    try:
-        seconds = math.nan if isinstance(value, bool) else float(str(value))
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds < math.inf:
-        raise _Wrong("must be seconds, more than 0")
+    seconds = _float(value) if isinstance(value, (str, Real)) and not isinstance(value, bool) else math.nan
+    if not 0 < seconds <= MOST_SECONDS:
+        raise _Wrong(f"must be seconds, more than 0 and at most {MOST_SECONDS:,}")
     return seconds
 
 
+def _float(value: str | Real) -> float:
+    try:
+        return float(value)
+    # OverflowError: a whole number that no float can hold.
+    except (ValueError, OverflowError):
+        return math.nan
+
+
 def _flag(value: object) -> bool:
-    flag = value if isinstance(value, bool) else _FLAGS.get(str(value).strip().lower())
+    flag = None
+    if isinstance(value, (str, int)):
+        # Not by `str`: of a number without end it raises.
+        flag = _FLAGS.get(value.strip().lower()) if isinstance(value, str) else {1: True, 0: False}.get(value)
     if flag is None:
         raise _Wrong("must be 1 or 0")
     return flag
@@ -77,8 +92,24 @@ def _text(value: object) -> str:
     return value
 
 
+def _secret(value: object) -> str:
+    text = _text(value)
+    # A lone surrogate, which a byte of the environment that is not UTF-8 becomes, cannot be signed with.
+    if not text or any("\ud800" <= character <= "\udfff" for character in text):
+        raise _Wrong("must be a string of valid Unicode that is not empty")
+    return text
+
+
+def _key(value: object) -> str:
+    """It becomes a header: with a line break at its end, every request would fail as if the connection had."""
+    text = _text(value)
+    if not text.isascii() or not text.isprintable() or " " in text:
+        raise _Wrong("must be printable ASCII characters without spaces")
+    return text
+
+
 def _backend(value: object) -> BackendName:
-    name = value.value if isinstance(value, BackendName) else str(value).strip().lower()
+    name = value.strip().lower() if isinstance(value, str) else None
     if name == _OLD_SERVERLESS_NAME:
         new = BackendName.SERVERLESS.value
         logger.warning("the backend name runpod is old, use %s", new, extra={"backend": new})
@@ -90,16 +121,21 @@ def _backend(value: object) -> BackendName:
 
 
 def _base_url(value: object) -> str:
+    text = _text(value)
+    # `urlsplit` takes line breaks out without a word, and not every name in other letters is one that can be asked for.
+    if not text.isascii() or not text.isprintable() or " " in text:
+        raise _Wrong("must be a URL of printable ASCII characters (a host's name by its xn-- form) without spaces")
     try:
-        parts = urlsplit(_text(value))
-        host = parts.hostname
+        parts = urlsplit(text)
+        # A port that is none, and a name with an empty or overlong part, raise ValueError when they are looked at.
+        host = (parts.hostname or "").encode("idna") if parts.port != 0 else None
     except ValueError:
         host = None
     if not host or parts.scheme not in ("http", "https"):
         raise _Wrong("must be an http or https URL with a host")
     if parts.username is not None or parts.query or parts.fragment:
         raise _Wrong("must have no credentials, query or fragment")
-    return _text(value).rstrip("/")
+    return text.rstrip("/")
 
 
 def _endpoint_id(value: object) -> str:
@@ -130,13 +166,13 @@ class ClientSettings:
         _backend, "Who answers what the first one cannot: one of the same, or empty.", None
     )
 
-    embedding_hmac_secret: str | None = _setting(_text, "The service's secret.", None, secret=True)
+    embedding_hmac_secret: str | None = _setting(_secret, "The service's secret.", None, secret=True)
     allow_insecure_auth: bool = _setting(_flag, "1 sends unsigned requests when there is no secret.", False)
 
     clip_pod_base_url: str | None = _setting(_base_url, "The pod, or a load-balancing endpoint.", None)
     clip_pod_timeout_s: float = _setting(_seconds, "One attempt at the pod.", 60.0)
 
-    runpod_api_key: str | None = _setting(_text, "Sent over https only, except to this machine.", None, secret=True)
+    runpod_api_key: str | None = _setting(_key, "Sent over https only, except to this machine.", None, secret=True)
     runpod_clip_endpoint_id: str | None = _setting(_endpoint_id, "The endpoint; `.` is a local server.", None)
     runpod_base_url: str = _setting(_base_url, "Where jobs are sent.", "https://api.runpod.ai/v2")
     runpod_timeout_s: float = _setting(

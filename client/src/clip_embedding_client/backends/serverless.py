@@ -44,7 +44,8 @@ _CANCEL_TIMEOUT_S = 5.0
 # It becomes a part of a path, and of messages.
 _JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
-_UNFINISHED = {"IN_QUEUE", "IN_PROGRESS"}
+# No set: a status may be anything that JSON can hold, lists too, and what is looked for in a set has to be hashable.
+_UNFINISHED = ("IN_QUEUE", "IN_PROGRESS")
 
 
 def endpoint_url(base_url: str, endpoint_id: str) -> str:

@@ -1,23 +1,23 @@
 """The service is told how long its caller waits, so that its own answer comes before the caller gives up."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from clip_embedding_client import ClientSettings, ClipClient, Embedding, errors
+from clip_embedding_client.backends import Backend
+from clip_embedding_client.backends.base import told_timeout_ms
+from clip_embedding_client.backends.pod import PodBackend
+from clip_embedding_client.backends.serverless import ServerlessBackend
+from clip_embedding_client.clock import Clock
+from clip_embedding_client.effects import Exchange, Flow
 from PIL import Image
-from worker import ClipClient, Embedding, create_clip_client, errors, load_settings
-from worker.backends import Backend
-from worker.backends.base import told_timeout_ms
-from worker.backends.pod import PodBackend
-from worker.backends.serverless import ServerlessBackend
-from worker.channel import HttpAnswer, HttpChannel
-from worker.client import assemble_client
-from worker.clock import Clock
 
 from core.deadline import parse_timeout_ms
-from tests.worker.scripted import FakeTime, Seen, answer, error_reply, json_reply, scripted_server, settings
-from tests.worker.test_real_pod import COLOURS, LOCAL
-from tests.worker.test_serverless import completed
+from tests.client.scripted import FakeTime, Seen, answer, client_of, error_reply, json_reply, scripted_server, settings
+from tests.client.test_real_pod import COLOURS, LOCAL
+from tests.client.test_serverless import completed
 from tools.testbed.control_plane import API_KEY, ENDPOINT_ID, ControlPlane
 from tools.testbed.image_server import ImageServer
 from tools.testbed.pictures import encoded
@@ -26,23 +26,30 @@ from tools.testbed.process import SECRET, PodProcess, ServiceProcess
 SLOW = "/deadlines-slow.png"
 
 
-class PatientChannel(HttpChannel):
-    """Waits far longer than it is told to: whatever ends a call then, it is the service."""
-
-    def exchange(
-        self,
-        method: str,
-        url: str,
-        *,
-        timeout_s: float,
-        body: Mapping[str, Any] | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> HttpAnswer:
-        return super().exchange(method, url, timeout_s=timeout_s + 60, body=body, headers=headers)
+def patient(flow: Flow[object]) -> Flow[object]:
+    """The flow, and a driver that waits far longer than it is told to: whatever ends a call then is the service."""
+    exchange = next(flow)
+    while isinstance(exchange, Exchange):
+        answer = yield replace(exchange, timeout_s=exchange.timeout_s + 60)
+        try:
+            exchange = flow.send(answer)
+        except StopIteration as done:
+            return done.value
+    raise AssertionError(f"nothing but exchanges was expected, not {exchange}")
 
 
-def patient_channel() -> HttpChannel:
-    return PatientChannel(connect_timeout_s=5, clock=Clock())
+class PatientPod(PodBackend):
+    """Ends no call by itself."""
+
+    def call(self, path: str, body: Mapping[str, Any], *, timeout_s: float) -> Flow[object]:
+        return (yield from patient(super().call(path, body, timeout_s=timeout_s)))
+
+
+class PatientServerless(ServerlessBackend):
+    """Ends no call by itself."""
+
+    def call(self, path: str, body: Mapping[str, Any], *, timeout_s: float) -> Flow[object]:
+        return (yield from patient(super().call(path, body, timeout_s=timeout_s)))
 
 
 def picture(colour: str) -> bytes:
@@ -50,7 +57,7 @@ def picture(colour: str) -> bytes:
 
 
 def client_over(backend: Backend) -> ClipClient:
-    return assemble_client([backend], settings(EMBEDDING_HMAC_SECRET=SECRET, CLIP_RETRY_ATTEMPTS="1"), Clock())
+    return client_of([backend], Clock(), EMBEDDING_HMAC_SECRET=SECRET, CLIP_RETRY_ATTEMPTS="1")
 
 
 @pytest.mark.parametrize(
@@ -94,7 +101,7 @@ def test_each_attempt_tells_the_time_that_is_left(backend: str) -> None:
             RUNPOD_TIMEOUT_S="25",
             CLIP_TOTAL_TIMEOUT_S="30",
         )
-        with create_clip_client(chosen, clock=FakeTime().clock()) as client:
+        with ClipClient(chosen, clock=FakeTime().clock()) as client:
             client.embed_text("x")
 
     told = told_pod if backend == "runpod_pod" else told_handler
@@ -104,7 +111,7 @@ def test_each_attempt_tells_the_time_that_is_left(backend: str) -> None:
 def test_health_tells_nothing() -> None:
     """Health is no work that could be stopped."""
     with scripted_server(json_reply({"status": "ok"})) as script:
-        create_clip_client(settings(CLIP_POD_BASE_URL=script.base_url)).health()
+        ClipClient(settings(CLIP_POD_BASE_URL=script.base_url)).health()
 
     assert [None] == [told_pod(seen) for seen in script.seen]
 
@@ -112,7 +119,7 @@ def test_health_tells_nothing() -> None:
 def test_pod_answers_in_the_time_of_its_caller(pod: PodProcess, images: ImageServer) -> None:
     """An image whose host does not answer is DEADLINE_EXCEEDED by the pod's own word, not a client that went away."""
     url, gate = images.add_gated(SLOW, picture("red"))
-    with client_over(PodBackend(pod.base_url, patient_channel(), timeout_s=1)) as client:
+    with client_over(PatientPod(pod.base_url, timeout_s=1)) as client:
         with pytest.raises(errors.DeadlineExceeded) as caught:
             client.embed_image(url, request_id="scene-1")
         gate.open()
@@ -124,7 +131,7 @@ def test_what_was_in_time_is_not_lost_with_what_was_not(pod: PodProcess, images:
     """In a batch, an image whose host does not answer costs its own vector and no other."""
     good = [images.add(f"/deadlines-{colour}.png", picture(colour)) for colour in COLOURS[:3]]
     url, gate = images.add_gated(SLOW, picture("red"))
-    with client_over(PodBackend(pod.base_url, patient_channel(), timeout_s=8)) as client:
+    with client_over(PatientPod(pod.base_url, timeout_s=8)) as client:
         *others, slow = client.embed_images([*good, url])
         gate.open()
 
@@ -137,9 +144,7 @@ def test_handler_answers_in_the_time_of_its_caller(
 ) -> None:
     """The same inside a job."""
     url, gate = images.add_gated(SLOW, picture("red"))
-    backend = ServerlessBackend(
-        f"{plane.base_url}/{ENDPOINT_ID}", API_KEY, patient_channel(), timeout_s=1, clock=Clock()
-    )
+    backend = PatientServerless(f"{plane.base_url}/{ENDPOINT_ID}", API_KEY, timeout_s=1, clock=Clock())
     with client_over(backend) as client:
         with pytest.raises(errors.DeadlineExceeded):
             client.embed_image(url)
@@ -150,7 +155,7 @@ def test_local_service_answers_in_the_time_of_its_caller(images: ImageServer) ->
     """The same in this process, where nothing else would end the call before the service's own limit."""
     url, gate = images.add_gated(SLOW, picture("red"))
     environ = LOCAL | {"CLIP_TOTAL_TIMEOUT_S": "1", "CLIP_RETRY_ATTEMPTS": "1"}
-    with create_clip_client(load_settings(environ)) as client:
+    with ClipClient(ClientSettings.from_environ(environ)) as client:
         with pytest.raises(errors.DeadlineExceeded):
             client.embed_image(url)
         gate.open()

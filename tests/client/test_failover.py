@@ -1,21 +1,21 @@
 """Primary and fallback: when calls move, that it is said once, and that vectors are never mixed unseen."""
 
 import pytest
-from worker import BackendName, ClipClient, Embedding, create_clip_client, errors
-from worker.client import assemble_client
+from clip_embedding_client import BackendName, ClipClient, Embedding, errors
 
-from tests.worker.scripted import (
+from tests.client.scripted import (
     FINGERPRINT,
     Body,
     FakeBackend,
     FakeTime,
     answer,
+    client_of,
     scripted_server,
     settings,
     success,
     vector_of,
 )
-from tests.worker.test_serverless import completed
+from tests.client.test_serverless import completed
 
 OTHER = "bbbbbbbbbbbbbbbb"
 DOWN = errors.ConnectionFailed("nothing takes connections there")
@@ -25,8 +25,8 @@ SWITCHED = "the backend was switched"
 def client_over(
     primary: FakeBackend, fallback: FakeBackend, time: FakeTime | None = None, /, **given: str
 ) -> ClipClient:
-    chosen = settings(**({"CLIP_RETRY_ATTEMPTS": "2"} | given))
-    return assemble_client([primary, fallback], chosen, (time or FakeTime()).clock())
+    chosen = {"CLIP_RETRY_ATTEMPTS": "2"} | given
+    return client_of([primary, fallback], (time or FakeTime()).clock(), **chosen)
 
 
 def spare(fingerprint: str = FINGERPRINT) -> FakeBackend:
@@ -99,7 +99,7 @@ def test_moves_and_returns_and_says_each_once(caplog: pytest.LogCaptureFixture) 
     # One success, two calls of two attempts each, and then nothing until the probe, which is sent once.
     assert (5, 1) == (calls_while_down, probes)
     assert [("runpod_pod", "runpod_serverless"), ("runpod_serverless", "runpod_pod")] == switches(caplog)
-    assert 2 == client.switches
+    assert 2 == client.counters["switches"]
 
 
 def test_both_down_goes_on_asking_the_primary() -> None:
@@ -123,7 +123,7 @@ def test_both_down_goes_on_asking_the_primary() -> None:
 def test_without_a_fallback_the_breaker_stays_out() -> None:
     """There is nowhere else to go, so every call is tried."""
     primary = FakeBackend(error=DOWN)
-    client = assemble_client([primary], settings(CLIP_RETRY_ATTEMPTS="1"), FakeTime().clock())
+    client = client_of([primary], CLIP_RETRY_ATTEMPTS="1")
     for _ in range(5):
         with pytest.raises(errors.ConnectionFailed):
             client.embed_text("x")
@@ -230,7 +230,7 @@ def test_pod_dies_in_the_middle_of_many_images(caplog: pytest.LogCaptureFixture)
     answered = [item["image_url"] for body in fallback.calls for item in body["items"]]
     assert len(answered) == len(set(answered)) == 200 - 15
     assert [("runpod_pod", "runpod_serverless")] == switches(caplog)
-    assert 1 == client.switches
+    assert 1 == client.counters["switches"]
 
 
 def test_over_real_sockets() -> None:
@@ -244,7 +244,7 @@ def test_over_real_sockets() -> None:
                 RUNPOD_BASE_URL=spare_script.base_url,
                 RUNPOD_CLIP_ENDPOINT_ID=".",
             )
-            client = create_clip_client(chosen, clock=time.clock())
+            client = ClipClient(chosen, clock=time.clock())
             first = client.embed_text("x").backend
         spare_script.answers = [completed]
         with client:

@@ -4,12 +4,12 @@ import json
 from http.server import BaseHTTPRequestHandler
 
 import pytest
-from worker.backends import create_backend, is_load_balancer
-from worker.backends.pod import PodBackend
-from worker.channel import HttpChannel
-from worker.clock import Clock
-from worker.errors import ConfigurationError
-from worker.settings import BackendName, load_settings
+from clip_embedding_client.backends import create_backend, is_load_balancer
+from clip_embedding_client.backends.pod import PodBackend
+from clip_embedding_client.clock import Clock
+from clip_embedding_client.errors import ConfigurationError
+from clip_embedding_client.settings import BackendName, ClientSettings
+from clip_embedding_client.threads import ThreadDriver
 
 from tools.testbed.loopback import QuietHandler, base_url, serving
 
@@ -30,7 +30,7 @@ def test_key_goes_to_load_balancers_only(url: str, expected: bool) -> None:
 
 def test_load_balancer_needs_the_key() -> None:
     """Without it RunPod refuses every request, which would look like a wrong secret."""
-    settings = load_settings(
+    settings = ClientSettings.from_environ(
         {
             "CLIP_INFERENCE_BACKEND": "runpod_pod",
             "CLIP_POD_BASE_URL": "https://abc.api.runpod.ai",
@@ -63,10 +63,10 @@ def test_key_is_sent_with_operations_and_health() -> None:
             self.wfile.write(data)
 
     with serving(Handler) as httpd:
-        channel = HttpChannel(connect_timeout_s=5.0, clock=Clock())
-        backend = PodBackend(base_url(httpd), channel, timeout_s=5.0, api_key="key")
-        backend.health(timeout_s=5.0)
-        backend.call("/v1/embed/text", {}, timeout_s=5.0)
-        backend.close()
+        driver = ThreadDriver(connect_timeout_s=5.0, clock=Clock())
+        backend = PodBackend(base_url(httpd), timeout_s=5.0, api_key="key")
+        driver.run(backend.health(timeout_s=5.0))
+        driver.run(backend.call("/v1/embed/text", {}, timeout_s=5.0))
+        driver.close()
 
     assert ["Bearer key", "Bearer key"] == seen

@@ -3,14 +3,12 @@
 from collections.abc import Iterator
 
 import pytest
-from worker import errors, operations, values
-from worker.errors import ClipClientError, PermanentError, RetryableError, error_from_wire
+from clip_embedding_client import errors
+from clip_embedding_client.errors import ClipClientError, PermanentError, RetryableError, error_from_wire
+from clip_embedding_client.signing import contract as ours
 
 from core import errors as service_errors
-from core.wire.requests import MAX_REQUEST_ID_CHARACTERS as SERVICE_REQUEST_ID_CHARACTERS
-from core.wire.requests import MAX_TEXT_CHARACTERS as SERVICE_TEXT_CHARACTERS
-from core.wire.requests import MAX_URL_CHARACTERS as SERVICE_URL_CHARACTERS
-from shared_auth.contract import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT
+from shared_auth import contract as theirs
 
 
 def tree(base: type[Exception]) -> Iterator[type[Exception]]:
@@ -77,15 +75,11 @@ def test_every_error_is_on_exactly_one_branch() -> None:
     assert len(set(codes)) == len(codes)
 
 
-def test_constants_are_the_services() -> None:
-    """Paths and limits are typed twice, because a worker has no core: this keeps them together."""
-    assert (EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT) == (
-        operations.EMBED_IMAGE,
-        operations.EMBED_IMAGE_BATCH,
-        operations.EMBED_TEXT,
+def test_contract_is_the_services() -> None:
+    """Paths and limits of an installed client are a copy of the service's: this keeps them together."""
+    of_service, of_client = (
+        {name: value for name, value in vars(module).items() if name.isupper()} for module in (theirs, ours)
     )
-    assert (SERVICE_URL_CHARACTERS, SERVICE_TEXT_CHARACTERS, SERVICE_REQUEST_ID_CHARACTERS) == (
-        values.MAX_URL_CHARACTERS,
-        values.MAX_TEXT_CHARACTERS,
-        values.MAX_REQUEST_ID_CHARACTERS,
-    )
+
+    assert of_service == of_client
+    assert {"EMBED_TEXT_BATCH", "MAX_URL_CHARACTERS"} < of_client.keys()

@@ -3,24 +3,22 @@
 from collections.abc import Callable, Iterator
 
 import pytest
-from worker import ClipClient, Embedding, create_clip_client, errors
-from worker.backends import Backend
-from worker.backends.pod import PodBackend
-from worker.channel import HttpChannel
-from worker.client import assemble_client
-from worker.clock import Clock
+from clip_embedding_client import ClipClient, Embedding, errors
+from clip_embedding_client.backends.pod import PodBackend
+from clip_embedding_client.clock import Clock
 
-from tests.worker.scripted import (
+from tests.client.scripted import (
     FINGERPRINT,
     Body,
     FakeBackend,
     FakeTime,
+    client_of,
     item_error,
     settings,
     success,
     vector_of,
 )
-from tests.worker.test_errors import service_codes
+from tests.client.test_errors import service_codes
 from tools.chaos.engine import picture
 from tools.testbed.image_server import ImageServer
 from tools.testbed.process import GUNICORN, SECRET, PodProcess, pod_process
@@ -52,8 +50,8 @@ def spare(fingerprint: str = FINGERPRINT) -> FakeBackend:
 
 
 def client_over(*backends: FakeBackend, time: FakeTime | None = None, **given: str) -> ClipClient:
-    chosen = settings(**({"CLIP_RETRY_ATTEMPTS": "2"} | given))
-    return assemble_client(list(backends), chosen, (time or FakeTime()).clock())
+    chosen = {"CLIP_RETRY_ATTEMPTS": "2"} | given
+    return client_of(backends, (time or FakeTime()).clock(), **chosen)
 
 
 def sent(backend: FakeBackend) -> list[list[str]]:
@@ -121,7 +119,7 @@ def test_batches_without_one_answer_open_the_breaker(caplog: pytest.LogCaptureFi
 
     assert [["runpod_serverless"] * 2] * 4 == by
     assert 2 * 2 == len(primary.calls)
-    assert 1 == client.switches
+    assert 1 == client.counters["switches"]
     assert ["the backend was switched"] == [record.message for record in caplog.records]
 
 
@@ -143,7 +141,7 @@ def test_one_answer_shows_that_a_backend_is_up(other: str) -> None:
         client.embed_images([BAD, other])
 
     assert [[BAD, other], [BAD]] * 5 == sent(primary)
-    assert 0 == client.switches
+    assert 0 == client.counters["switches"]
 
 
 def test_moved_items_are_compared_by_fingerprint() -> None:
@@ -293,17 +291,13 @@ def test_real_pod_that_fails_on_every_item(pods: tuple[PodProcess, PodProcess], 
     """Its answers are 200, and all images arrive from the other pod; after one such batch it is not asked any more."""
     urls = [images.add(f"/item-failover-{number}.png", picture(f"0000000{number}")) for number in range(3)]
     broken, working = pods
-    chosen = settings(EMBEDDING_HMAC_SECRET=SECRET, CLIP_RETRY_ATTEMPTS="1", CLIP_BREAKER_FAILURES="1")
-    channel = HttpChannel(connect_timeout_s=5, clock=Clock())
-    backends: list[Backend] = [
-        PodBackend(broken.base_url, channel, timeout_s=60),
-        SparePod(working.base_url, channel, timeout_s=60),
-    ]
+    backends = PodBackend(broken.base_url, timeout_s=60), SparePod(working.base_url, timeout_s=60)
+    chosen = {"EMBEDDING_HMAC_SECRET": SECRET, "CLIP_RETRY_ATTEMPTS": "1", "CLIP_BREAKER_FAILURES": "1"}
 
-    with assemble_client(backends, chosen, Clock()) as client:
+    with client_of(backends, Clock(), **chosen) as client:
         by = [backends_of(client.embed_images(urls)) for _ in range(2)]
-        switches = client.switches
-    with create_clip_client(settings(CLIP_POD_BASE_URL=broken.base_url, CLIP_RETRY_ATTEMPTS="1")) as alone:
+        switches = client.counters["switches"]
+    with ClipClient(settings(CLIP_POD_BASE_URL=broken.base_url, CLIP_RETRY_ATTEMPTS="1")) as alone:
         without_fallback = backends_of(alone.embed_images(urls[:1]))
 
     assert [["runpod_serverless"] * 3] * 2 == by

@@ -2,19 +2,16 @@
 
 import threading
 from collections.abc import Iterator
+from contextlib import closing
+from itertools import count
 
 import numpy as np
 import pytest
+from clip_embedding_client import Embedding, ImageItem, errors
 from hypothesis import given
 from hypothesis import strategies as st
-from worker import ClipClient, Embedding, ImageItem, errors
-from worker.client import assemble_client
 
-from tests.worker.scripted import Body, FakeBackend, FakeTime, settings, success, vector_of
-
-
-def client_over(backend: FakeBackend, **variables: str) -> ClipClient:
-    return assemble_client([backend], settings(**variables), FakeTime().clock())
+from tests.client.scripted import Body, FakeBackend, client_of, success, vector_of
 
 
 def failed(body: Body) -> list[Body]:
@@ -52,7 +49,7 @@ def test_one_result_per_item_in_order(names: list[str], batch_size: int, concurr
         "CLIP_RETRY_ATTEMPTS": str(attempts),
     }
     backend = FakeBackend(respond=respond)
-    results = client_over(backend, **variables).embed_images(names)
+    results = client_of([backend], **variables).embed_images(names)
 
     assert len(names) == len(results)
     for name, result in zip(names, results, strict=True):
@@ -69,10 +66,10 @@ def test_one_result_per_item_in_order(names: list[str], batch_size: int, concurr
 
 
 def test_image_that_is_asked_for_twice_is_sent_once() -> None:
-    """A service takes a signature once in a batch; each item has its own id, and a vector that is its own."""
+    """Once in a batch: a service takes a signature once. Each item has its own id, and a vector that is its own."""
     backend = FakeBackend()
     items = [ImageItem("http://a/1"), ImageItem("http://a/2"), ImageItem("http://a/1"), ImageItem("http://a/3")]
-    results = client_over(backend).embed_images(items)
+    results = client_of([backend]).embed_images(items)
 
     assert [["http://a/1", "http://a/2", "http://a/3"]] == [
         [item["image_url"] for item in body["items"]] for body in backend.calls
@@ -89,7 +86,7 @@ def test_image_that_is_asked_for_in_two_ways_is_sent_in_two_batches() -> None:
     """The signature does not cover `normalize`, so both ways have the same one."""
     backend = FakeBackend()
     given = [("http://a/1", True), ("http://a/1", False), ("http://a/2", False)]
-    results = client_over(backend).embed_images([ImageItem(url, normalize=normalize) for url, normalize in given])
+    results = client_of([backend]).embed_images([ImageItem(url, normalize=normalize) for url, normalize in given])
 
     assert [2, 1] == sorted((len(body["items"]) for body in backend.calls), reverse=True)
     assert [True, False, False] == [isinstance(one, Embedding) and one.normalized for one in results]
@@ -99,7 +96,7 @@ def test_error_of_an_image_is_that_of_each_item() -> None:
     """With the id of the item, so that a caller finds its own."""
     backend = FakeBackend(respond=lambda body: success(body) | {"results": failed(body)})
     items = [ImageItem("http://a/1"), ImageItem("http://a/1")]
-    results = client_over(backend).embed_images(items)
+    results = client_of([backend]).embed_images(items)
 
     assert [errors.InvalidImage] * 2 == [type(result) for result in results]
     assert [item.request_id for item in items] == [result.request_id for result in results]
@@ -113,7 +110,7 @@ def test_generator_and_items_of_one_kind_or_the_other() -> None:
         yield ImageItem("http://a/2", request_id="mine", normalize=False)
 
     backend = FakeBackend()
-    first, second = client_over(backend).embed_images(items())
+    first, second = client_of([backend]).embed_images(items())
 
     assert isinstance(first, Embedding)
     assert isinstance(second, Embedding)
@@ -123,25 +120,23 @@ def test_generator_and_items_of_one_kind_or_the_other() -> None:
 
 def test_nothing_to_do() -> None:
     """No items, no requests, no progress."""
-    backend, progress = FakeBackend(), list[tuple[int, int]]()
+    backend, progress = FakeBackend(), list[tuple[int, int | None]]()
 
-    assert [] == client_over(backend).embed_images([], on_progress=lambda *done: progress.append(done))
+    assert [] == client_of([backend]).embed_images([], on_progress=lambda *done: progress.append(done))
     assert ([], []) == (backend.calls, progress)
 
 
 def test_progress() -> None:
-    """It is told in the caller's thread, grows, and ends at the total; items refused here count as done."""
-    told: list[tuple[int, int, int]] = []
+    """It is told in the caller's thread after each result, of items that were refused here too, up to the total."""
+    told: list[tuple[int, int | None, int]] = []
     urls = ["", *[f"http://a/{number}" for number in range(10)]]
 
-    def tell(done: int, total: int) -> None:
+    def tell(done: int, total: int | None) -> None:
         told.append((done, total, threading.get_ident()))
 
-    client_over(FakeBackend(), CLIP_BATCH_SIZE="4").embed_images(urls, on_progress=tell)
+    client_of([FakeBackend()], CLIP_BATCH_SIZE="4").embed_images(urls, on_progress=tell)
 
-    assert {threading.get_ident()} == {thread for _, _, thread in told}
-    assert sorted(told) == told
-    assert (3, 11, 11) == (len(told), *told[-1][:2])
+    assert [(done, 11, threading.get_ident()) for done in range(1, 12)] == told
 
 
 def test_batches_at_once_are_bounded() -> None:
@@ -159,7 +154,7 @@ def test_batches_at_once_are_bounded() -> None:
         return success(body)
 
     variables = {"CLIP_BATCH_SIZE": "1", "CLIP_CONCURRENT_BATCHES": "2"}
-    client_over(FakeBackend(respond=respond), **variables).embed_images([f"http://a/{n}" for n in range(8)])
+    client_of([FakeBackend(respond=respond)], **variables).embed_images([f"http://a/{n}" for n in range(8)])
 
     assert 2 == most[0]
 
@@ -174,7 +169,7 @@ def test_a_batch_that_fails_takes_no_other_with_it() -> None:
 
     variables = {"CLIP_BATCH_SIZE": "3", "CLIP_RETRY_ATTEMPTS": "2"}
     backend = FakeBackend(respond=respond)
-    results = client_over(backend, **variables).embed_images([f"http://a/{n}" for n in range(9)])
+    results = client_of([backend], **variables).embed_images([f"http://a/{n}" for n in range(9)])
 
     failed = [position for position, result in enumerate(results) if isinstance(result, errors.ServerFailed)]
     assert [6, 7, 8] == failed
@@ -198,7 +193,7 @@ def test_a_batch_that_fails_takes_no_other_with_it() -> None:
 def test_results_that_do_not_line_up(respond: object) -> None:
     """A vector is never given to another image than its own."""
     backend = FakeBackend(respond=respond)  # type: ignore[arg-type]
-    results = client_over(backend).embed_images(["http://a/1", "http://a/2"])
+    results = client_of([backend]).embed_images(["http://a/1", "http://a/2"])
 
     assert [errors.WrongResponse] * 2 == [type(result) for result in results]
 
@@ -207,11 +202,26 @@ def test_caller_that_breaks_off() -> None:
     """An error in `on_progress` reaches the caller, and what has not begun never does."""
     backend = FakeBackend()
 
-    def break_off(_done: int, _total: int) -> None:
+    def break_off(_done: int, _total: int | None) -> None:
         raise KeyboardInterrupt
 
     variables = {"CLIP_BATCH_SIZE": "1", "CLIP_CONCURRENT_BATCHES": "1"}
-    with pytest.raises(KeyboardInterrupt):
-        client_over(backend, **variables).embed_images(["http://a/"] * 5000, on_progress=break_off)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        client_of([backend], **variables).embed_images(["http://a/"] * 5000, on_progress=break_off)
 
     assert len(backend.calls) < 5000
+    # Also while the error is kept, with all that its traceback holds.
+    assert caught.value.__traceback__ is not None
+    assert [] == [thread for thread in threading.enumerate() if thread.name.startswith("clip-batch")]
+
+
+def test_what_was_begun_is_given_back_by_closing() -> None:
+    """Who needs no more results than so many closes the iterator, and nothing goes on behind it."""
+    backend = FakeBackend()
+    variables = {"CLIP_BATCH_SIZE": "1", "CLIP_CONCURRENT_BATCHES": "2"}
+    with closing(client_of([backend], **variables).iter_images(f"http://a/{n}" for n in count())) as results:
+        first = next(results)
+
+    assert isinstance(first, Embedding)
+    assert vector_of("http://a/0") == first.vector.tolist()
+    assert [] == [thread for thread in threading.enumerate() if thread.name.startswith("clip-batch")]

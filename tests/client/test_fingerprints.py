@@ -1,12 +1,14 @@
 """Fingerprints by other rules than the expected one are explained, not only refused."""
 
-import pytest
-from worker import ClipClient, FingerprintMismatch, errors
-from worker.__main__ import main
-from worker.client import assemble_client
-from worker.fingerprints import version_of
+import os
+import subprocess
+import sys
 
-from tests.worker.scripted import FakeBackend, FakeTime, json_reply, scripted_server, settings, success
+import pytest
+from clip_embedding_client import ClipClient, FingerprintMismatch, errors
+from clip_embedding_client.fingerprints import version_of
+
+from tests.client.scripted import FakeBackend, client_of, json_reply, scripted_server, success
 
 OLD, OLD_OTHER = "a" * 16, "b" * 16
 NEW, NEW_OTHER = "2-" + "a" * 16, "2-" + "b" * 16
@@ -17,8 +19,7 @@ ROLL_OUT_FIRST = "roll out the services first"
 
 
 def client_over(*backends: FakeBackend, **given: str) -> ClipClient:
-    chosen = settings(**({"CLIP_RETRY_ATTEMPTS": "1"} | given))
-    return assemble_client(list(backends), chosen, FakeTime().clock())
+    return client_of(backends, **({"CLIP_RETRY_ATTEMPTS": "1"} | given))
 
 
 @pytest.mark.parametrize(
@@ -97,7 +98,7 @@ def test_backends_of_different_versions(of_primary: str, of_fallback: str) -> No
     assert "runpod_pod" in caught.value.message
 
 
-def test_probe_explains_it_too(capsys: pytest.CaptureFixture[str]) -> None:
+def test_probe_explains_it_too() -> None:
     """The command that a scheduler runs says the same as the client."""
     health = json_reply({"status": "ok", "fingerprint": NEW})
     with scripted_server(health, lambda seen: json_reply(success(seen.body, fingerprint=NEW))) as script:
@@ -107,7 +108,8 @@ def test_probe_explains_it_too(capsys: pytest.CaptureFixture[str]) -> None:
             "EMBEDDING_HMAC_SECRET": "s",
             "CLIP_EXPECTED_FINGERPRINT": OLD,
         }
-        status = main(["probe"], environ)
+        command = [sys.executable, "-m", "clip_embedding_client", "probe"]
+        done = subprocess.run(command, env={**os.environ, **environ}, capture_output=True, text=True, check=False)
 
-    assert 1 == status
-    assert MADE_UNDER_1 in capsys.readouterr().out
+    assert 1 == done.returncode
+    assert MADE_UNDER_1 in done.stdout

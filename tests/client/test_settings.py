@@ -1,12 +1,13 @@
 """Settings: what is missing or wrong is named, at creation."""
 
 import logging
+from dataclasses import fields
 
 import pytest
-from worker import BackendName, BackendOff, ConfigurationError, WorkerSettings, create_clip_client, load_settings
-from worker.old_names import warn_of_old_names
+from clip_embedding_client import BackendName, BackendOff, ClientSettings, ClipClient, ConfigurationError
+from clip_embedding_client.old_names import warn_of_old_names
 
-from tests.worker.scripted import SECRET
+from tests.client.scripted import SECRET
 
 POD = {"CLIP_INFERENCE_BACKEND": "runpod_pod", "CLIP_POD_BASE_URL": "http://pod/", "EMBEDDING_HMAC_SECRET": SECRET}
 SERVERLESS = {
@@ -19,7 +20,7 @@ SERVERLESS = {
 
 def test_defaults_of_the_contract() -> None:
     """What is not set has the contract's value; a base URL loses its last slash."""
-    settings = load_settings(POD)
+    settings = ClientSettings.from_environ(POD)
 
     assert (60.0, 120.0, "https://api.runpod.ai/v2", "http://pod", None) == (
         settings.clip_pod_timeout_s,
@@ -68,7 +69,7 @@ def test_defaults_of_the_contract() -> None:
 def test_wrong_settings_name_their_variable(environ: dict[str, str], variable: str) -> None:
     """One line that names the variable, and never a value that may be a secret."""
     with pytest.raises(ConfigurationError) as caught:
-        create_clip_client(load_settings(environ))
+        ClipClient(ClientSettings.from_environ(environ))
 
     assert variable in caught.value.message
     assert "\n" not in caught.value.message
@@ -80,8 +81,8 @@ def test_wrong_settings_name_their_variable(environ: dict[str, str], variable: s
 @pytest.mark.parametrize("variable", ["CLIP_INFERENCE_BACKEND", "CLIP_FALLBACK_BACKEND"])
 def test_old_name_of_serverless(variable: str, caplog: pytest.LogCaptureFixture) -> None:
     """`runpod` still works and is warned of."""
-    with caplog.at_level(logging.WARNING, logger="worker"):
-        settings = load_settings(POD | {variable: "runpod"})
+    with caplog.at_level(logging.WARNING, logger="clip_embedding_client"):
+        settings = ClientSettings.from_environ(POD | {variable: "runpod"})
 
     assert BackendName.SERVERLESS in settings.backends()
     assert ["the backend name runpod is old, use runpod_serverless"] == [record.message for record in caplog.records]
@@ -97,8 +98,8 @@ def test_names_of_the_old_system_are_said(caplog: pytest.LogCaptureFixture) -> N
         "CLIP_TEXT_EMBEDDING_URL": "private",
         "CLIP_TIMEOUT_S": "",
     }
-    with caplog.at_level(logging.WARNING, logger="worker"):
-        load_settings(POD | {"CLIP_MODEL": "openai/clip", "CLIP_BATCH_SIZE": "8"} | old)
+    with caplog.at_level(logging.WARNING, logger="clip_embedding_client"):
+        ClientSettings.from_environ(POD | {"CLIP_MODEL": "openai/clip", "CLIP_BATCH_SIZE": "8"} | old)
 
     [record] = caplog.records
     assert [name for name in old if name != "CLIP_TIMEOUT_S"] == vars(record)["names"]
@@ -124,29 +125,29 @@ def test_names_of_the_old_system_are_said(caplog: pytest.LogCaptureFixture) -> N
 )
 def test_each_name_of_the_old_system(name: str, caplog: pytest.LogCaptureFixture) -> None:
     """It changes nothing, and it is warned of."""
-    with caplog.at_level(logging.WARNING, logger="worker"):
-        settings = load_settings(POD | {name: "1"})
+    with caplog.at_level(logging.WARNING, logger="clip_embedding_client"):
+        settings = ClientSettings.from_environ(POD | {name: "1"})
 
-    assert load_settings(POD) == settings
+    assert ClientSettings.from_environ(POD) == settings
     assert [[name]] == [vars(record)["names"] for record in caplog.records]
 
 
 def test_own_names_are_not_warned_of(caplog: pytest.LogCaptureFixture) -> None:
-    """No name that the worker reads is one of the old system's."""
-    with caplog.at_level(logging.WARNING, logger="worker"):
-        warn_of_old_names(WorkerSettings.model_fields)
+    """No name that the client reads is one of the old system's."""
+    with caplog.at_level(logging.WARNING, logger="clip_embedding_client"):
+        warn_of_old_names([each.name for each in fields(ClientSettings)])
 
     assert [] == caplog.records
 
 
 def test_fallback_off_is_none() -> None:
     """`off` and nothing mean the same as a fallback."""
-    assert [BackendName.POD] == load_settings(POD | {"CLIP_FALLBACK_BACKEND": "off"}).backends()
+    assert [BackendName.POD] == ClientSettings.from_environ(POD | {"CLIP_FALLBACK_BACKEND": "off"}).backends()
 
 
 def test_secrets_are_not_shown() -> None:
     """Printing settings shows neither secret nor key."""
-    shown = repr(load_settings(SERVERLESS | {"CLIP_FALLBACK_BACKEND": "local"}))
+    shown = repr(ClientSettings.from_environ(SERVERLESS | {"CLIP_FALLBACK_BACKEND": "local"}))
 
     assert SECRET not in shown
     assert "rp-key" not in shown
@@ -155,26 +156,26 @@ def test_secrets_are_not_shown() -> None:
 @pytest.mark.parametrize("host", ["127.0.0.1:8001", "localhost:8001", "[::1]:8001"])
 def test_key_may_stay_on_this_machine(host: str) -> None:
     """Between two processes here nobody can read it."""
-    create_clip_client(load_settings(SERVERLESS | {"RUNPOD_BASE_URL": f"http://{host}"})).close()
+    ClipClient(ClientSettings.from_environ(SERVERLESS | {"RUNPOD_BASE_URL": f"http://{host}"})).close()
 
 
 def test_loopback_needs_no_api_key() -> None:
     """The SDK's local server asks for none."""
     local = {"RUNPOD_API_KEY": "", "RUNPOD_BASE_URL": "http://127.0.0.1:8001", "RUNPOD_CLIP_ENDPOINT_ID": "."}
 
-    create_clip_client(load_settings(SERVERLESS | local)).close()
+    ClipClient(ClientSettings.from_environ(SERVERLESS | local)).close()
 
 
 def test_unsigned_only_on_request() -> None:
     """Without a secret, ALLOW_INSECURE_AUTH has to say that this is meant."""
     environ = POD | {"EMBEDDING_HMAC_SECRET": "", "ALLOW_INSECURE_AUTH": "1"}
 
-    create_clip_client(load_settings(environ)).close()
+    ClipClient(ClientSettings.from_environ(environ)).close()
 
 
 def test_off() -> None:
     """A worker with the backend off starts, and every use says that it is off."""
-    with create_clip_client(load_settings({"CLIP_INFERENCE_BACKEND": "off"})) as client:
+    with ClipClient(ClientSettings.from_environ({"CLIP_INFERENCE_BACKEND": "off"})) as client:
         with pytest.raises(BackendOff):
             client.embed_text("x")
         with pytest.raises(BackendOff):

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from clip_embedding_client import ClientSettings, ClipClient, Embedding, ImageItem, errors
 from PIL import Image
-from worker import ClipClient, Embedding, ImageItem, create_clip_client, errors, load_settings
 
 from tools.testbed.image_server import ImageServer
 from tools.testbed.process import SECRET, TINY_MODEL, PodProcess, pod_process
@@ -40,20 +40,20 @@ LOCAL = {
 
 @pytest.fixture(scope="module")
 def pod_client(pod: PodProcess) -> Iterator[ClipClient]:
-    with create_clip_client(load_settings(pod_environ(pod.base_url))) as client:
+    with ClipClient(ClientSettings.from_environ(pod_environ(pod.base_url))) as client:
         yield client
 
 
 @pytest.fixture(scope="module")
 def local_client() -> Iterator[ClipClient]:
     """Without a secret: in process there is nobody to prove anything to."""
-    with create_clip_client(load_settings(LOCAL)) as client:
+    with ClipClient(ClientSettings.from_environ(LOCAL)) as client:
         yield client
 
 
 @pytest.fixture(scope="module")
 def urls(images: ImageServer) -> list[str]:
-    return [images.add(f"/worker-{colour}.png", _png(colour)) for colour in COLOURS]
+    return [images.add(f"/client-{colour}.png", _png(colour)) for colour in COLOURS]
 
 
 def _png(colour: str) -> bytes:
@@ -97,7 +97,7 @@ def test_every_operation(pod_client: ClipClient, urls: list[str]) -> None:
 def test_many_images_with_mishaps(pod_client: ClipClient, urls: list[str], images: ImageServer) -> None:
     """Forty images in three batches, some of which do not exist or are refused, come back in their places."""
     given = [urls[position % len(urls)] for position in range(40)]
-    given[7] = images.base_url + "/worker-missing.png?token=private"
+    given[7] = images.base_url + "/client-missing.png?token=private"
     given[20] = "http://10.0.0.1/a.png"
     given[33] = ""
 
@@ -117,16 +117,16 @@ def test_many_images_with_mishaps(pod_client: ClipClient, urls: list[str], image
 
 
 def test_wrong_secret(pod: PodProcess) -> None:
-    """A worker with another secret is refused, at once and by name."""
+    """A client with another secret is refused, at once and by name."""
     environ = pod_environ(pod.base_url) | {"EMBEDDING_HMAC_SECRET": "another"}
-    with create_clip_client(load_settings(environ)) as client, pytest.raises(errors.AuthFailed):
+    with ClipClient(ClientSettings.from_environ(environ)) as client, pytest.raises(errors.AuthFailed):
         client.embed_text("x")
 
 
 def test_path_that_is_not_the_service(pod: PodProcess) -> None:
     """A base URL with a path too many is answered by the service itself, as an operation that does not exist."""
     environ = pod_environ(pod.base_url + "/api")
-    with create_clip_client(load_settings(environ)) as client, pytest.raises(errors.OperationNotFound):
+    with ClipClient(ClientSettings.from_environ(environ)) as client, pytest.raises(errors.OperationNotFound):
         client.embed_text("x")
 
 
@@ -151,15 +151,15 @@ def test_local_gives_the_pods_vectors(pod_client: ClipClient, local_client: Clip
     ("name", "expected"),
     [
         pytest.param("http://10.0.0.1/a.png", errors.UrlNotAllowed, id="address that is not public"),
-        pytest.param("/worker-missing.png", errors.DownloadFailed, id="missing image"),
-        pytest.param("/worker-broken.png", errors.InvalidImage, id="broken image"),
+        pytest.param("/client-missing.png", errors.DownloadFailed, id="missing image"),
+        pytest.param("/client-broken.png", errors.InvalidImage, id="broken image"),
     ],
 )
 def test_local_gives_the_pods_errors(
     pod_client: ClipClient, local_client: ClipClient, images: ImageServer, name: str, expected: type[Exception]
 ) -> None:
     """Where the model runs makes no difference to the error either."""
-    images.add("/worker-broken.png", b"\x89PNG but not really")
+    images.add("/client-broken.png", b"\x89PNG but not really")
     url = name if name.startswith("http") else images.base_url + name
 
     for client in (pod_client, local_client):
@@ -171,14 +171,14 @@ def test_local_gives_the_pods_errors(
 def test_local_with_a_secret_signs_as_well() -> None:
     """A secret in the environment is the service's too, so what is signed here is verified here."""
     environ = LOCAL | {"EMBEDDING_HMAC_SECRET": SECRET}
-    with create_clip_client(load_settings(environ)) as client:
+    with ClipClient(ClientSettings.from_environ(environ)) as client:
         assert (512,) == client.embed_text("a red circle").vector.shape
         assert not client.health().insecure_auth
 
 
 def test_local_without_a_model() -> None:
     """A model that is not there is a mistake in the settings, in one line, for many images as for one."""
-    client = create_clip_client(load_settings(LOCAL | {"CLIP_MODEL": "/nowhere"}))
+    client = ClipClient(ClientSettings.from_environ(LOCAL | {"CLIP_MODEL": "/nowhere"}))
 
     with client, pytest.raises(errors.ConfigurationError):
         client.embed_images(["http://a/1.png"])
@@ -203,7 +203,10 @@ def test_pod_that_is_killed_in_the_middle(images: ImageServer, caplog: pytest.Lo
                 gate.open()
 
         killer = threading.Thread(target=kill)
-        with create_clip_client(load_settings(environ)) as client, caplog.at_level(logging.WARNING, "worker"):
+        with (
+            ClipClient(ClientSettings.from_environ(environ)) as client,
+            caplog.at_level(logging.WARNING, "clip_embedding_client"),
+        ):
             reference = dict(zip(COLOURS, client.embed_images(known), strict=True))
             killer.start()
             results = client.embed_images(given)

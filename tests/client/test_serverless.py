@@ -3,10 +3,10 @@
 import json
 
 import pytest
-from worker import ClipClient, ClipClientError, create_clip_client, errors
-from worker.backends.serverless import endpoint_url
+from clip_embedding_client import ClipClient, ClipClientError, errors
+from clip_embedding_client.backends.serverless import endpoint_url
 
-from tests.worker.scripted import (
+from tests.client.scripted import (
     SECRET,
     Answer,
     Body,
@@ -33,7 +33,7 @@ def serverless_client(script: Script, time: FakeTime | None = None, /, **variabl
         "RUNPOD_API_KEY": KEY,
         "CLIP_RETRY_ATTEMPTS": "1",
     }
-    return create_clip_client(settings(**(given | variables)), clock=(time or FakeTime()).clock())
+    return ClipClient(settings(**(given | variables)), clock=(time or FakeTime()).clock())
 
 
 def completed(seen: Seen) -> Reply:
@@ -145,6 +145,9 @@ CONTRACT_ERROR: Body = {"code": "URL_NOT_ALLOWED", "message": "not allowed", "re
         pytest.param(job("CANCELLED"), errors.JobCancelled, "job-1", id="cancelled"),
         pytest.param(job("COMPLETED"), errors.WrongResponse, "output", id="no output"),
         pytest.param(job("PAUSED"), errors.WrongResponse, "status", id="unknown status"),
+        pytest.param(
+            json_reply({"id": "job-1", "status": ["IN_QUEUE"]}), errors.WrongResponse, "status", id="list as status"
+        ),
         pytest.param(json_reply([]), errors.WrongResponse, "job", id="not a job"),
         pytest.param(json_reply({"status": "IN_QUEUE", "id": "../x"}), errors.WrongResponse, "job", id="path as id"),
         pytest.param(

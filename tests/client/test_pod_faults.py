@@ -4,9 +4,9 @@ import socket
 
 import numpy as np
 import pytest
-from worker import ClipClient, ClipClientError, ImageItem, RetryableError, create_clip_client, errors
+from clip_embedding_client import ClipClient, ClipClientError, ImageItem, RetryableError, errors
 
-from tests.worker.scripted import (
+from tests.client.scripted import (
     DIM,
     FINGERPRINT,
     SECRET,
@@ -31,7 +31,7 @@ ONCE = {"CLIP_RETRY_ATTEMPTS": "1", "CLIP_POD_TIMEOUT_S": "0.4"}
 
 def pod_client(script: Script, time: FakeTime | None = None, /, **variables: str) -> ClipClient:
     chosen = settings(CLIP_POD_BASE_URL=script.base_url, **variables)
-    return create_clip_client(chosen, clock=(time or FakeTime()).clock())
+    return ClipClient(chosen, clock=(time or FakeTime()).clock())
 
 
 def wrong(**members: object) -> Answer:
@@ -118,7 +118,7 @@ def test_nobody_listens() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
-        client = create_clip_client(settings(CLIP_POD_BASE_URL=url, **ONCE))
+        client = ClipClient(settings(CLIP_POD_BASE_URL=url, **ONCE))
         with client, pytest.raises(errors.ConnectionFailed) as caught:
             client.embed_text("x")
 

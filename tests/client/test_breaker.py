@@ -1,9 +1,9 @@
 """The breaker's transitions, with time as an argument."""
 
 import pytest
-from worker.breaker import Admission, Breaker, State
+from clip_embedding_client.breaker import Admission, Breaker, State
 
-from tests.worker.scripted import FakeTime
+from tests.client.scripted import FakeTime
 
 COOL_DOWN_S = 30.0
 

@@ -3,32 +3,42 @@
 import base64
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import pytest
+from clip_embedding_client import ClipClient, Embedding, Health, TextItem, errors
+from clip_embedding_client.effects import HttpAnswer
+from clip_embedding_client.errors import (
+    MAX_CODE_CHARACTERS,
+    MAX_ID_CHARACTERS,
+    MAX_MESSAGE_CHARACTERS,
+    error_from_wire,
+    printable,
+)
+from clip_embedding_client.fingerprints import Dimensions
+from clip_embedding_client.policy import Policy
+from clip_embedding_client.responses import read_batch, read_health, read_single
 from hypothesis import given
 from hypothesis import strategies as st
-from worker import ClipClient, Embedding, ImageItem, create_clip_client, errors
-from worker.client import assemble_client
-from worker.errors import MAX_CODE_CHARACTERS, MAX_ID_CHARACTERS, MAX_MESSAGE_CHARACTERS, error_from_wire, printable
-from worker.fingerprints import Dimensions
-from worker.responses import read_batch, read_health, read_single
 
-from tests.worker.scripted import (
+from tests.client.flows import play
+from tests.client.scripted import (
     DIM,
     FINGERPRINT,
     Body,
     FakeBackend,
     FakeTime,
+    client_of,
     json_reply,
     scripted_server,
     settings,
     success,
 )
 
-ITEM = ImageItem("http://a/", request_id="scene-1")
-RAW = ImageItem("http://a/", request_id="scene-1", normalize=False)
+ITEM = TextItem("x", request_id="scene-1")
+RAW = TextItem("x", request_id="scene-1", normalize=False)
 HALF = [0.5, 0.5, 0.5, 0.5]
 
 
@@ -38,8 +48,7 @@ def wire(embedding: object = HALF, **members: object) -> Body:
 
 
 def client_over(*backends: FakeBackend, **given: str) -> ClipClient:
-    chosen = settings(**({"CLIP_RETRY_ATTEMPTS": "1"} | given))
-    return assemble_client(list(backends), chosen, FakeTime().clock())
+    return client_of(backends, **({"CLIP_RETRY_ATTEMPTS": "1"} | given))
 
 
 @pytest.mark.parametrize(
@@ -61,7 +70,7 @@ def client_over(*backends: FakeBackend, **given: str) -> ClipClient:
         pytest.param(ITEM, wire(timings={"a\nb": 1.0}), "timings", id="step that is not printable"),
     ],
 )
-def test_what_is_no_answer_to_the_request(item: ImageItem, body: Body, cause: str) -> None:
+def test_what_is_no_answer_to_the_request(item: TextItem, body: Body, cause: str) -> None:
     """A vector that cannot be what was asked for is refused by name, alone and in a batch."""
     batch = {**body, "results": [body]}
 
@@ -80,7 +89,7 @@ def test_what_is_no_answer_to_the_request(item: ImageItem, body: Body, cause: st
         pytest.param(RAW, wire([9e18, 9e18, 0, 0], normalized=False), id="long, but not in vain"),
     ],
 )
-def test_what_is_a_vector(item: ImageItem, body: Body) -> None:
+def test_what_is_a_vector(item: TextItem, body: Body) -> None:
     """The checks refuse what would become a wrong vector, and no more."""
     expected = np.asarray(body["embedding"], dtype=np.float32).tolist()
 
@@ -92,7 +101,7 @@ def test_what_is_a_vector(item: ImageItem, body: Body) -> None:
     normalized=st.booleans(),
     item=st.sampled_from([ITEM, RAW]),
 )
-def test_whatever_the_numbers(numbers: list[float], normalized: bool, item: ImageItem) -> None:
+def test_whatever_the_numbers(numbers: list[float], normalized: bool, item: TextItem) -> None:
     """A vector that gets through is of use: normalising it in float32 gives norm 1. All else is `WrongResponse`."""
     encoded = base64.b64encode(np.asarray(numbers, dtype="<f4").tobytes()).decode()
     try:
@@ -268,9 +277,9 @@ def test_hostile_pod(caplog: pytest.LogCaptureFixture) -> None:
     evil = "\x1b]0;owned\x07\r\n2026-01-01 INFO all is well"
     error = {"code": "OVERLOADED", "message": evil, "request_id": evil, "retryable": True}
     with (
-        caplog.at_level("DEBUG", logger="worker"),
+        caplog.at_level("DEBUG", logger="clip_embedding_client"),
         scripted_server(json_reply({"error": error}, 503)) as script,
-        create_clip_client(settings(CLIP_POD_BASE_URL=script.base_url), clock=FakeTime().clock()) as client,
+        ClipClient(settings(CLIP_POD_BASE_URL=script.base_url), clock=FakeTime().clock()) as client,
         pytest.raises(errors.Overloaded) as caught,
     ):
         client.embed_text("x")
@@ -296,3 +305,83 @@ def test_numbers_as_json() -> None:
         body = json.loads(json.dumps(wire()).replace("0.5, 0.5]", f"0.5, {text}]"))
         with pytest.raises(errors.WrongResponse):
             read_single(body, ITEM, "pod")
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        pytest.param({"timings": {"total_ms": 10**400}}, id="milliseconds"),
+        pytest.param({"timings": {"total_ms": -(10**400)}}, id="milliseconds below zero"),
+        pytest.param({"dim": 10**400}, id="dim"),
+        pytest.param({"dim": 1_000_001}, id="dim that no model has"),
+        pytest.param({"embedding": [10**400] * 4}, id="vector"),
+    ],
+)
+def test_numbers_without_end(members: Body) -> None:
+    """JSON has no largest number, and a float does: it is refused, and does not fill a log with its digits."""
+    with pytest.raises(errors.WrongResponse) as caught:
+        read_single(wire(**members), ITEM, "pod")
+    assert len(caught.value.message) < 100
+    if "dim" in members:
+        with pytest.raises(errors.WrongResponse):
+            read_health({"status": "ok", **members}, "pod")
+
+
+ANY_JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.sampled_from([10**400, -(10**400)])
+    | st.floats()
+    | st.text(st.characters(), max_size=20)
+    | st.sampled_from(["scene-1", "COMPLETED", "IN_QUEUE", "FAILED", "ok", FINGERPRINT]),
+    lambda children: (
+        st.lists(children, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["results", "error", "code", "message", "request_id", "status", "id", "output", "timings"])
+            | st.text(st.characters(), max_size=3),
+            children,
+            max_size=5,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(ANY_JSON, st.sampled_from([ITEM, RAW]))
+def test_any_json_is_read_or_refused(answer: object, item: TextItem) -> None:
+    """Whatever JSON comes instead of an answer: a vector, or `WrongResponse`."""
+    with suppress(errors.WrongResponse):
+        assert isinstance(read_single(answer, item, "pod"), Embedding)
+    with suppress(errors.WrongResponse):
+        assert all(isinstance(one, (Embedding, errors.ClipClientError)) for one in read_batch(answer, [item], "pod"))
+    with suppress(errors.WrongResponse):
+        assert read_health(answer, "pod").backend == "pod"
+
+
+POD = {"CLIP_INFERENCE_BACKEND": "runpod_pod"}
+SERVERLESS = {
+    "CLIP_INFERENCE_BACKEND": "runpod_serverless",
+    "RUNPOD_BASE_URL": "http://127.0.0.1:9",
+    "RUNPOD_CLIP_ENDPOINT_ID": ".",
+}
+BODIES = st.binary(max_size=40) | ANY_JSON.map(lambda body: json.dumps(body).encode())
+
+
+@given(
+    st.sampled_from([POD, SERVERLESS]),
+    st.lists(st.tuples(st.sampled_from([200, 200, 200, 204, 302, 404, 429, 500, 503]), BODIES), min_size=1, max_size=4),
+)
+def test_whatever_a_server_answers(variables: dict[str, str], answers: list[tuple[int, bytes]]) -> None:
+    """Any status and any bytes, while a job is polled too: a vector, or an error of the client's own."""
+    time, left = FakeTime(), list(answers)
+
+    def answer(_exchange: object) -> HttpAnswer:
+        status, data = left.pop(0) if left else (500, b"")
+        return HttpAnswer(status, data, None)
+
+    policy = Policy.of(settings(**variables, CLIP_TOTAL_TIMEOUT_S="60", CLIP_RETRY_ATTEMPTS="2"), time.clock())
+    for flow in (policy.single(ITEM, None, None), policy.health(None)):
+        done = play(flow, then=answer, time=time)
+        assert isinstance(done.error, errors.ClipClientError) or isinstance(done.result, (Embedding, Health))
+        assert done.error is None or str(done.error).isprintable()

@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from worker.client import assemble_client
 
-from tests.worker.scripted import FakeBackend, FakeTime, settings
+from tests.client.scripted import FakeBackend, FakeTime, client_of
 
 VECTORS = json.loads((Path(__file__).parent.parent / "shared_auth" / "vectors.json").read_text())["vectors"]
 
@@ -17,7 +16,7 @@ def test_shared_vectors(vector: dict[str, Any]) -> None:
     """Secret, path, payload and time give the very signature that the service expects, and nothing is rewritten."""
     backend = FakeBackend()
     time = FakeTime(now_s=float(vector["ts"]))
-    client = assemble_client([backend], settings(EMBEDDING_HMAC_SECRET=vector["secret"]), time.clock())
+    client = client_of([backend], time.clock(), EMBEDDING_HMAC_SECRET=vector["secret"])
     if "text" in vector:
         client.embed_text(vector["text"])
     elif vector["path"].endswith("-batch"):
