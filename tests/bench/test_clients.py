@@ -11,21 +11,13 @@ import pytest
 from bench.images import image_server
 from bench.load import Load, drive
 from bench.mixture import Mixture
-from bench.work import (
-    EMBED_IMAGE,
-    EMBED_IMAGE_BATCH,
-    EMBED_TEXT,
-    ImageBatches,
-    SingleImages,
-    Texts,
-    Work,
-    text_of,
-)
+from bench.work import ImageBatches, SingleImages, Texts, Work, text_of
 from core.byte_budget import ByteBudget
 from core.images.content import SentImages, SentLimits
 from core.operations import OPERATIONS
 from core.wire.requests import validate
 from shared_auth import Authenticator
+from shared_auth.contract import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT
 from tools.testbed.loopback import QuietHandler, base_url, serving
 
 SECRET = "bench-secret"

@@ -6,8 +6,8 @@ import pytest
 
 from core.errors import StartError
 from core.settings import load_settings
-from core.wire.requests import MAX_REQUEST_ID_CHARACTERS, MAX_TEXT_CHARACTERS, MAX_URL_CHARACTERS
 from core.wire.sizes import max_body_bytes
+from shared_auth.contract import MAX_REQUEST_ID_CHARACTERS, MAX_TEXT_CHARACTERS, MAX_URL_CHARACTERS
 
 AUTH = {"ts": 1703001234, "sig": "0" * 64}
 
