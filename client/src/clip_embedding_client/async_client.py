@@ -19,10 +19,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from clip_embedding_client.async_driver import AsyncDriver
 from clip_embedding_client.batching import Chunk, Chunker, checked_or_error, loaded_or_error
-from clip_embedding_client.client import OnProgress
 from clip_embedding_client.clock import Clock
 from clip_embedding_client.errors import ClipClientError
-from clip_embedding_client.events import OnEvent
+from clip_embedding_client.events import OnEvent, OnProgress
 from clip_embedding_client.images import LoadedImage, loaded, takes_long
 from clip_embedding_client.operations import Sendable
 from clip_embedding_client.policy import Policy

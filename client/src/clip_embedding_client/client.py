@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from clip_embedding_client.batching import Chunk, Chunker, checked_or_error, loaded_or_error
 from clip_embedding_client.clock import Clock
 from clip_embedding_client.errors import ClipClientError
-from clip_embedding_client.events import OnEvent
+from clip_embedding_client.events import OnEvent, OnProgress
 from clip_embedding_client.images import loaded
 from clip_embedding_client.operations import Sendable
 from clip_embedding_client.policy import Policy
@@ -36,9 +36,6 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from clip_embedding_client.values import ImageSource
-
-OnProgress = Callable[[int, "int | None"], object]
-"""(results so far, how many there will be, or None if nobody knows). Called in the thread that iterates."""
 
 
 class ClipClient:

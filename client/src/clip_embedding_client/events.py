@@ -45,6 +45,9 @@ class MixRefused:
 Event = Switched | Retried | MixRefused
 OnEvent = Callable[[Event], object]
 
+OnProgress = Callable[[int, int], object]
+"""(results so far, how many there will be). Called where the results are collected."""
+
 
 class Events:
     """Thread-safe. What the callback raises is logged and harms no call."""
