@@ -129,6 +129,15 @@ def test_settings_of_the_environment(script: Script, monkeypatch: pytest.MonkeyP
     client.close()
 
 
+def test_closed_client_is_not_given_again() -> None:
+    """Who closes the process's client, and asks for it once more, gets one that works."""
+    chosen = settings(CLIP_BATCH_SIZE="5")
+    closed = get_clip_inference_client(chosen)
+    closed.close()
+
+    assert closed is not get_clip_inference_client(chosen)
+
+
 def test_settings_object_of_the_old_system() -> None:
     """Its names meant other things: it is refused, not half understood."""
     with pytest.raises(errors.ConfigurationError, match="ClientSettings"):

@@ -22,7 +22,7 @@ from clip_embedding_client.effects import (
     Pause,
     Result,
 )
-from clip_embedding_client.errors import BackendTimeout, ConnectionFailed, UnreadableResponse
+from clip_embedding_client.errors import BackendTimeout, ClientClosed, ConnectionFailed, UnreadableResponse
 
 _BROKE_BEFORE = "the connection broke before an answer came"
 _BROKE_WITHIN = "the connection broke in the middle of the answer"
@@ -43,7 +43,9 @@ class AsyncDriver:
         )
 
     async def run(self, flow: Flow[Result]) -> Result:
-        """Return the flow's result. Raises what it raises."""
+        """Return the flow's result. Raises what it raises, and `ClientClosed` after `close`."""
+        if self._http.is_closed:
+            raise ClientClosed
         try:
             effect = next(flow)
             while True:
@@ -73,6 +75,9 @@ class AsyncDriver:
         return await _in_thread(effect)
 
     async def _exchange(self, exchange: Exchange) -> HttpAnswer:
+        # Closed in the middle of a call: to be sent again would not help.
+        if self._http.is_closed:
+            raise ClientClosed
         data = await asyncio.to_thread(exchange.data) if exchange.is_heavy else exchange.data()
         progress = _Progress()
         try:

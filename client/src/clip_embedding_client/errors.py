@@ -234,6 +234,15 @@ class ConfigurationError(PermanentError):
     code = "CONFIGURATION_ERROR"
 
 
+class ClientClosed(ConfigurationError):
+    """The client is closed; no call of it will ever do better."""
+
+    code = "CLIENT_CLOSED"
+
+    def __init__(self) -> None:
+        super().__init__("the client is closed")
+
+
 _OF_SERVICE: tuple[type[ClipClientError], ...] = (
     InvalidJson,
     ValidationFailed,

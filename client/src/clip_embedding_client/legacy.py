@@ -59,7 +59,9 @@ class LegacyClipClient:
             return False
 
     def close(self) -> None:
-        """Close the client under it."""
+        """Close the client under it. The next `get_clip_inference_client` makes another."""
+        with _lock:
+            _clients[:] = [entry for entry in _clients if entry[2] is not self]
         self._client.close()
 
 

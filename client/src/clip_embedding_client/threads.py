@@ -11,7 +11,7 @@ import urllib3
 
 from clip_embedding_client.clock import Clock
 from clip_embedding_client.effects import MAX_RESPONSE_BYTES, Effect, Exchange, Flow, HttpAnswer, Pause, Result
-from clip_embedding_client.errors import BackendTimeout, ConnectionFailed, UnreadableResponse
+from clip_embedding_client.errors import BackendTimeout, ClientClosed, ConnectionFailed, UnreadableResponse
 from clip_embedding_client.sessions import new_session, watchdog
 
 _TOO_LONG = "the answer did not end in time"
@@ -32,8 +32,10 @@ class ThreadDriver:
         """Return the flow's result. Raises what it raises.
 
         `left` is set when nobody waits for it any more. It then ends at its next pause, and not in the middle of an
-        exchange, whose answer may name a job that is to be cancelled.
+        exchange, whose answer may name a job that is to be cancelled. Raises `ClientClosed` after `close`.
         """
+        if self._channel.closed:
+            raise ClientClosed
         try:
             effect = next(flow)
             while True:
@@ -85,6 +87,10 @@ class HttpChannel:
         self._idle: list[requests.Session] = []
         self._closed = False
         self._lock = threading.Lock()
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
 
     def exchange(self, exchange: Exchange) -> HttpAnswer:
         """Do it; see `Exchange` for what it raises."""

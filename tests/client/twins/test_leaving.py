@@ -15,7 +15,7 @@ from contextlib import aclosing, closing, contextmanager, suppress
 from typing import Any
 
 import pytest
-from clip_embedding_client import AsyncClipClient, ClientSettings, ClipClient, Embedding, ImageItem
+from clip_embedding_client import AsyncClipClient, ClientClosed, ClientSettings, ClipClient, Embedding, ImageItem
 from clip_embedding_client.async_driver import AsyncDriver
 from clip_embedding_client.clock import Clock
 from clip_embedding_client.effects import Flow, InProcess
@@ -355,3 +355,31 @@ def test_leaving_a_loop_of_threads_early() -> None:
 
         assert sorted(plane.jobs) == sorted(plane.take_stops())
     assert 2 == len(plane.jobs)
+
+
+def test_closed_client_says_so(environ: Mapping[str, str]) -> None:
+    """To every call, and once for all items: none would do better, nothing is connected and nothing tried again."""
+    client = ClipClient(pod_settings(environ))
+    client.embed_text("a red circle")
+    client.close()
+
+    for call in (lambda: client.embed_text("a"), lambda: client.embed_texts(["a"]), client.health):
+        with pytest.raises(ClientClosed):
+            call()
+
+
+def test_closed_client_for_asyncio_says_so(environ: Mapping[str, str], held: tuple[str, Gate]) -> None:
+    """As the one for threads; and a call that is on its way when it is closed is not sent again."""
+    url, gate = held
+
+    async def run() -> None:
+        client = AsyncClipClient(pod_settings(environ))
+        await client.embed_text("a red circle")
+        on_its_way = asyncio.create_task(client.embed_image(url, max_retries=3))
+        await asyncio.to_thread(gate.wait_for_request)
+        await client.close()
+        for call in (client.embed_text("a"), client.embed_texts(["a"]), client.health(), on_its_way):
+            with pytest.raises(ClientClosed):
+                await call
+
+    asyncio.run(run())
