@@ -27,23 +27,23 @@ class Watch:
     use: CardUse | None = field(default=None)
 
 
-def card(index: int = 0) -> Mapping[str, str]:
+def card(index: int = 0, *, command: str = _COMMAND) -> Mapping[str, str]:
     """Name, driver, memory, limits and bus of a card, in `nvidia-smi`'s words; empty where it cannot be asked."""
     try:
-        rows = _rows(_output([f"--query-gpu={','.join(_FACTS)}", "--format=csv,noheader", f"--id={index}"]))
+        rows = _rows(_output([command, f"--query-gpu={','.join(_FACTS)}", "--format=csv,noheader", f"--id={index}"]))
     except (OSError, subprocess.SubprocessError):
         return {}
     return dict(zip(_FACTS, rows[0], strict=True)) if rows else {}
 
 
 @contextmanager
-def watched(index: int = 0) -> Iterator[Watch]:
+def watched(index: int = 0, *, command: str = _COMMAND) -> Iterator[Watch]:
     """Sample the card until the block ends."""
     watch = Watch()
     query = f"--query-gpu={','.join(_SAMPLED)}"
-    command = [_COMMAND, query, "--format=csv,noheader,nounits", f"--id={index}", f"--loop-ms={_EVERY_MS}"]
+    asked = [command, query, "--format=csv,noheader,nounits", f"--id={index}", f"--loop-ms={_EVERY_MS}"]
     try:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)  # noqa: S603
+        process = subprocess.Popen(asked, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)  # noqa: S603
     except OSError:
         yield watch
         return
@@ -64,8 +64,7 @@ def mean_use(output: str) -> CardUse | None:
     return CardUse(round(fmean(busy), 1), round(fmean(watts), 1), max(memory))
 
 
-def _output(arguments: Sequence[str]) -> str:
-    command = [_COMMAND, *arguments]
+def _output(command: Sequence[str]) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout  # noqa: S603
 
 
