@@ -289,8 +289,11 @@ def test_ctrl_c_while_a_job_is_polled() -> None:
 
 
 _SCRIPT = """
-import asyncio, sys
+import asyncio, signal, sys
 from clip_embedding_client import AsyncClipClient, ClipClient
+
+# As at a terminal: what a shell starts in the background ignores it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 urls = [f"http://a/{number}.png" for number in range(5)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +11,8 @@ from types import FrameType
 from typing import NoReturn
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# How long the interpreter may take to see a signal, before it is sent again.
+_SEEN_WITHIN_S = 0.2
 
 
 class Interrupted(KeyboardInterrupt):
@@ -29,10 +32,12 @@ class Signals:
 
     def __init__(self) -> None:
         self.keep: Callable[[], object] | None = None
+        self.seen = threading.Event()
         self._is_held = False
         self._waiting: int | None = None
 
     def handle(self, signum: int, _frame: FrameType | None) -> None:
+        self.seen.set()
         if self._is_held:
             self._waiting = signum
             return
@@ -67,7 +72,33 @@ def interruptible() -> Iterator[Signals]:
         return
     before = {signum: signal.signal(signum, signals.handle) for signum in _SIGNALS}
     try:
-        yield signals
+        with _sent_until_seen(signals):
+            yield signals
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
+
+
+@contextmanager
+def _sent_until_seen(signals: Signals) -> Iterator[None]:
+    """A signal that comes when a read is about to begin is seen when the read ends, which may be never: no input comes
+    while somebody waits for this process to end. So another thread, which the signal wakes at once, sends it again."""
+    main = threading.main_thread().ident or 0
+    wakes, woken = socket.socketpair()
+    wakes.setblocking(False)
+
+    def send_until_seen() -> None:
+        while numbers := woken.recv(1):
+            while not signals.seen.wait(_SEEN_WITHIN_S):
+                signal.pthread_kill(main, numbers[0])
+
+    thread = threading.Thread(target=send_until_seen, name="clip-signals", daemon=True)
+    with wakes, woken:
+        before = signal.set_wakeup_fd(wakes.fileno(), warn_on_full_buffer=False)
+        thread.start()
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(before)
+            wakes.close()
+            thread.join()
