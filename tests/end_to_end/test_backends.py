@@ -114,6 +114,8 @@ def test_pod_dies_in_the_middle_and_comes_back(
         "CLIP_RETRY_ATTEMPTS": "2",
         "CLIP_BREAKER_FAILURES": "1",
         "CLIP_BREAKER_COOL_DOWN_S": "1",
+        # Of so small ones not all are on their way, or done, when the pod is killed.
+        "CLIP_BATCH_SIZE": "4",
     }
     with pod_process() as first_pod:
         port = first_pod.base_url.rpartition(":")[2]
