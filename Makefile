@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TARGET ?= pod
 
 .DEFAULT_GOAL := help
-.PHONY: browser chaos fuzz help install run run-serverless smoke test lint types format bench bench-health bench-memory bench-gpu bench-host bench-mixed bench-parity bench-text-batch bench-cache bench-client docker-build image-check docs-check redis settings-page clean
+.PHONY: browser chaos fuzz help install run run-serverless smoke test lint types format bench bench-health bench-memory bench-gpu bench-host bench-mixed bench-parity bench-text-batch bench-cache bench-client bench-int8 docker-build image-check docs-check redis settings-page clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -80,6 +80,9 @@ bench-cache: $(VENV)/installed-dev ## what comes again, what is kept, and client
 
 bench-client: $(VENV)/installed-all ## 200,000 images through both clients: does their memory stay level, and how fast are they? (half an hour)
 	$(BIN)/python -m bench.client
+
+bench-int8: $(VENV)/installed-dev+peers ## int8 beside other ways to it, float32 and LitServe (full-size model, a quarter of an hour)
+	$(BIN)/python -m bench.int8
 
 bench-parity: $(VENV)/installed-dev ## six CLIPs in full size beside transformers, every engine and numeric type (half an hour)
 	$(BIN)/python -m bench.parity

@@ -107,8 +107,10 @@ class ServiceSettings(BaseModel):
     """`auto` is every CUDA device, else the CPU; or `cpu`, `cuda`, `cuda:1`. GPU images set `cuda`: without a GPU
     they do not start.
     """
-    clip_dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
-    """`auto` is float16 on CUDA; on a CPU bfloat16 if it has it, else float32."""
+    clip_dtype: Literal["auto", "float32", "float16", "bfloat16", "int8"] = "auto"
+    """`auto` is float16 on CUDA; on a CPU bfloat16 if it has it, else float32; or int8, where it was baked within its
+    bound and is faster.
+    """
     clip_engine: Literal["auto", "torch", "openvino"] = "auto"
     """`auto` is `openvino` on a CPU where it is installed (extra `cpu`), else `torch`."""
     clip_cuda_graphs: bool = True

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from core.clip.architecture import Architecture
-from core.clip.manifest import read_manifest, verify_files
+from core.clip.manifest import Int8Report, read_manifest, verify_files
 from core.clip.preprocessing import Preprocessing
 from core.errors import StartError
 
@@ -51,6 +51,8 @@ class ModelDirectory:
     std: tuple[float, float, float]
     baked_fingerprint: str | None = None
     """What the manifest of a baked directory promises; the loader compares."""
+    int8: Int8Report | None = None
+    """What its manifest says of graphs in int8, if it has any."""
 
     @property
     def dim(self) -> int:
@@ -118,7 +120,7 @@ def _open_directory(path: Path) -> ModelDirectory:
         return _read(path, path.name, "local")
     verify_files(path, manifest, hash_up_to_bytes=_HASH_AT_START_BYTES)
     directory = _read(path, manifest.model_name, manifest.pretrained)
-    return replace(directory, baked_fingerprint=manifest.fingerprint)
+    return replace(directory, baked_fingerprint=manifest.fingerprint, int8=manifest.int8)
 
 
 def _fetch(repo_id: str, revision: str | None, offline: bool) -> Path:

@@ -11,6 +11,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
@@ -26,7 +27,10 @@ from core.clip.artifact import ModelDirectory, open_model
 from core.clip.engine import Engine
 from core.clip.fingerprint import VERSION_1_EXPLAINED, fingerprint, is_version_1
 from core.clip.graph_files import GraphFiles
-from core.clip.manifest import MANIFEST, Manifest, describe, read_manifest, verify_files
+from core.clip.int8.judgement import SAME_VECTORS
+from core.clip.int8.material import drawn, read_folder
+from core.clip.int8.table import int8_table
+from core.clip.manifest import MANIFEST, Int8Report, Manifest, describe, read_manifest, verify_files
 from core.clip.reference import load_reference
 from core.clip.tokenizer import ClipTokenizer
 from core.clip.torch_engine import TorchEngine
@@ -50,13 +54,27 @@ _TEXTS = ("a red circle", "two dogs play in the snow", "a city at night, seen fr
 Vectors = npt.NDArray[np.float32]
 
 
+@dataclass(frozen=True, slots=True)
+class Int8:
+    """Graphs in int8 as well: calibrated and judged on the files of a folder, or on drawn pictures without one."""
+
+    folder: Path | None = None
+    max_error: float = SAME_VECTORS
+
+
 def bake(
-    source: str, target: Path, *, revision: str | None = None, expected: str | None = None, openvino: bool = False
+    source: str,
+    target: Path,
+    *,
+    revision: str | None = None,
+    expected: str | None = None,
+    openvino: bool = False,
+    int8: Int8 | None = None,
 ) -> Manifest:
     """Write `target`, which must not exist, from a hub id or a model directory; return its manifest.
 
-    `expected` is a fingerprint to insist on; `openvino` adds what a start on a CPU would otherwise export first.
-    Raises `StartError` with one line; then there is no `target`.
+    `expected` is a fingerprint to insist on; `openvino` adds what a start on a CPU would otherwise export first, and
+    `int8` that and more. Raises `StartError` with one line; then there is no `target`.
     """
     if expected is not None and is_version_1(expected):
         raise StartError(f"expected is {expected}, {VERSION_1_EXPLAINED}: bake once without it")
@@ -68,7 +86,7 @@ def bake(
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     try:
-        manifest = _fill(unfinished, original, source, openvino=openvino)
+        manifest = _fill(unfinished, original, source, openvino=openvino or int8 is not None, int8=int8)
         if expected is not None and manifest.fingerprint != expected:
             raise StartError(f"the fingerprint of {source} is {manifest.fingerprint}, expected {expected}")
         unfinished.rename(target)
@@ -84,7 +102,7 @@ def verify_source(directory: Path) -> None:
         verify_files(directory, manifest)
 
 
-def _fill(directory: Path, original: ModelDirectory, source: str, *, openvino: bool) -> Manifest:
+def _fill(directory: Path, original: ModelDirectory, source: str, *, openvino: bool, int8: Int8 | None) -> Manifest:
     for name in original.configuration_files:
         shutil.copyfile(original.path / name, directory / name)
     _write_weights(original, directory / _WEIGHTS)
@@ -93,7 +111,7 @@ def _fill(directory: Path, original: ModelDirectory, source: str, *, openvino: b
     if fingerprints[0] != fingerprints[1]:
         raise StartError(f"the fingerprint changed from {fingerprints[0]} to {fingerprints[1]} while baking")
     compare_with_transformers(baked)
-    graphs = _export(baked, fingerprints[1]) if openvino else []
+    graphs, report = _graphs(baked, fingerprints[1], int8) if openvino else ([], None)
     manifest = Manifest(
         source=source,
         revision=_revision(original, source),
@@ -101,6 +119,7 @@ def _fill(directory: Path, original: ModelDirectory, source: str, *, openvino: b
         pretrained=original.pretrained,
         fingerprint=fingerprints[1],
         files={name: describe(directory / name) for name in (*baked.configuration_files, _WEIGHTS, *graphs)},
+        int8=report,
     )
     (directory / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")
     _let_everybody_read(directory)
@@ -117,8 +136,10 @@ def _write_weights(original: ModelDirectory, path: Path) -> None:
     save_file(copies, path, metadata={"format": "pt"})
 
 
-def _export(directory: ModelDirectory, model_fingerprint: str) -> list[str]:
-    """Add the graphs of OpenVINO, compared as well; return their names in the directory."""
+def _graphs(
+    directory: ModelDirectory, model_fingerprint: str, int8: Int8 | None
+) -> tuple[list[str], Int8Report | None]:
+    """Add the graphs of OpenVINO, compared as well; return their names in the directory, and what int8 costs."""
     from core.clip.openvino_engine import OpenVinoEngine
     from core.clip.openvino_export import export
 
@@ -126,7 +147,16 @@ def _export(directory: ModelDirectory, model_fingerprint: str) -> list[str]:
         files = GraphFiles.baked(directory.path, Path(compiled), model_fingerprint)
         export(Towers.of(directory, read_weights(directory)), files.graphs, size_px=directory.size_px)
         compare_with_transformers(directory, OpenVinoEngine(files, dtype="float32", threads=cpu.available_cores()))
-    return sorted(str(path.relative_to(directory.path)) for path in files.graphs.iterdir())
+        report = None if int8 is None else _add_int8(directory, files, int8)
+    names = [str(path.relative_to(directory.path)) for path in files.graphs.rglob("*") if path.is_file()]
+    return sorted(names), report
+
+
+def _add_int8(directory: ModelDirectory, files: GraphFiles, int8: Int8) -> Int8Report:
+    from core.clip.int8.baking import add_int8
+
+    halves = drawn(directory.size_px) if int8.folder is None else read_folder(int8.folder, directory.size_px)
+    return add_int8(directory, files, halves, max_error=int8.max_error)
 
 
 def _fingerprint(directory: ModelDirectory) -> str:
@@ -207,7 +237,16 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--revision", help="commit of a hub model, instead of the pinned one")
     parser.add_argument("--fingerprint", help="fail unless the model has this fingerprint")
     parser.add_argument("--openvino", action="store_true", help="for CPUs: add what their first start would export")
+    parser.add_argument("--int8", action="store_true", help="for CPUs: add int8 as well, if it is exact enough")
+    parser.add_argument(
+        "--calibrate", type=Path, metavar="FOLDER", help="for --int8: images, and texts as lines of .txt files"
+    )
+    parser.add_argument(
+        "--max-error", type=float, default=SAME_VECTORS, help="of int8, as a share of the spread (%(default)s)"
+    )
     options = parser.parse_args(arguments)
+    if options.calibrate is not None and not options.int8:
+        parser.error("--calibrate is for --int8")
     try:
         manifest = bake(
             options.source,
@@ -215,9 +254,12 @@ def main(arguments: Sequence[str]) -> None:
             revision=options.revision or None,
             expected=options.fingerprint or None,
             openvino=options.openvino,
+            int8=Int8(options.calibrate, options.max_error) if options.int8 else None,
         )
     except (StartError, OSError) as error:
         sys.exit(f"cannot bake: {error}")
+    if manifest.int8 is not None:
+        print(int8_table(manifest.int8))
     print(
         f"baked {manifest.source} into {options.target}: {manifest.model_name} ({manifest.pretrained}),"
         f" fingerprint {manifest.fingerprint}, {sum(entry.size_bytes for entry in manifest.files.values())} bytes"

@@ -7,6 +7,7 @@ comparable exactly when their fingerprints are equal. docs/decisions/0022-finger
 import hashlib
 import json
 import re
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -39,6 +40,14 @@ def fingerprint_of_hashes(hashes: bytes, directory: ModelDirectory, *, pixel_rul
     digest = hashlib.sha256(_described(directory, pixel_rules))
     digest.update(hashlib.sha256(directory.tokenizer_path.read_bytes()).digest())
     digest.update(hashes)
+    return f"{_VERSION}-{digest.hexdigest()[:_HEX_DIGITS]}"
+
+
+def fingerprint_of_variant(model_fingerprint: str, graphs: Iterable[bytes]) -> str:
+    """That of vectors which are not the model's own any more, but come from these graphs of it."""
+    digest = hashlib.sha256(model_fingerprint.encode())
+    for graph in graphs:
+        digest.update(hashlib.sha256(graph).digest())
     return f"{_VERSION}-{digest.hexdigest()[:_HEX_DIGITS]}"
 
 

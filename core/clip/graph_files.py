@@ -10,11 +10,21 @@ _EXPORT_VERSION = 2
 IMAGES = "images.xml"
 TEXTS = "texts.xml"
 
+INT8 = "int8"
+
+# Inputs of a layer in int8 that share a scale, found for each token while the layer runs: no batch and no calibration
+# has a say in it. Twice as many are hardly faster, and the error is 1.1 times as large (docs/decisions/0030-int8.md).
+INT8_GROUP_SIZE = 64
+
 
 @dataclass(frozen=True, slots=True)
 class GraphFiles:
-    """The two `graphs` of one model for one version of OpenVINO, and where it keeps them `compiled` for a processor."""
+    """The two `graphs` of one model for one version of OpenVINO, and where it keeps them `compiled` for a processor.
 
+    Baking may add those that compute in int8, of both towers or of the images' alone.
+    """
+
+    model_fingerprint: str
     graphs: Path
     compiled: Path
 
@@ -23,17 +33,27 @@ class GraphFiles:
         """Those that were baked into the model directory, else those under `cache`, there already or not."""
         kept = cache / _folder_name(model_fingerprint)
         baked = cls.baked(model, kept, model_fingerprint)
-        return baked if baked.exported else cls(kept, kept)
+        return baked if baked.exported else cls(model_fingerprint, kept, kept)
 
     @classmethod
     def baked(cls, model: Path, compiled: Path, model_fingerprint: str) -> "GraphFiles":
         """Where baking puts the graphs: under the fingerprint too, as those of a model that has been changed since are
         not its own."""
-        return cls(model / _folder_name(model_fingerprint), compiled)
+        return cls(model_fingerprint, model / _folder_name(model_fingerprint), compiled)
 
     @property
     def exported(self) -> bool:
         return all((self.graphs / name).is_file() for name in (IMAGES, TEXTS))
+
+    @property
+    def int8(self) -> Path:
+        """The folder of the graphs in int8, there or not."""
+        return self.graphs / INT8
+
+    def in_int8(self, name: str) -> Path | None:
+        """Return the graph of one tower in int8; None where there is none."""
+        path = self.int8 / name
+        return path if path.is_file() else None
 
 
 def _folder_name(model_fingerprint: str) -> str:

@@ -13,7 +13,7 @@ from core.clip.artifact import ModelDirectory, open_model
 from core.clip.choice import Choice, import_engine, load_engines
 from core.clip.engine import Engine
 from core.clip.fingerprint import VERSION_1_EXPLAINED, fingerprint_of_hashes, hash_weights, is_version_1
-from core.clip.graph_files import GraphFiles
+from core.clip.graph_files import INT8, GraphFiles
 from core.clip.hash_record import HashRecord
 from core.clip.tokenizer import ClipTokenizer
 from core.clip.weights import read_weights
@@ -52,7 +52,8 @@ def load_model(settings: ServiceSettings, *, pixel_rules: int) -> LoadedModel:
         )
         wait([engines], timeout=_HEAD_START_S)
         tokenizer = ClipTokenizer.of(directory)
-        return LoadedModel(directory, identified.result(), engines.result(), tokenizer)
+        served = _served_as(directory, engines.result(), identified.result())
+        return LoadedModel(directory, served, engines.result(), tokenizer)
 
 
 def _identify(directory: ModelDirectory, choice: Choice, cache: Path, pixel_rules: int) -> str:
@@ -65,6 +66,13 @@ def _identify(directory: ModelDirectory, choice: Choice, cache: Path, pixel_rule
     if choice.engine == "openvino":
         return _as_baked(directory, _recall_or_hash(directory, cache, name))
     return _as_baked(directory, name(hash_weights(read_weights(directory))))
+
+
+def _served_as(directory: ModelDirectory, engines: Sequence[Engine], model_fingerprint: str) -> str:
+    """Return the model's fingerprint, or that of its graphs in int8 where those were let pass with more of an error."""
+    if directory.int8 is None or engines[0].dtype != INT8:
+        return model_fingerprint
+    return directory.int8.fingerprint
 
 
 def _recall_or_hash(directory: ModelDirectory, cache: Path, name: Callable[[bytes], str]) -> str:

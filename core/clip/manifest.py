@@ -1,7 +1,7 @@
 """The manifest of a baked model directory: where it came from, what every file must be. Never imports torch."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -23,6 +23,43 @@ class FileEntry(BaseModel):
     sha256: Sha256
 
 
+class TowerInInt8(BaseModel):
+    """What int8 does to one tower, judged on inputs that it was not calibrated on.
+
+    Errors are relative to the mean distance between the vectors of different inputs. Rates are of batches, on the
+    machine that baked; bytes are those of the graph's file. A tower that is not `accepted` is served as it was.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    accepted: bool
+    error_mean: float
+    error_p99: float
+    layers: int
+    left_in_float: Sequence[str]
+    float32_per_s: float
+    int8_per_s: float
+    float32_bytes: int
+    int8_bytes: int
+
+
+class Int8Report(BaseModel):
+    """How the graphs in int8 came about, and what they cost: `top_1` and `top_10` are shares of the texts, and of the
+    ten best images, for which a search gives the same. `fingerprint` is the model's where the vectors are the same."""
+
+    model_config = ConfigDict(frozen=True)
+
+    fingerprint: str
+    max_error: float
+    calibrated_on: str
+    pictures: int
+    texts: int
+    processor: str
+    top_1: float
+    top_10: float
+    towers: Mapping[str, TowerInInt8]
+
+
 class Manifest(BaseModel):
     """What `python -m core.clip.bake` writes beside the files. `revision` is that of a hub model, else null."""
 
@@ -35,6 +72,7 @@ class Manifest(BaseModel):
     pretrained: str
     fingerprint: str
     files: Mapping[str, FileEntry]
+    int8: Int8Report | None = None
 
 
 def read_manifest(directory: Path) -> Manifest | None:

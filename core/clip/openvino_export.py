@@ -20,18 +20,31 @@ def export(towers: Towers, graphs: Path, *, size_px: int) -> None:
     logger.info("exporting the model for OpenVINO, once", extra={"folder": str(graphs)})
     graphs.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=graphs.parent) as scratch:
-        pixels = torch.zeros((2, 3, size_px, size_px), dtype=torch.uint8)
-        _export(towers.images, pixels, [-1, 3, size_px, size_px], Path(scratch) / IMAGES)
-        _export(towers.texts, torch.zeros((2, 16), dtype=torch.long), [-1, -1], Path(scratch) / TEXTS)
+        save(graph_of_images(towers.images, size_px=size_px), Path(scratch) / IMAGES)
+        save(graph_of_texts(towers.texts), Path(scratch) / TEXTS)
         _publish(Path(scratch), graphs)
 
 
-def _export(tower: torch.nn.Module, example: torch.Tensor, shape: list[int], path: Path) -> None:
+def graph_of_images(tower: torch.nn.Module, *, size_px: int) -> openvino.Model:
+    """Return it for batches of any size. Its weights are constants, called `self.` and the name of the parameter."""
+    return _traced(tower, torch.zeros((2, 3, size_px, size_px), dtype=torch.uint8), [-1, 3, size_px, size_px])
+
+
+def graph_of_texts(tower: torch.nn.Module) -> openvino.Model:
+    """The same, for texts of any length."""
+    return _traced(tower, torch.zeros((2, 16), dtype=torch.long), [-1, -1])
+
+
+def save(graph: openvino.Model, path: Path) -> None:
+    """Write a graph, and its weights beside it as they are."""
+    openvino.save_model(graph, path, compress_to_fp16=False)
+
+
+def _traced(tower: torch.nn.Module, example: torch.Tensor, shape: list[int]) -> openvino.Model:
     with warnings.catch_warnings():
         # Of tracing, which the converter does and torch advises against: the result is checked by the parity tests.
         warnings.simplefilter("ignore")
-        model = openvino.convert_model(tower, example_input=example, input=[shape])
-    openvino.save_model(model, path, compress_to_fp16=False)
+        return openvino.convert_model(tower, example_input=example, input=[shape])
 
 
 def _publish(scratch: Path, graphs: Path) -> None:

@@ -35,6 +35,21 @@ def has_bfloat16() -> bool:
     return bool(_BFLOAT16_FLAGS & set(flags.split()))
 
 
+def fastest_float() -> str:
+    """The numeric type, of those with a fraction, in which this processor multiplies fastest."""
+    return "bfloat16" if has_bfloat16() else "float32"
+
+
+def processor() -> str:
+    """Return the processor's name as the kernel has it; empty where it says none."""
+    try:
+        lines = _CPUINFO.read_text().splitlines()
+    except OSError:
+        return ""
+    named = next((line for line in lines if line.startswith("model name")), "")
+    return named.partition(":")[2].strip()
+
+
 def _quota_cores(cgroup: Path) -> float | None:
     """Version 2 of control groups has one file, version 1 has two; no file, `max` and -1 are no quota."""
     text = _read(cgroup / "cpu.max")

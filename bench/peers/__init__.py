@@ -1,0 +1,1 @@
+"""Others' servers, as one writes them by their own documentation, to be measured beside ours."""
