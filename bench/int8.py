@@ -26,6 +26,7 @@ import openvino  # type: ignore[import-untyped]
 
 from bench.figures import Check
 from bench.images import image_server
+from bench.int8_chart import draw
 from bench.lines import Findings, Line, at_least, find, lines_table, ratio_of, unless_failed
 from bench.load import Load, drive
 from bench.machine import about, commit
@@ -92,6 +93,7 @@ def main() -> None:
         lines += served
     if options.only is None:
         Findings(before, tuple(lines), checks).write(RESULTS / "int8.json")
+        draw(lines, RESULTS / "int8.png", error=ERROR, times=TIMES)
 
 
 def _ways(name: str, directory: ModelDirectory) -> Iterator[Line]:
