@@ -1,9 +1,9 @@
 """What a second worker adds where the model costs nothing: `python -m bench.processes`.
 
 The pod of `bench.host`, an engine that answers at once, with one worker and with two: images and texts a second that
-are asked for one by one, which is where the thread that holds the connections ends first. Each pod has the cores that it
-is given, and clients and image server the last one of the machine: where that is one of a pod's, both have less. The
-pods are asked in turn, so that a busy moment meets all. Writes bench/results/processes.json.
+are asked for one by one, which is where the thread that holds the connections ends first. Each pod has the cores that
+it is given, and clients and image server the last one of the machine: where that is one of a pod's, both have less.
+The pods are asked in turn, so that a busy moment meets all. Writes bench/results/processes.json.
 """
 
 import os

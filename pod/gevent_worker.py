@@ -53,6 +53,9 @@ class SweepingServer(StreamServer):
     kernel would reset them.
     """
 
+    # What gevent's annotations leave out.
+    _timer: Any
+
     def __init__(self, listener: socket.socket, *, accepts: Callable[[], bool], handle: Any, spawn: Pool) -> None:  # noqa: ANN401 - a callable of gunicorn's
         self._accepts = accepts
         super().__init__(listener, handle=handle, spawn=spawn)
@@ -61,7 +64,8 @@ class SweepingServer(StreamServer):
         """Begin or stop to accept, if that has changed."""
         if not self._accepts():
             self.stop_accepting()
-        elif self.started:
+        elif self.started and self._timer is None:
+            # With a timer gevent pauses by itself: it had no file descriptor left.
             self.start_accepting()
 
     def start_accepting(self) -> None:
@@ -109,6 +113,7 @@ class UnpatchedGeventWorker(GeventWorker):
         self.server_class = self._make_server  # type: ignore[assignment,misc]
         self._turns = Turns()
         self._servers = list[SweepingServer]()
+        self._accepts = True
         self._waits_for_successor = False
         # The configuration gives it one before the fork.
         self.seat: Seat
@@ -145,6 +150,8 @@ class UnpatchedGeventWorker(GeventWorker):
             if self._waits_for_successor and self.seat.has_successor:
                 self._service().leave()
                 self.part()
+            # As of the last look is soon enough for connections that are there, and costs a request nothing.
+            self._accepts = self._service().accepts
             for server in self._servers:
                 server.look()
             gevent.sleep(_LOOK_S)
@@ -172,7 +179,7 @@ class UnpatchedGeventWorker(GeventWorker):
         environ["wsgi.multithread"] = True
         chunks = self.wsgi(environ, cast("Any", answer.start_response))
         is_read = _is_read(req.body)
-        if not (is_read and self.alive and self._service().accepts):
+        if not (is_read and self.alive and self._accepts):
             # Whoever asks again should come to a process that serves.
             answer.force_close()
         try:
