@@ -64,13 +64,9 @@ class SweepingServer(StreamServer):
         """Begin or stop to accept, if that has changed."""
         if not self._accepts():
             self.stop_accepting()
-        elif self.started and self._timer is None:
+        elif self.started and self._timer is None and not self.full():
             # With a timer gevent pauses by itself: it had no file descriptor left.
             self.start_accepting()
-
-    def start_accepting(self) -> None:
-        if self._accepts() and not self.full():
-            super().start_accepting()
 
     def do_read(self) -> Any:  # noqa: ANN401 - gevent's: a socket and an address, or None
         # Asked with each connection: another process may have begun to serve since the last look.
