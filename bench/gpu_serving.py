@@ -7,15 +7,15 @@ from dataclasses import dataclass, replace
 from bench.figures import Row
 from bench.gpu_card import watched
 from bench.images import image_server
-from bench.pod import full_size_pod
+from bench.pod import full_size_pod, wait_for_workers
 from bench.serving import Bench, Case, image_batches, named_files, single_images, texts
 from bench.workload import THUMBNAIL, pictures
-from tools.testbed.process import PodProcess
 
 LARGE = "1080p"
 # More than that many requests of 16 would be refused: MAX_QUEUED_ITEMS.
 _MOST_BATCH_CLIENTS = 64
-_READY_TIMEOUT_S = 300.0
+# As many places as that many single processes have: what is compared is their speed, not their refusals.
+_PLACES_PER_WORKER = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +41,12 @@ def plans(clients: Sequence[int], device_batches: Sequence[int], workers: Sequen
     return [
         Plan("as shipped", {}, shipped),
         *(Plan(f"MAX_DEVICE_BATCH={size}", {"MAX_DEVICE_BATCH": str(size)}, full) for size in device_batches),
-        *(Plan(f"WORKERS={count}", {"WORKERS": str(count)}, full) for count in workers),
+        *(Plan(f"WORKERS={count}", _processes(count), full) for count in workers),
     ]
+
+
+def _processes(workers: int) -> dict[str, str]:
+    return {"WORKERS": str(workers), "MAX_CONCURRENT_REQUESTS": str(workers * _PLACES_PER_WORKER)}
 
 
 def measure(
@@ -54,7 +58,7 @@ def measure(
         for number, plan in enumerate(planned):
             started_s = time.monotonic()
             with full_size_pod({**settings, **plan.settings}) as pod:
-                _wait_for_all(pod, int(plan.settings.get("WORKERS", "1")))
+                wait_for_workers(pod, int(plan.settings.get("WORKERS", "1")))
                 yield Row("http", f"{plan.label}: start until ready", time.monotonic() - started_s, "s")
                 with Bench.over(pod, images) as bench:
                     bench.warm_up(plan.cases, seconds)
@@ -72,13 +76,3 @@ def _run(bench: Bench, case: Case, seconds: float, label: str) -> Row:
         row = bench.run(case, seconds)
     served = replace(row.served, card=watch.use) if row.served else None
     return replace(row, what=f"{label}: {row.what}", served=served)
-
-
-def _wait_for_all(pod: PodProcess, workers: int) -> None:
-    """A worker that is ready says so in the log; /readyz is answered by whichever takes the connection."""
-    until_s = time.monotonic() + _READY_TIMEOUT_S
-    while time.monotonic() < until_s:
-        if sum(str(line["message"]).startswith("model ready") for line in pod.log_lines()) >= workers:
-            return
-        time.sleep(0.1)
-    raise RuntimeError(f"not all of {workers} workers are ready:\n{pod.log()}")

@@ -143,7 +143,7 @@ def _measure(
     totals = dict[tuple[Case, Tree], Measured]()
     with ExitStack() as stack:
         images = stack.enter_context(image_server(files))
-        pods = {tree: stack.enter_context(instant_pod(tree, core=core)) for tree in compared}
+        pods = {tree: stack.enter_context(instant_pod(tree, cores=[core])) for tree in compared}
         numbers = count(1, _NUMBERS_PER_ROUND)
         for case, items in _CASES.items():
             for tree in compared:

@@ -19,10 +19,10 @@ _SETTINGS = {"PYTHONPATH": str(_INSIDE), "OMP_NUM_THREADS": "1", "CACHE_BYTES": 
 
 @contextmanager
 def instant_pod(
-    tree: Tree, settings: Mapping[str, str] | None = None, *, core: int | None = None
+    tree: Tree, settings: Mapping[str, str] | None = None, *, cores: Sequence[int] = ()
 ) -> Iterator[PodProcess]:
-    """A ready pod with the code of `tree` and the bundled model's files; all its processes on `core`, if given."""
-    command = [*_on(core), *GUNICORN, "instant_pod:app"]
+    """A ready pod with the code of `tree` and the bundled model's files; all its processes on `cores`, if given."""
+    command = [*_on(cores), *GUNICORN, "instant_pod:app"]
     given = {**_SETTINGS, **tree.settings, **(settings or {})}
     with pod_process(given, ready=False, command=command, folder=tree.folder) as pod:
         wait_until_ready(pod)
@@ -39,12 +39,12 @@ def thread_names(base_url: str) -> dict[int, str]:
 
 def decode_ms(tree: Tree, files: Sequence[Path], *, core: int) -> float:
     """Milliseconds of processor per file from its bytes to model pixels, in a process of its own."""
-    command = [*_on(core), sys.executable, "-m", "decode_alone", *map(str, files)]
+    command = [*_on([core]), sys.executable, "-m", "decode_alone", *map(str, files)]
     done = subprocess.run(  # noqa: S603 - our own module
         command, cwd=tree.folder, env=environment(**_SETTINGS), check=True, capture_output=True, text=True
     )
     return float(done.stdout)
 
 
-def _on(core: int | None) -> list[str]:
-    return [] if core is None else ["taskset", "--cpu-list", str(core)]
+def _on(cores: Sequence[int]) -> list[str]:
+    return ["taskset", "--cpu-list", ",".join(map(str, cores))] if cores else []

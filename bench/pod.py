@@ -46,6 +46,16 @@ def wait_until_ready(pod: PodProcess) -> None:
     raise RuntimeError(f"the pod is not ready:\n{pod.log()}")
 
 
+def wait_for_workers(pod: PodProcess, workers: int) -> None:
+    """Wait until so many serve: each says so in the log, and /readyz is answered for all of them together."""
+    until_s = time.monotonic() + _READY_TIMEOUT_S
+    while time.monotonic() < until_s:
+        if sum(str(line["message"]).startswith("this worker serves") for line in pod.log_lines()) >= workers:
+            return
+        time.sleep(0.1)
+    raise RuntimeError(f"not all of {workers} workers are ready:\n{pod.log()}")
+
+
 def _is_ready(asking: http.client.HTTPConnection) -> bool:
     """A pod that cannot load its model breaks off, and ends a moment later; its log says why."""
     try:

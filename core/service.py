@@ -16,6 +16,7 @@ from core.cache import Counts
 from core.deadline import Cancellation, Deadline
 from core.errors import NotReady, Overloaded, StartError
 from core.settings import ServiceSettings
+from core.siblings import Phase, Seat, Siblings
 from core.wire.responses import Body, ModelIdentity
 
 VERSION = version("clip-embedding-service")
@@ -28,6 +29,9 @@ class Status(Enum):
     OK = "ok"
     DRAINING = "draining"
     UNHEALTHY = "unhealthy"
+
+
+_PHASES = {Status.LOADING: Phase.LOADING, Status.OK: Phase.SERVING}
 
 
 class Runtime(Protocol):
@@ -64,7 +68,10 @@ class Runtime(Protocol):
 
 
 class Service:
-    """Thread-safe. Starts as `loading`; `load` makes it `ok`, `drain` ends that for good."""
+    """Thread-safe. Starts as `loading`; `load` makes it `ok`, `leave` and `drain` end that for good.
+
+    Alone, unless it is told by `join` that it is one process of several.
+    """
 
     def __init__(
         self, settings: ServiceSettings, load: Callable[[], Runtime], *, clock: Callable[[], float] = time.monotonic
@@ -73,24 +80,42 @@ class Service:
         self._load = load
         self._clock = clock
         self._runtime: Runtime | None = None
+        self._leaving = False
         self._draining = False
         self._started_s = clock()
         self._lock = threading.Lock()
-        self._running = 0
+        self._seat = Siblings(1).seat()
         self._beats = 0
         self._resting = True
 
+    def join(self, seat: Seat) -> None:
+        """Count with the others of `seat` from now on; before the first request."""
+        self._seat = seat
+        self._show()
+
     @property
     def status(self) -> Status:
-        if self._draining:
-            return Status.DRAINING
+        return Status.DRAINING if self._leaving else self._ability
+
+    @property
+    def _ability(self) -> Status:
         if self._runtime is None:
             return Status.LOADING
         return Status.OK if self._runtime.healthy else Status.UNHEALTHY
 
+    def _show(self) -> None:
+        self._seat.show(_PHASES.get(self.status, Phase.LEAVING))
+
+    @property
+    def accepts(self) -> bool:
+        """Whether this process should take new connections; the others are told how it is."""
+        self._show()
+        return self._seat.accepts
+
     def load(self) -> None:
         """Read and warm the model; blocks for seconds. Raises `StartError` when that is impossible."""
         self._runtime = self._load()
+        self._show()
 
     def check(self) -> None:
         """Embed one image and one text through decoder, batcher and model. Raises `StartError` when that fails."""
@@ -98,9 +123,15 @@ class Service:
             raise StartError("the model is not loaded")
         self._runtime.check()
 
+    def leave(self) -> None:
+        """Be told as draining from now on, so that nobody new comes. Whoever is here already is still served."""
+        self._leaving = True
+        self._show()
+
     def drain(self) -> None:
         """Refuse new work from now on; what was admitted runs to its end. Safe in a signal handler."""
         self._draining = True
+        self.leave()
 
     def deadline(self, timeout_ms: int | None, cancellation: Cancellation) -> Deadline:
         """The end of a request that begins now: what its caller asked for, up to REQUEST_TIMEOUT_S."""
@@ -109,24 +140,46 @@ class Service:
 
     @contextmanager
     def admitted(self) -> Iterator[Api]:
-        """Hold one of the places for a request. Raises `NotReady` or `Overloaded` at once, never waits."""
-        status = self.status
+        """Hold one of the places for a request, of which all processes together have MAX_CONCURRENT_REQUESTS.
+
+        Raises `NotReady` or `Overloaded` at once, never waits.
+        """
+        status = Status.DRAINING if self._draining else self._ability
         if status is not Status.OK or self._runtime is None:
             raise NotReady(f"the service is {status.value}")
         with self._lock:
-            if self._running >= self._settings.max_concurrent_requests:
+            if not self._seat.take_place(self.requests_limit):
                 raise Overloaded
-            self._running += 1
         try:
             yield self._runtime.api
         finally:
             with self._lock:
-                self._running -= 1
+                self._seat.give_place_back()
 
     @property
     def idle(self) -> bool:
-        """Whether no request holds a place."""
-        return self._running == 0
+        """Whether no request holds a place in this process."""
+        return self._seat.requests == 0
+
+    @property
+    def processes(self) -> int:
+        """How many processes there are, this one included."""
+        return self._seat.siblings.processes
+
+    @property
+    def ready_processes(self) -> int:
+        """How many of them serve."""
+        return self._seat.siblings.serving
+
+    @property
+    def requests_in_flight(self) -> int:
+        """How many requests hold a place, in all processes together."""
+        return self._seat.siblings.requests
+
+    @property
+    def requests_limit(self) -> int:
+        """How many may, in all processes together."""
+        return self._settings.max_concurrent_requests
 
     def beat(self) -> None:
         """Called again and again by the thread that holds the connections, as a sign that it is not stuck."""
@@ -153,6 +206,7 @@ class Service:
         """Unready for good: what waits for the model is answered with `NotReady`."""
         if self._runtime is not None:
             self._runtime.fail()
+            self._show()
 
     @property
     def queued_items(self) -> int:

@@ -34,8 +34,10 @@ class ServiceSettings(BaseModel):
     """Where it listens; `0.0.0.0` in the images."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """Where it listens."""
-    workers: Positive = 1
-    """Processes, each with a model of its own."""
+    workers: Literal["auto"] | Annotated[int, Field(gt=0, le=16)] = 1
+    """Processes of the pod, each with a model of its own: 1.5 GB of each GPU for a ViT-B/32. `auto` is 1 on a CPU, of
+    which one model uses all cores; with a GPU one for every four cores, and 4 at most.
+    """
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """Logs are JSON lines on standard error."""
     service_commit: str | None = None
@@ -84,9 +86,9 @@ class ServiceSettings(BaseModel):
     drain_timeout_s: Positive = 30
     """After SIGTERM, for what was accepted; and for a client to take its answer."""
     max_concurrent_requests: Positive = 64
-    """More are answered `OVERLOADED` at once."""
+    """In all processes of the pod together; more are answered `OVERLOADED` at once."""
     max_queued_items: Positive = 1024
-    """Images and texts between admission and their vector."""
+    """Images and texts between admission and their vector, in each process."""
     max_device_batch: Positive = 32
     """Items in one forward pass."""
 
@@ -119,17 +121,19 @@ class ServiceSettings(BaseModel):
     """What OpenVINO has exported, unless that was baked, and compiled; the first start writes it."""
 
     image_processes: Literal["auto"] | Positive = "auto"
-    """Processes that download and decode; `auto` is one for each core."""
+    """Processes of the pod that download and decode, shared out among WORKERS, at least one each; `auto` is one for
+    each core.
+    """
     max_decode_cpu_s: Seconds = 5.0
     """Of processor time, for one image. A photograph of 50 megapixels takes half a second."""
     max_decode_bytes: Positive = 805_306_368
     """Of memory, for decoding one image: what 50 megapixels need in every format."""
     max_image_bytes_in_flight: Positive = 536_870_912
     """What running requests hold of decoded images; as much again of downloaded ones, of those that were sent, and of
-    bodies of more than a mebibyte.
+    bodies of more than a mebibyte. Shared out among WORKERS, to each at least what its largest request needs.
     """
     cache_bytes: Annotated[int, Field(ge=0)] = 67_108_864
-    """Of vectors that are kept for when the same text or image comes again: some 25,000. 0 keeps none."""
+    """Of vectors that each process keeps for when the same text or image comes again: some 25,000. 0 keeps none."""
     cache_url: Annotated[str, Field(repr=False)] = ""
     """A Redis or Valkey in which pods share those vectors, `redis://…`; empty is off. Give it a `maxmemory` and an
     eviction policy such as `allkeys-lru`. Who can write to it chooses vectors.

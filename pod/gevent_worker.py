@@ -5,12 +5,13 @@ for such a lock hang for good (docs/decisions/0001-gevent-at-the-door.md).
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from types import FrameType
 from typing import Any, cast
 
+import gevent
 from flask import Flask
 from gevent import socket
 from gevent.pool import Pool
@@ -23,12 +24,16 @@ from gunicorn.workers.ggevent import GeventWorker
 
 from core.errors import InternalError
 from core.service import Service
+from core.siblings import Seat
 from core.wire.requests import new_request_id
 from pod import SERVICE_EXTENSION
 from pod.connection import Connection, Turns
 from pod.errors import from_gunicorn, last_answer
 
 logger = logging.getLogger(__name__)
+
+# How soon it is seen that the last process that served is gone, or that one has come.
+_LOOK_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,33 @@ class _Name:
 
 
 class SweepingServer(StreamServer):
-    """Answers also those who have connected but are not accepted yet when it closes: the kernel would reset them."""
+    """Accepts while `accepts` says so: all processes have one listener, and who waits there goes to one that does.
+
+    When it closes it answers also those who have connected but are not accepted yet, unless another process will: the
+    kernel would reset them.
+    """
+
+    # What gevent's annotations leave out.
+    _timer: Any
+
+    def __init__(self, listener: socket.socket, *, accepts: Callable[[], bool], handle: Any, spawn: Pool) -> None:  # noqa: ANN401 - a callable of gunicorn's
+        self._accepts = accepts
+        super().__init__(listener, handle=handle, spawn=spawn)
+
+    def look(self) -> None:
+        """Begin or stop to accept, if that has changed."""
+        if not self._accepts():
+            self.stop_accepting()
+        elif self.started and self._timer is None and not self.full():
+            # With a timer gevent pauses by itself: it had no file descriptor left.
+            self.start_accepting()
+
+    def do_read(self) -> Any:  # noqa: ANN401 - gevent's: a socket and an address, or None
+        # Asked with each connection: another process may have begun to serve since the last look.
+        if self._accepts():
+            return super().do_read()
+        self.stop_accepting()
+        return None
 
     def close(self) -> None:
         while not self.closed and not self.full() and (accepted := self.do_read()):
@@ -77,10 +108,22 @@ class UnpatchedGeventWorker(GeventWorker):
         # gunicorn calls it with what its own kind of server needs; ours needs the socket and the pool.
         self.server_class = self._make_server  # type: ignore[assignment,misc]
         self._turns = Turns()
+        self._servers = list[SweepingServer]()
+        self._accepts = True
+        self._waits_for_successor = False
+        # The configuration gives it one before the fork.
+        self.seat: Seat
 
     def _make_server(self, listener: socket.socket, *, spawn: Pool, **_unused: Any) -> SweepingServer:  # noqa: ANN401
         name = cast("socket.socket", _Name(listener.getsockname()))
-        return SweepingServer(listener, handle=partial(self.handle, name), spawn=spawn)
+        server = SweepingServer(
+            listener, accepts=lambda: self._service().accepts, handle=partial(self.handle, name), spawn=spawn
+        )
+        if self.cfg.workers > 1:
+            # Of a burst each process takes what it comes to, and not one of them all.
+            server.max_accept = 1
+        self._servers.append(server)
+        return server
 
     def init_process(self) -> None:
         # gunicorn looks each setting up by way of two methods, some forty times for each request.
@@ -93,6 +136,21 @@ class UnpatchedGeventWorker(GeventWorker):
         self.sockets = [
             socket.socket(listener.FAMILY, socket.SOCK_STREAM, fileno=listener.sock.detach()) for listener in listeners
         ]
+
+    def run(self) -> None:
+        gevent.spawn(self._mind_the_door)
+        super().run()
+
+    def _mind_the_door(self) -> None:
+        while True:
+            if self._waits_for_successor and self.seat.has_successor:
+                self._service().leave()
+                self.part()
+            # As of the last look is soon enough for connections that are there, and costs a request nothing.
+            self._accepts = self._service().accepts
+            for server in self._servers:
+                server.look()
+            gevent.sleep(_LOOK_S)
 
     def notify(self) -> None:
         """Called by the hub every second: ends a worker whose master has gone, and tells the watchdog that the hub is
@@ -117,7 +175,8 @@ class UnpatchedGeventWorker(GeventWorker):
         environ["wsgi.multithread"] = True
         chunks = self.wsgi(environ, cast("Any", answer.start_response))
         is_read = _is_read(req.body)
-        if not (is_read and self.alive):
+        if not (is_read and self.alive and self._accepts):
+            # Whoever asks again should come to a process that serves.
             answer.force_close()
         try:
             for chunk in chunks:
@@ -146,7 +205,13 @@ class UnpatchedGeventWorker(GeventWorker):
         client.linger()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """SIGTERM: unready at once, while gunicorn lets the accepted requests finish."""
+        """SIGTERM: unready at once, while gunicorn lets the accepted requests finish.
+
+        The first one in a reload is heard when one of the new workers serves, and costs nobody an answer.
+        """
+        if self.seat.is_replaced and not self._waits_for_successor:
+            self._waits_for_successor = True
+            return
         self._service().drain()
         super().handle_exit(sig, frame)
 

@@ -7,35 +7,40 @@ import sys
 from typing import Any
 
 from core.build import require_usable
+from core.clip.gpu_memory import gpu_memory_bytes
 from core.errors import StartError
 from core.old_names import warn_of_old_names
+from core.process import cpu
 from core.process.logs import logging_config
 from core.settings import ServiceSettings, load_settings
+from core.siblings import Siblings
 from core.watchdog import WatchdogLimits
 from pod import SERVICE_EXTENSION
 from pod.restarts import RestartGuard
 from pod.start import start
+from pod.workers import choose_workers
 
 # After a fault: the hub closes its door within a second, and has this long for the answers that are under way.
 _PARTING_S = 2.5
 
 
-def _settings_or_exit() -> ServiceSettings:
+def _settings_or_exit() -> tuple[ServiceSettings, int]:
     try:
         settings = load_settings(os.environ)
         require_usable(settings)
+        return settings, choose_workers(settings, cpu.available_cores(), gpu_memory_bytes)
     except StartError as error:
         sys.exit(f"cannot start: {error}")
-    return settings
 
 
-_settings = _settings_or_exit()
-_restarts = RestartGuard()
+_settings, workers = _settings_or_exit()
+_restarts = RestartGuard(workers)
 
 bind = f"[{_settings.host}]:{_settings.port}" if ":" in _settings.host else f"{_settings.host}:{_settings.port}"
-workers = _settings.workers
+# What `auto` has become: each worker reads its settings for itself, and has its share.
+raw_env = [f"WORKERS={workers}"]
 worker_class = "pod.gevent_worker.UnpatchedGeventWorker"
-# Well above the admission limit: overload is answered with OVERLOADED, not left waiting in the backlog.
+# Well above the admission limit, in each worker: overload is answered with OVERLOADED, not left waiting in the backlog.
 worker_connections = _settings.max_concurrent_requests * 16
 # The model loads in the worker, after the fork: CUDA does not survive one.
 preload_app = False
@@ -55,27 +60,42 @@ logconfig_dict = logging_config(_settings.log_level)
 logger_class = "pod.gunicorn_logger.QuietLogger"
 
 
-def on_starting(_arbiter: Any) -> None:  # noqa: ANN401 - gunicorn is untyped
+def on_starting(arbiter: Any) -> None:  # noqa: ANN401 - gunicorn is untyped
     """In the master, so once for all workers, and when its log is there."""
     warn_of_old_names(os.environ)
     _refuse_taken_port()
+    # A reload runs this file again; the workers of before and those of after share the one that the master keeps.
+    arbiter.siblings = Siblings()
 
 
-def pre_fork(_arbiter: Any, worker: Any) -> None:  # noqa: ANN401 - gunicorn is untyped
+def on_reload(arbiter: Any) -> None:  # noqa: ANN401 - gunicorn is untyped
+    """In the master, before the new workers are started and the old ones told to end."""
+    arbiter.siblings.replace_all()
+
+
+def pre_fork(arbiter: Any, worker: Any) -> None:  # noqa: ANN401 - gunicorn is untyped
     """In the master."""
+    worker.seat = arbiter.siblings.seat()
     _restarts.born(worker.age)
 
 
 def post_worker_init(worker: Any) -> None:  # noqa: ANN401 - gunicorn is untyped
     """Load the model and watch over it, in a worker that can answer already."""
+    service = worker.wsgi.extensions[SERVICE_EXTENSION]
+    service.join(worker.seat)
     limits = WatchdogLimits(_settings.watchdog_forward_s, _settings.watchdog_hub_s, parting_s=_PARTING_S)
-    start(worker.wsgi.extensions[SERVICE_EXTENSION], limits, part=worker.part, delay_s=_restarts.delay_s())
+    start(service, limits, part=worker.part, delay_s=_restarts.delay_s())
 
 
 def child_exit(arbiter: Any, worker: Any) -> None:  # noqa: ANN401 - gunicorn is untyped
-    """In the master: tell a worker that died from one that was told to end, in a shutdown or a reload."""
-    told = not arbiter.LISTENERS or len(arbiter.WORKERS) >= arbiter.num_workers
-    (_restarts.retired if told else _restarts.died)(worker.age)
+    """In the master: give back what a worker held, and tell one that died from one that was told to end, in a shutdown
+    or a reload.
+    """
+    arbiter.siblings.free(worker.seat)
+    if not arbiter.LISTENERS or len(arbiter.WORKERS) >= arbiter.num_workers:
+        _restarts.retired(worker.age)
+    else:
+        _restarts.died(worker.age, others_serve=arbiter.siblings.serving > 0)
 
 
 def worker_exit(_arbiter: Any, worker: Any) -> None:  # noqa: ANN401 - gunicorn is untyped

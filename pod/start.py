@@ -20,9 +20,9 @@ logger = logging.getLogger(__name__)
 def start(service: Service, limits: WatchdogLimits, *, part: Callable[[], None], delay_s: float = 0.0) -> None:
     """Load the model on a daemon thread, and watch over it on another.
 
-    When loading fails, the worker ends in a way that ends the master too; on a fault, in a way that has the master
-    start a fresh one; `part` closes the door before that. The `delay_s` before loading is for a worker whose
-    predecessors died young.
+    When loading fails, the worker ends in a way that ends the master too, unless another worker serves. On a fault it
+    ends in a way that has the master start a fresh one; `part` closes the door before that. The `delay_s` before
+    loading is for a worker whose predecessors died young.
     """
     threading.Thread(target=_load_or_exit, args=(service, delay_s), name="load", daemon=True).start()
     Watchdog(service, limits, part=part, end=lambda: _exit(FAULT_EXIT_STATUS)).start()
@@ -40,9 +40,11 @@ def _load_or_exit(service: Service, delay_s: float) -> None:
     except Exception:
         logger.critical("cannot start: unexpected failure while loading the model", exc_info=True)
     else:
+        fields = {"pid": os.getpid(), "serving": service.ready_processes, "processes": service.processes}
+        logger.info("this worker serves", extra=fields)
         return
-    # gunicorn halts on this status instead of starting the worker again and again.
-    _exit(Arbiter.APP_LOAD_ERROR)
+    # gunicorn halts on the second status instead of starting the worker again and again.
+    _exit(FAULT_EXIT_STATUS if service.ready_processes else Arbiter.APP_LOAD_ERROR)
 
 
 def _exit(status: int) -> None:

@@ -6,8 +6,10 @@ The configuration has the model loaded once the worker is up (`post_worker_init`
 import os
 
 from core.build import build_service
+from core.process import cpu
 from core.settings import load_settings
 from pod.app import create_app
+from pod.workers import share_of_one
 
-_settings = load_settings(os.environ)
+_settings = share_of_one(load_settings(os.environ), cpu.available_cores())
 app = create_app(_settings, build_service(_settings))

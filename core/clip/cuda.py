@@ -13,7 +13,7 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 
-_DRIVER = "libcuda.so.1"
+DRIVER = "libcuda.so.1"
 _SUCCESS = 0
 
 # Written by the kernel's module, so it is there in a container that was given no device.
@@ -47,7 +47,7 @@ def ask_driver(load: Callable[[str], Any] = ctypes.CDLL) -> Driver | None:
     "Version Management"; the version can be asked for when nothing else can.
     """
     try:
-        driver = load(_DRIVER)
+        driver = load(DRIVER)
     except OSError:
         return None
     number, count = ctypes.c_int(0), ctypes.c_int(0)
@@ -95,7 +95,7 @@ def explanation(driver: Driver | None, module_version: str | None, build: TorchB
     loaded = f"driver {module_version}" if module_version else "driver of unknown version"
     if driver is None:
         host = f"the host has {loaded}" if module_version else "the host may have none"
-        return f"no NVIDIA driver in this container ({_DRIVER} is not to be found; {host}); {built}"
+        return f"no NVIDIA driver in this container ({DRIVER} is not to be found; {host}); {built}"
     knows = f"for CUDA {driver.cuda[0]}.{driver.cuda[1]}" if driver.cuda else "for a CUDA that it does not name"
     if driver.cuda is not None and driver.cuda[0] < int(build.cuda.split(".")[0]):
         return f"{loaded}, {knows}, is too old: {built}; take a host with a newer one, or an image for an older CUDA"

@@ -47,9 +47,12 @@ def test_each_pod_is_asked_for_what_is_compared() -> None:
     """The full load of every other pod is among what the first one, as shipped, is asked for: it is the baseline."""
     shipped, *others = plans(clients=(1, 64), device_batches=(64,), workers=(2, 4))
 
-    assert [{}, {"MAX_DEVICE_BATCH": "64"}, {"WORKERS": "2"}, {"WORKERS": "4"}] == [
-        plan.settings for plan in (shipped, *others)
-    ]
+    assert [
+        {},
+        {"MAX_DEVICE_BATCH": "64"},
+        {"WORKERS": "2", "MAX_CONCURRENT_REQUESTS": "128"},
+        {"WORKERS": "4", "MAX_CONCURRENT_REQUESTS": "256"},
+    ] == [plan.settings for plan in (shipped, *others)]
     for plan in others:
         assert set(plan.cases) <= set(shipped.cases)
 

@@ -1,5 +1,6 @@
 """The real service, with everything real but the model: admission, image processes, scheduler, watchdog."""
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from core.batching.tally import Tally
 from core.byte_budget import ByteBudget
 from core.cache import Counts
 from core.embedder import Arrivals, Embedder, ImageMemory
+from core.errors import StartError
 from core.images.content import SentLimits
 from core.images.job import PixelStack
 from core.images.pool import ImageProcesses
@@ -34,7 +36,8 @@ _DECODES_PER_PROCESS = 2
 def scripted_service(settings: ServiceSettings, environ: Mapping[str, str]) -> Service:
     """A service that is still loading; CHAOS_ITEM_S, CHAOS_MAX_ITEMS and CHAOS_RELEASE describe its engine.
 
-    CHAOS_IN_TURNS=1 has decoder and device take turns, as they do where they share a CPU.
+    CHAOS_IN_TURNS=1 has decoder and device take turns, as they do where they share a CPU. Loading waits for the file
+    CHAOS_MODEL, if that is set, and fails when it holds anything.
     """
     release = environ.get("CHAOS_RELEASE")
     engine = ScriptedEngine(
@@ -43,7 +46,20 @@ def scripted_service(settings: ServiceSettings, environ: Mapping[str, str]) -> S
         release=Path(release) if release else None,
     )
     in_turns = environ.get("CHAOS_IN_TURNS") == "1"
-    return Service(settings, lambda: ScriptedRuntime(settings, engine, in_turns=in_turns))
+
+    def load() -> ScriptedRuntime:
+        if model := environ.get("CHAOS_MODEL"):
+            _read(Path(model))
+        return ScriptedRuntime(settings, engine, in_turns=in_turns)
+
+    return Service(settings, load)
+
+
+def _read(model: Path) -> None:
+    while not model.exists():
+        time.sleep(0.02)
+    if model.read_bytes():
+        raise StartError("CHAOS_MODEL is broken")
 
 
 class ScriptedRuntime:

@@ -5,11 +5,13 @@ The engine is chosen by which application gunicorn is told to load, so no settin
 
 import os
 
+from core.process import cpu
 from core.service import Service
 from core.settings import load_settings
 from pod.app import create_app
+from pod.workers import share_of_one
 from tools.chaos.service import scripted_service
 
-_settings = load_settings(os.environ)
+_settings = share_of_one(load_settings(os.environ), cpu.available_cores())
 _service: Service = scripted_service(_settings, os.environ)
 app = create_app(_settings, _service)

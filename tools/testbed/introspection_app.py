@@ -9,6 +9,7 @@ from typing import Any
 from gevent import monkey
 
 from core.service import Status
+from core.siblings import Seat
 from pod import SERVICE_EXTENSION
 
 _MODULES = ("threading", "socket", "ssl", "time", "queue", "select")
@@ -16,8 +17,13 @@ _MODULES = ("threading", "socket", "ssl", "time", "queue", "select")
 
 class _NothingToDrain:
     status = Status.OK
+    accepts = True
+    processes = ready_processes = 1
     beats = None
     pass_serials = ()
+
+    def join(self, _seat: Seat) -> None:
+        """The configuration tells the service who else is there."""
 
     def load(self) -> None:
         """The configuration loads the service; there is none here."""
