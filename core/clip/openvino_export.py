@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import tempfile
 import warnings
 from pathlib import Path
@@ -13,6 +14,8 @@ from core.clip.graph_files import IMAGES, TEXTS
 from core.clip.towers import Towers
 
 logger = logging.getLogger(__name__)
+
+_NUMBERED = re.compile(r"\w+_\d+")
 
 
 def export(towers: Towers, graphs: Path, *, size_px: int) -> None:
@@ -36,7 +39,12 @@ def graph_of_texts(tower: torch.nn.Module) -> openvino.Model:
 
 
 def save(graph: openvino.Model, path: Path) -> None:
-    """Write a graph, and its weights beside it as they are."""
+    """Write a graph, and its weights beside it as they are. The same model gives the same bytes."""
+    graph.set_friendly_name(path.stem)
+    for number, node in enumerate(graph.get_ordered_ops()):
+        # OpenVINO numbers what has no name through all of a process's life.
+        if _NUMBERED.fullmatch(node.get_friendly_name()):
+            node.set_friendly_name(f"{node.get_type_name()}_{number}")
     openvino.save_model(graph, path, compress_to_fp16=False)
 
 

@@ -33,7 +33,7 @@ def test_defaults_of_the_contract() -> None:
         pytest.param("IMAGE_DOWNLOAD_TIMEOUT_S", "inf", id="infinite"),
         pytest.param("IMAGE_DOWNLOAD_TIMEOUT_S", "nan", id="not a number at all"),
         pytest.param("LOG_LEVEL", "LOUD", id="unknown level"),
-        pytest.param("CLIP_DTYPE", "int8", id="unknown dtype"),
+        pytest.param("CLIP_DTYPE", "int4", id="unknown dtype"),
         pytest.param("CLIP_ENGINE", "magic", id="unknown engine"),
         pytest.param("ALLOW_INSECURE_AUTH", "maybe", id="not a flag"),
     ],
