@@ -114,11 +114,13 @@ class Figures:
         return generate_latest(registry)
 
     def _hand_over_regularly(self) -> None:
-        while not self._over.wait(_HAND_OVER_S):
+        is_over = False
+        while not is_over:
             try:
                 self.hand_over()
             except Exception:
                 logger.exception("what was measured could not be handed over")
+            is_over = self._over.wait(_HAND_OVER_S)
 
     def _write(self, reading: Reading) -> None:
         key = reading.metric.name, reading.labels

@@ -34,8 +34,8 @@ _END = """\
   and `clip_client_limited_items_total`.
 - `modality`: `image`, `text`.
 - `stage`: `download`, `decode`, `queue`, `forward`; an item is in those that it went through, so a vector from the
-  cache is in neither `queue` nor `forward`, and what failed is in none. `queue` is all the waiting there is: for a place
-  to download or decode in, and for the device.
+  cache is in neither `queue` nor `forward`, and what failed is in none. `queue` is all the waiting there is: for a
+  place to download or decode in, and for the device.
 - `kind` of bytes: `bodies` (the first mebibyte of each), `large_bodies` (what is beyond), `sent_images`, `pixels`; of
   tokens: `text`, `padding`; of a device's memory: `used`, `total`.
 - `reason` of an image process that has ended:

@@ -75,7 +75,7 @@ def test_what_fails_as_a_whole_counts_for_each_item(raised: Exception, code: str
     [
         pytest.param(Embedding(VECTOR, TIMINGS), ["decode", "download", "forward", "queue"], id="computed"),
         pytest.param(
-            Embedding(VECTOR, {**TIMINGS, "decode_ms": 0.0, "inference_ms": 0.0}, cached=True),
+            Embedding(VECTOR, {**TIMINGS, "decode_ms": 0.0, "queue_ms": 5.0}, cached=True),
             ["download"],
             id="cached: its file was fetched to know it",
         ),
