@@ -9,7 +9,8 @@ from typing import Any
 from gevent import monkey
 
 from core.service import Status
-from pod import SERVICE_EXTENSION
+from pod import FIGURES_EXTENSION, SERVICE_EXTENSION
+from pod.metrics import Figures
 
 _MODULES = ("threading", "socket", "ssl", "time", "queue", "select")
 
@@ -33,7 +34,7 @@ class _NothingToDrain:
 
 
 class App:
-    extensions = {SERVICE_EXTENSION: _NothingToDrain()}  # noqa: RUF012 - read only
+    extensions = {SERVICE_EXTENSION: _NothingToDrain(), FIGURES_EXTENSION: Figures([])}  # noqa: RUF012 - read only
 
     def __call__(self, _environ: Any, start_response: Callable[..., Any]) -> Iterable[bytes]:  # noqa: ANN401
         start_response("200 OK", [("Content-Type", "application/json")])
