@@ -24,7 +24,7 @@ def draw(lines: Sequence[Line], path: Path, *, error: str, times: str) -> None:
         if tower in _MARKERS:
             label = way if tower == next(iter(_MARKERS)) else None
             axes.scatter(
-                line.figures[error], line.figures[times],
+                line.figures[error] or 0.0, line.figures[times] or 0.0,
                 s=70, marker=_MARKERS[tower], color=_COLOURS[ways.index(way)], label=label,
             )  # fmt: skip
     axes.axvspan(0, 100 * SAME_VECTORS, color="tab:green", alpha=0.08)

@@ -15,7 +15,7 @@ from core.process.logs import logging_config
 from core.settings import ServiceSettings, load_settings
 from core.siblings import Siblings
 from core.watchdog import WatchdogLimits
-from pod import SERVICE_EXTENSION
+from pod import FIGURES_EXTENSION, SERVICE_EXTENSION, metrics
 from pod.restarts import RestartGuard
 from pod.start import start
 from pod.workers import choose_workers
@@ -64,6 +64,7 @@ def on_starting(arbiter: Any) -> None:  # noqa: ANN401 - gunicorn is untyped
     """In the master, so once for all workers, and when its log is there."""
     warn_of_old_names(os.environ)
     _refuse_taken_port()
+    metrics.make_folder()
     # A reload runs this file again; the workers of before and those of after share the one that the master keeps.
     arbiter.siblings = Siblings()
 
@@ -83,6 +84,7 @@ def post_worker_init(worker: Any) -> None:  # noqa: ANN401 - gunicorn is untyped
     """Load the model and watch over it, in a worker that can answer already."""
     service = worker.wsgi.extensions[SERVICE_EXTENSION]
     service.join(worker.seat)
+    worker.wsgi.extensions[FIGURES_EXTENSION].start()
     limits = WatchdogLimits(_settings.watchdog_forward_s, _settings.watchdog_hub_s, parting_s=_PARTING_S)
     start(service, limits, part=worker.part, delay_s=_restarts.delay_s())
 
@@ -92,6 +94,7 @@ def child_exit(arbiter: Any, worker: Any) -> None:  # noqa: ANN401 - gunicorn is
     or a reload.
     """
     arbiter.siblings.free(worker.seat)
+    metrics.forget_worker(worker.pid)
     if not arbiter.LISTENERS or len(arbiter.WORKERS) >= arbiter.num_workers:
         _restarts.retired(worker.age)
     else:
@@ -101,7 +104,13 @@ def child_exit(arbiter: Any, worker: Any) -> None:  # noqa: ANN401 - gunicorn is
 def worker_exit(_arbiter: Any, worker: Any) -> None:  # noqa: ANN401 - gunicorn is untyped
     """Stop the threads of a worker that has drained."""
     if worker.wsgi is not None:
+        worker.wsgi.extensions[FIGURES_EXTENSION].close()
         worker.wsgi.extensions[SERVICE_EXTENSION].close()
+
+
+def on_exit(_arbiter: Any) -> None:  # noqa: ANN401 - gunicorn is untyped
+    """In the master, after its last worker."""
+    metrics.remove_folder()
 
 
 def _refuse_taken_port() -> None:

@@ -10,7 +10,8 @@ from gevent import monkey
 
 from core.service import Status
 from core.siblings import Seat
-from pod import SERVICE_EXTENSION
+from pod import FIGURES_EXTENSION, SERVICE_EXTENSION
+from pod.metrics import Figures
 
 _MODULES = ("threading", "socket", "ssl", "time", "queue", "select")
 
@@ -39,7 +40,7 @@ class _NothingToDrain:
 
 
 class App:
-    extensions = {SERVICE_EXTENSION: _NothingToDrain()}  # noqa: RUF012 - read only
+    extensions = {SERVICE_EXTENSION: _NothingToDrain(), FIGURES_EXTENSION: Figures([])}  # noqa: RUF012 - read only
 
     def __call__(self, _environ: Any, start_response: Callable[..., Any]) -> Iterable[bytes]:  # noqa: ANN401
         start_response("200 OK", [("Content-Type", "application/json")])
