@@ -2,3 +2,5 @@
 
 # Where the Flask app keeps its Service: the gunicorn worker drains and closes it there.
 SERVICE_EXTENSION = "clip_service"
+# And what tells its traces, or None.
+TRACING_EXTENSION = "clip_tracing"

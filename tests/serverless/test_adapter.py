@@ -16,6 +16,7 @@ from core.api import Api, Call
 from core.deadline import Cancellation, Deadline
 from core.errors import DownloadError
 from core.service import Service, Status
+from core.tracing import Trace
 from serverless.adapter import JobHandler
 from shared_auth.contract import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT
 
@@ -53,10 +54,11 @@ class ScriptedService:
         request_id: str,
         deadline: Deadline,
         credentials: Credentials,
+        trace: Trace | None = None,
     ) -> Call:
         self.paths.append(path)
         self.deadlines.append(deadline)
-        return Call(request_id, "default", self._run)
+        return Call(request_id, "default", self._run, trace=trace)
 
     def health(self) -> dict[str, Any]:
         return {"status": self.status.value}
