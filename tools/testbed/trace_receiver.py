@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -66,12 +66,18 @@ class TraceReceiver:
         """What has a process send its spans here, and soon."""
         return {"OTEL_EXPORTER_OTLP_ENDPOINT": self.url, "OTEL_BSP_SCHEDULE_DELAY": "50", **variables}
 
-    def wait_for(self, name: str, *, service: str | None = None, count: int = 1) -> list[Span]:
-        """Wait until so many spans of that name have come, and return them."""
+    def wait_for(self, name: str, *, service: str | None = None) -> list[Span]:
+        """Wait until a span of that name has come, and return all of them."""
+        return self._wait(lambda span: span.name == name and service in (None, span.service), name)
+
+    def wait_for_trace(self, trace_id: str, name: str) -> list[Span]:
+        """Wait until a span of that name and trace has come, and return all of them."""
+        return self._wait(lambda span: (span.trace_id, span.name) == (trace_id, name), name)
+
+    def _wait(self, is_meant: Callable[[Span], bool], name: str) -> list[Span]:
         until_s = time.monotonic() + _SOON_S
         while time.monotonic() < until_s:
-            found = [span for span in self.spans if span.name == name and service in (None, span.service)]
-            if len(found) >= count:
+            if found := list(filter(is_meant, self.spans)):
                 return found
             time.sleep(_LOOK_S)
         raise AssertionError(f"no {name!r} among {[span.name for span in self.spans]}")
