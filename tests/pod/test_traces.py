@@ -1,5 +1,6 @@
 """Traces of a real pod, as a receiver of OTLP sees them."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -190,6 +191,8 @@ def test_extra_that_is_missing_is_said_once(tmp_path: Path) -> None:
     (tmp_path / "opentelemetry" / "__init__.py").touch()
     settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "PYTHONPATH": str(tmp_path), "WORKERS": "2"}
     with pod_process(settings) as pod:
+        while sum(line["message"] == "model ready" for line in pod.log_lines()) < 2:
+            time.sleep(0.05)
         status = requests.post(pod.base_url + EMBED_TEXT, json=signed_text("a"), timeout=SOON_S).status_code
         lines = [line for line in pod.log_lines() if str(line["message"]).startswith("no traces")]
 
