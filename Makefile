@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TARGET ?= pod
 
 .DEFAULT_GOAL := help
-.PHONY: browser chaos fuzz help install run run-serverless smoke test lint types format bench bench-health bench-memory bench-gpu bench-host bench-mixed bench-parity bench-text-batch bench-cache bench-client bench-int8 docker-build image-check docs-check metrics-page prometheus redis settings-page clean
+.PHONY: browser chaos fuzz help install run run-serverless smoke test lint types format bench bench-health bench-memory bench-gpu bench-host bench-mixed bench-parity bench-text-batch bench-cache bench-client bench-int8 docker-build image-check docs-check metrics-page prometheus redis settings-page trace-example clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -23,7 +23,7 @@ comma := ,
 
 # The client is a distribution of its own.
 $(VENV)/installed-client: client/pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --progress-bar on -c constraints.txt -e './client[parquet,images]'
+	$(BIN)/python -m pip install --progress-bar on -c constraints.txt -e './client[parquet,images,otel]'
 	@touch $@
 
 $(VENV)/installed-all: $(VENV)/installed-dev $(VENV)/installed-client
@@ -107,6 +107,9 @@ settings-page: $(VENV)/installed-all ## write docs/settings.md from the settings
 
 metrics-page: $(VENV)/installed-all ## write docs/metrics.md from the metrics' definitions
 	@$(BIN)/python -m tools.metrics_page
+
+trace-example: $(VENV)/installed-all ## print one trace: a call whose pod is full, and which a serverless worker answers
+	@$(BIN)/python -m tools.trace_example
 
 browser: ## the Chromium of the tests, from Debian; without it they are skipped (root)
 	apt-get update --quiet

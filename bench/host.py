@@ -12,7 +12,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 
@@ -25,10 +25,11 @@ from bench.machine import about, commit
 from bench.pod import end_with_pods, worker_of
 from bench.serving import Case, image_batches, named_files, single_images, texts
 from bench.table import checklist
-from bench.trees import OTHER, Tree, add_against, in_turn, trees
+from bench.trees import OTHER, THIS, Tree, add_against, in_turn, trees
 from bench.usage import STAGES, Spent, Usage, spent
 from bench.workload import RESULTS, THUMBNAIL, pictures
 from tools.testbed.process import PodProcess
+from tools.testbed.trace_receiver import trace_receiver
 
 _THUMBNAILS, _LARGE = image_batches(THUMBNAIL, 4), image_batches("1080p", 4)
 _SINGLES, _TEXTS = single_images(THUMBNAIL, 8), texts(8)
@@ -40,6 +41,9 @@ _WARM_UP_SHARE = 0.2
 _NO_END_S = 3600.0
 # More than any round asks for, so that no two rounds ask for the same.
 _NUMBERS_PER_ROUND = 20_000
+
+# The same checkout, which tells a trace of every request.
+TRACED = "traced"
 
 DECODE = "decode of a thumbnail, alone"
 RATE, MAIN, PROCESSES, FAILED = "items/s", "main ms", "processes ms", "failed"
@@ -89,7 +93,8 @@ def main() -> None:
     with _files() as files:
         decodes = _decodes(compared, sorted(files.glob(f"{THUMBNAIL.replace(' ', '')}-*")), rounds, pod_core)
         jpegs = {path.name: path.read_bytes() for path in files.iterdir()}
-    measured = _measure(compared, jpegs, rounds, share, pod_core)
+    with _traced(told=options.traces) as traced:
+        measured = _measure((*compared, *traced), jpegs, rounds, share, pod_core)
     lines = [Line(case.what, tree.label, total.figures()) for (case, tree), total in measured.items()]
     lines = with_ratios([*lines, *decodes])
     findings = Findings(before, tuple(lines), checks(lines))
@@ -127,6 +132,16 @@ def _files() -> Iterator[Path]:
         for name, data in named_files({size: pictures(size) for size in (THUMBNAIL, "1080p")}).items():
             Path(folder, name).write_bytes(data)
         yield Path(folder)
+
+
+@contextmanager
+def _traced(*, told: bool) -> Iterator[Sequence[Tree]]:
+    """This checkout once more, whose traces are received as long as the block lasts; none where they are not told."""
+    if not told:
+        yield ()
+        return
+    with trace_receiver() as receiver:
+        yield (replace(THIS, label=TRACED, variables=(("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url),)),)
 
 
 def _decodes(compared: Sequence[Tree], files: Sequence[Path], rounds: int, core: int) -> list[Line]:
@@ -170,6 +185,7 @@ def _ask(pod: PodProcess, case: Case, images: ImageServer, items: int, first_num
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--quick", action="store_true", help="a third of the requests, less than a minute per tree")
+    parser.add_argument("--traces", action="store_true", help="also a pod that tells traces, one of every request")
     add_against(parser)
     return parser.parse_args()
 

@@ -13,15 +13,18 @@ from bench.workload import ROOT
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """A checkout of this project; what runs with its `folder` as working directory imports its code."""
+    """A checkout of this project; what runs with its `folder` as working directory imports its code, and has the
+    `variables` in its environment.
+    """
 
     label: str
     folder: Path
+    variables: tuple[tuple[str, str], ...] = ()
 
     @property
     def settings(self) -> Mapping[str, str]:
         """A cache of its own: what one commit has exported, another may read otherwise."""
-        return {"CLIP_CACHE_DIR": str(self.folder / ".cache" / "models")}
+        return {"CLIP_CACHE_DIR": str(self.folder / ".cache" / "models"), **dict(self.variables)}
 
 
 THIS = Tree("this", ROOT)

@@ -18,6 +18,7 @@ from core.images.content import SentImages, SentLimits
 from core.metrics import Reading
 from core.operations import OPERATIONS, Model, Proof
 from core.standing import Standing
+from core.tracing import Trace, within
 from core.wire.openai import MODELS, models_body, openai_error_body
 from core.wire.requests import Request, validate
 from core.wire.responses import Body, error_body
@@ -44,6 +45,8 @@ class Call:
     limit: Callable[[], Standing | None] = _unlimited
     held: ExitStack = field(default_factory=ExitStack)
     """The images that were sent; let go of when it has been run."""
+    trace: Trace | None = None
+    """Is told of what is embedded, where somebody traces this request."""
     standing: Standing | None = field(default=None, init=False)
     """Of the client, once `run` has asked for it; None where nobody counts."""
 
@@ -55,7 +58,7 @@ class Call:
             except RateLimited as refused:
                 self.standing = refused.standing
                 raise
-            return self.answer()
+            return self.answer() if self.trace is None else within(self.trace, self.answer)
 
 
 class Api:
@@ -86,6 +89,7 @@ class Api:
         request_id: str,
         deadline: Deadline | None = None,
         credentials: Credentials = NONE,
+        trace: Trace | None = None,
     ) -> Call:
         """Check a request and return the call that answers it; `request_id` goes into the answer. What `members` hold
         of images has been copied then, and the call lets go of it when it has been run.
@@ -119,6 +123,7 @@ class Api:
                 lambda: operation.run(model, request, request_id, ends),
                 lambda: self._limit(name, request),
                 held.pop_all(),
+                trace,
             )
 
     def _limit(self, name: str, request: Request) -> Standing | None:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
+from core import tracing
 from core.batching.items import Encoded, Group, Item, Modality, outcomes
 from core.batching.scheduler import Scheduler
 from core.byte_budget import ByteBudget
@@ -138,6 +139,7 @@ class Embedder:
                     rows = outcomes(group, items)
                 finally:
                     self._images.release(jobs)
+        tracing.note_images(group, jobs, rows)
         return [_embedding(*parts, group.arrived_s) for parts in zip(wanted, jobs, rows, strict=True)]
 
     def readings(self) -> Iterator[Reading]:
@@ -173,6 +175,7 @@ class Embedder:
         with self._scheduler.entered(items), _settled_in_the_end(items):
             self._claim_texts(items)
             rows = outcomes(group, items)
+        tracing.note_texts(group, rows)
         triples = zip(wanted, tokens, rows, strict=True)
         return [
             row

@@ -5,3 +5,6 @@ SERVICE_EXTENSION = "clip_service"
 
 # And its Figures: started with a worker, handed over for the last time at its end.
 FIGURES_EXTENSION = "clip_figures"
+
+# And what tells its traces, or None.
+TRACING_EXTENSION = "clip_tracing"

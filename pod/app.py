@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from flask import Flask, Request, Response, g, request
@@ -31,7 +31,7 @@ from core.wire.requests import new_request_id, request_id_of
 from core.wire.responses import Body
 from core.wire.sizes import max_body_bytes
 from core.wire.strict_json import encode, parse_object
-from pod import FIGURES_EXTENSION, SERVICE_EXTENSION, docs
+from pod import FIGURES_EXTENSION, SERVICE_EXTENSION, TRACING_EXTENSION, docs
 from pod.body import Bodies, ReceivedBody
 from pod.connection import Connection
 from pod.errors import from_http, status_of
@@ -39,6 +39,9 @@ from pod.metrics import CONTENT_TYPE, Figures
 from pod.presence import cancelled_when_gone
 from pod.requests import Requests
 from shared_auth.contract import TIMEOUT_HEADER
+
+if TYPE_CHECKING:
+    from core.spans import RequestSpan, Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +66,7 @@ class _Exchange:
     standing: Standing | None = None
     code: str | None = None
     client_gone: bool = False
+    trace: "RequestSpan | None" = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +102,7 @@ class _App(Flask):
         return func
 
 
-def create_app(settings: ServiceSettings, service: Service) -> Flask:
+def create_app(settings: ServiceSettings, service: Service, tracing: "Tracing | None" = None) -> Flask:
     """Return the application over `service`, which may still be loading."""
     # Without a folder of Flask's own, which would serve the page's files where they are turned off, and from the disk.
     app = _App(__name__, static_folder=None)
@@ -126,6 +130,11 @@ def create_app(settings: ServiceSettings, service: Service) -> Flask:
     for path, page in docs.views(settings).items():
         app.add_url_rule(path, path, page, methods=["GET"])
     app.before_request(_begin)
+    app.extensions[TRACING_EXTENSION] = tracing
+    if tracing is not None:
+        from pod import traces
+
+        traces.install(app, tracing)
     app.after_request(partial(_finish, requests))
     app.register_error_handler(HTTPException, lambda error: _answer_error(from_http(error)))
     app.register_error_handler(ServiceError, _answer_error)
@@ -165,7 +174,12 @@ def _attempt(api: Api, asked: _Asked, exchange: _Exchange) -> bytes | ServiceErr
         members = parse_object(asked.body.data)
         request_id = exchange.request_id = request_id_of(members)
         call = api.prepare(
-            asked.path, members, request_id=request_id, deadline=asked.deadline, credentials=asked.credentials
+            asked.path,
+            members,
+            request_id=request_id,
+            deadline=asked.deadline,
+            credentials=asked.credentials,
+            trace=exchange.trace,
         )
         exchange.client, exchange.counted_as = call.client, call.counting.client
         # The call has what it needs of them: a batch of images would be held twice.
@@ -249,6 +263,11 @@ def _finish(requests: Requests, response: Response) -> Response:
         "client_gone": exchange.client_gone,
         "duration_ms": round(took_s * 1000, 1),
     }
+    if exchange.trace is not None:
+        from pod import traces
+
+        fields["trace_id"] = exchange.trace.trace_id
+        traces.end(exchange.trace, response, request_id=request_id, code=exchange.code)
     logger.log(level, "request", extra=fields)
     return response
 

@@ -15,13 +15,17 @@ from core.process.logs import logging_config
 from core.settings import ServiceSettings, load_settings
 from core.siblings import Siblings
 from core.watchdog import WatchdogLimits
-from pod import FIGURES_EXTENSION, SERVICE_EXTENSION, metrics
+from pod import FIGURES_EXTENSION, SERVICE_EXTENSION, TRACING_EXTENSION, metrics
 from pod.restarts import RestartGuard
 from pod.start import start
 from pod.workers import choose_workers
+from shared_tracing import warn_if_in_vain
 
 # After a fault: the hub closes its door within a second, and has this long for the answers that are under way.
 _PARTING_S = 2.5
+
+# A worker that has drained sends its last spans within this, or not at all.
+_LAST_SPANS_S = 3.0
 
 
 def _settings_or_exit() -> tuple[ServiceSettings, int]:
@@ -63,6 +67,7 @@ logger_class = "pod.gunicorn_logger.QuietLogger"
 def on_starting(arbiter: Any) -> None:  # noqa: ANN401 - gunicorn is untyped
     """In the master, so once for all workers, and when its log is there."""
     warn_of_old_names(os.environ)
+    warn_if_in_vain(os.environ)
     _refuse_taken_port()
     metrics.make_folder()
     # A reload runs this file again; the workers of before and those of after share the one that the master keeps.
@@ -103,9 +108,13 @@ def child_exit(arbiter: Any, worker: Any) -> None:  # noqa: ANN401 - gunicorn is
 
 def worker_exit(_arbiter: Any, worker: Any) -> None:  # noqa: ANN401 - gunicorn is untyped
     """Stop the threads of a worker that has drained."""
-    if worker.wsgi is not None:
-        worker.wsgi.extensions[FIGURES_EXTENSION].close()
-        worker.wsgi.extensions[SERVICE_EXTENSION].close()
+    if worker.wsgi is None:
+        return
+    worker.wsgi.extensions[FIGURES_EXTENSION].close()
+    worker.wsgi.extensions[SERVICE_EXTENSION].close()
+    tracing = worker.wsgi.extensions[TRACING_EXTENSION]
+    if tracing is not None:
+        tracing.close(_LAST_SPANS_S)
 
 
 def on_exit(_arbiter: Any) -> None:  # noqa: ANN401 - gunicorn is untyped

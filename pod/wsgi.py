@@ -8,8 +8,11 @@ import os
 from core.build import build_service
 from core.process import cpu
 from core.settings import load_settings
+from core.tracing import start_tracing
 from pod.app import create_app
 from pod.workers import share_of_one
 
 _settings = share_of_one(load_settings(os.environ), cpu.available_cores())
-app = create_app(_settings, build_service(_settings))
+# In the worker, after the fork: it has a thread.
+_tracing = start_tracing(os.environ, service="clip-embedding-pod")
+app = create_app(_settings, build_service(_settings), _tracing)

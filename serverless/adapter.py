@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from core.access import NONE, Credentials
 from core.api import Api, errors_of
@@ -24,6 +24,9 @@ from core.wire.responses import Body, error_body
 from core.wire.strict_json import encode
 from shared_auth.contract import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT, TIMEOUT_MEMBER
 
+if TYPE_CHECKING:
+    from core.spans import RequestSpan, Tracing
+
 logger = logging.getLogger(__name__)
 
 HEALTH = "/health"
@@ -34,6 +37,9 @@ MAX_OUTPUT_BYTES = 19_000_000
 # How long the caller will wait, in milliseconds from when the worker takes the job; capped by REQUEST_TIMEOUT_S.
 
 _BEAT_S = 1.0
+
+# A worker may be frozen as soon as it has answered: a job waits so long, at most, until its spans are sent.
+_FLUSH_S = 1.0
 
 # Requests to /openai/… of an endpoint come as these two members.
 _OPENAI_ROUTE, _OPENAI_INPUT = "openai_route", "openai_input"
@@ -61,13 +67,22 @@ class _Exchange:
     client: str | None = None
     timings: Mapping[str, float] = field(default_factory=dict)
     error: ServiceError | None = None
+    trace: "RequestSpan | None" = None
 
 
 class JobHandler:
     """One coroutine per job; `concurrency` jobs run at once, and share the batches of the model."""
 
-    def __init__(self, service: Service, *, concurrency: int, max_output_bytes: int = MAX_OUTPUT_BYTES) -> None:
+    def __init__(
+        self,
+        service: Service,
+        *,
+        concurrency: int,
+        max_output_bytes: int = MAX_OUTPUT_BYTES,
+        tracing: "Tracing | None" = None,
+    ) -> None:
         self._service = service
+        self._tracing = tracing
         self._max_output_bytes = max_output_bytes
         self._jobs = 0
         self._next_beat: asyncio.TimerHandle | None = None
@@ -93,7 +108,7 @@ class JobHandler:
         asked: _Asked | None = None
         try:
             asked = _asked(members)
-            output = await self._answer(asked, exchange)
+            output = await self._traced(asked, job, exchange)
         except ServiceError as refused:
             exchange.error = refused
         except Exception:
@@ -106,6 +121,30 @@ class JobHandler:
         if self._service.status is Status.UNHEALTHY:
             # A broken device does not recover: the platform replaces the worker after this job.
             output["refresh_worker"] = True
+        return output
+
+    async def _traced(self, asked: _Asked, job: Mapping[str, Any], exchange: _Exchange) -> Body:
+        """`_answer`, and the span of it, which has been sent when this returns or raises, or will not be in time."""
+        if self._tracing is None:
+            return await self._answer(asked, exchange)
+        from serverless import traces
+
+        span = exchange.trace = traces.begin(self._tracing, asked.path, job, started_s=exchange.started_s)
+        if span is None:
+            return await self._answer(asked, exchange)
+        code: str | None = InternalError.code
+        try:
+            output = await self._answer(asked, exchange)
+            code = None
+        except ServiceError as refused:
+            code = refused.code
+            raise
+        except asyncio.CancelledError:
+            code = "cancelled"
+            raise
+        finally:
+            traces.end(span, request_id=exchange.request_id, code=code)
+            await asyncio.get_running_loop().run_in_executor(self._threads, self._tracing.flush, _FLUSH_S)
         return output
 
     def close(self) -> None:
@@ -137,6 +176,7 @@ class JobHandler:
             request_id=exchange.request_id,
             deadline=deadline,
             credentials=asked.credentials,
+            trace=exchange.trace,
         )
         exchange.client = call.client
         try:
@@ -198,4 +238,6 @@ def _log(job: Mapping[str, Any], exchange: _Exchange) -> None:
         "code": exchange.error.code if exchange.error else None,
         "duration_ms": round((time.monotonic() - exchange.started_s) * 1000, 1),
     }
+    if exchange.trace is not None:
+        fields["trace_id"] = exchange.trace.trace_id
     logger.info("job", extra=fields)

@@ -10,10 +10,12 @@ from core.old_names import warn_of_old_names
 from core.process.garbage import kept_from_collector
 from core.process.logs import logging_config
 from core.service import Service
+from core.tracing import start_tracing
 from core.watchdog import FAULT_EXIT_STATUS, Watchdog, WatchdogLimits
 from serverless.adapter import JobHandler
 from serverless.auth import build_authenticator
 from serverless.settings import HandlerSettings, load_handler_settings
+from shared_tracing import warn_if_in_vain
 
 # Never DEBUG, which is the SDK's default: there it logs every output, embeddings and all.
 _SDK_LOG_LEVEL = {"DEBUG": "INFO", "INFO": "INFO", "WARNING": "WARN", "ERROR": "ERROR"}
@@ -22,6 +24,9 @@ _SDK_LOG_LEVEL = {"DEBUG": "INFO", "INFO": "INFO", "WARNING": "WARN", "ERROR": "
 # After a fault the jobs' answers ask the platform for a fresh worker, and the SDK ends this one. Should it not:
 _PARTING_S = 20.0
 
+# A worker that has drained sends its last spans within this, or not at all.
+_LAST_SPANS_S = 3.0
+
 
 def main() -> None:
     """Load and warm the model, then take jobs until SIGTERM. A model that cannot be loaded ends the process."""
@@ -29,6 +34,7 @@ def main() -> None:
         settings = load_handler_settings(os.environ)
         logging.config.dictConfig(logging_config(settings.log_level))
         warn_of_old_names(os.environ)
+        warn_if_in_vain(os.environ)
         service = build_service(settings, build_authenticator(settings))
         # Before the SDK's loop: a worker that takes jobs can answer them.
         with kept_from_collector():
@@ -48,7 +54,8 @@ def _serve(settings: HandlerSettings, service: Service) -> None:
     draining.install()
     limits = WatchdogLimits(settings.watchdog_forward_s, settings.watchdog_hub_s, parting_s=_PARTING_S)
     Watchdog(service, limits, end=lambda: os._exit(FAULT_EXIT_STATUS)).start()
-    handler = JobHandler(service, concurrency=settings.serverless_concurrency)
+    tracing = start_tracing(os.environ, service="clip-embedding-serverless")
+    handler = JobHandler(service, concurrency=settings.serverless_concurrency, tracing=tracing)
     serverless.register_fitness_check(service.check)
     serverless.start(
         {
@@ -59,6 +66,8 @@ def _serve(settings: HandlerSettings, service: Service) -> None:
     )
     handler.close()
     service.close()
+    if tracing is not None:
+        tracing.close(_LAST_SPANS_S)
 
 
 if __name__ == "__main__":

@@ -212,7 +212,7 @@ class Child:
             self._failed(task, error)
             return
         decode_ms = (time.monotonic() - began_s) * 1000
-        self._report(task, _report(task, decode_ms))
+        self._report(task, _report(task, began_s, decode_ms))
 
     def _decode(self, task: Task) -> ServiceError | None:
         if task.part.deadline.expired:
@@ -263,8 +263,9 @@ class Child:
             self._sock.sendall(data)
 
 
-def _report(task: Task, decode_ms: float = 0.0) -> list[Any]:
-    return [task.job_id, round(task.download_ms, 3), round(decode_ms, 3), task.sha256]
+def _report(task: Task, decode_began_s: float = 0.0, decode_ms: float = 0.0) -> list[Any]:
+    download = [task.download_began_s, round(task.download_ms, 3)]
+    return [task.job_id, *download, decode_began_s, round(decode_ms, 3), task.sha256]
 
 
 def _task(part: Part, job_id: int, slot: int, source: Source) -> Task:

@@ -71,7 +71,7 @@ class Downloads:
         self._begin()
 
     def _download(self, task: Task) -> ServiceError | None:
-        began_s = time.monotonic()
+        began_s = task.download_began_s = time.monotonic()
         deadline = task.part.deadline
         if deadline.expired:
             return DeadlineExceeded()

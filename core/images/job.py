@@ -18,7 +18,7 @@ Pixels = npt.NDArray[np.uint8]
 class ImageJob:
     """Has a `url`, or its bytes as `content`, which stay open until `ImageProcesses.release`. So do the `pixels`, uint8
     (3, size, size), in memory that is shared with the process that made them. `owner` is the asker's own; times are in
-    milliseconds.
+    milliseconds, and began on the monotonic clock, 0 if not at all.
     """
 
     url: str
@@ -31,7 +31,9 @@ class ImageJob:
     """Of the file, in hex; empty until it is known."""
     claimed: bool = False
     """Whether the cache has been asked for its row."""
+    download_began_s: float = 0.0
     download_ms: float = 0.0
+    decode_began_s: float = 0.0
     decode_ms: float = 0.0
 
 

@@ -136,12 +136,14 @@ class DescriptorInbox(Inbox):
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What became of one image in an image process; times in milliseconds. `sha256`, of the file, in hex, is empty
-    where it was not asked for.
+    """What became of one image in an image process; times in milliseconds, and when they began, on the monotonic clock,
+    which all processes of a machine share. `sha256`, of the file, in hex, is empty where it was not asked for.
     """
 
     job_id: int
+    download_began_s: float = 0.0
     download_ms: float = 0.0
+    decode_began_s: float = 0.0
     decode_ms: float = 0.0
     sha256: str = ""
     error: errors.ServiceError | None = None
@@ -150,8 +152,15 @@ class Report:
     def parse(cls, report: object) -> "Report":
         """Raises `Garbled`."""
         match report:
-            case [int(job_id), float(download_ms), float(decode_ms), str(sha256)] if _SHA256.fullmatch(sha256):
-                return cls(job_id, download_ms, decode_ms, sha256)
+            case [
+                int(job_id),
+                float(download_began_s),
+                float(download_ms),
+                float(decode_began_s),
+                float(decode_ms),
+                str(sha256),
+            ] if _SHA256.fullmatch(sha256):
+                return cls(job_id, download_began_s, download_ms, decode_began_s, decode_ms, sha256)
             case [int(job_id), str(code), str(message), bool(retryable)]:
                 return cls(job_id, error=_error_of(code, message, retryable=retryable))
         raise Garbled

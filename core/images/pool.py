@@ -329,14 +329,14 @@ class ImageProcesses:
             process.slots.give_back(ticket.slot)
             return None
         job = ticket.job
-        job.error, job.decode_ms = report.error, report.decode_ms
+        job.error, job.decode_began_s, job.decode_ms = report.error, report.decode_began_s, report.decode_ms
         self._note(job, report)
         if report.error is None:
             job.pixels = process.arena.slots[ticket.slot]
         return job
 
     def _note(self, job: ImageJob, report: Report) -> None:
-        job.download_ms = report.download_ms
+        job.download_began_s, job.download_ms = report.download_began_s, report.download_ms
         if job.content is not None or report.error is not None:
             # Of what was sent the service knows the hash by itself.
             return

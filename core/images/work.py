@@ -43,6 +43,7 @@ class Task:
     download: Download
     sent: tuple[int, int] | None = None
     data: bytes = b""
+    download_began_s: float = 0.0
     download_ms: float = 0.0
     sha256: str = ""
     held: ExitStack = field(default_factory=ExitStack)

@@ -17,6 +17,7 @@ from core.api import Api, Call
 from core.deadline import Cancellation, Deadline
 from core.errors import DownloadError
 from core.service import Service, Status
+from core.tracing import Trace
 from serverless.adapter import JobHandler
 from shared_auth.contract import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT
 
@@ -54,10 +55,12 @@ class ScriptedService:
         request_id: str,
         deadline: Deadline,
         credentials: Credentials,
+        trace: Trace | None = None,
     ) -> Call:
         self.paths.append(path)
         self.deadlines.append(deadline)
-        return Call(request_id, "default", Counting(cast("Embeds", None), Answered(), "default"), self._run)
+        counting = Counting(cast("Embeds", None), Answered(), "default")
+        return Call(request_id, "default", counting, self._run, trace=trace)
 
     def health(self) -> dict[str, Any]:
         return {"status": self.status.value}

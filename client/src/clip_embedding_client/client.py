@@ -178,15 +178,16 @@ class ClipClient:
         sent: deque[Future[list[Outcome]]] = deque()
         left = threading.Event()
 
-        def run(chunk: Chunk[Sendable]) -> list[Outcome]:
-            return self._driver.run(self._policy.chunk(chunk, timeout_s, max_retries), left)
+        def send(chunk: Chunk[Sendable]) -> Future[list[Outcome]]:
+            # Not on the pool's thread: what is current in a trace is so on the caller's.
+            return pool.submit(self._driver.run, self._policy.chunk(chunk, timeout_s, max_retries), left)
 
         try:
             chunks = _chunks(items, chunker)
             while True:
                 chunk, failed = _next(chunks, chunker)
                 if chunk is not None:
-                    sent.append(pool.submit(run, chunk))
+                    sent.append(send(chunk))
                 over = chunk is None or failed is not None
                 while sent and (over or len(sent) >= self._policy.window or sent[0].done()):
                     yield from sent.popleft().result()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from clip_embedding_client.errors import UnreadableResponse
@@ -24,7 +24,7 @@ _LIGHT_CHARACTERS = 65_536
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """Send a request and wait for the whole answer, for `timeout_s` in total. Any status is an answer.
+    """Send a request of `backend` and wait for the whole answer, for `timeout_s` in total. Any status is an answer.
 
     Its result is an `HttpAnswer`; it may raise `ConnectionFailed`, `BackendTimeout` or `UnreadableResponse`.
     """
@@ -34,6 +34,7 @@ class Exchange:
     timeout_s: float
     body: Mapping[str, Any] | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    backend: str = ""
 
     def data(self) -> bytes | None:
         """The body as JSON."""
@@ -49,6 +50,16 @@ class Exchange:
         members: Mapping[str, Any] = body.get("input", body)
         items: Sequence[Mapping[str, Any]] = members.get("items", [members])
         return items
+
+    def carrying(self, context: Mapping[str, str]) -> Exchange:
+        """Return the same with a trace's context: in a job's input, for whoever runs it, else in the headers. What has
+        no body asks for nothing that is traced.
+        """
+        if self.body is None:
+            return self
+        if "input" in self.body:
+            return replace(self, body={**self.body, "input": {**self.body["input"], **context}})
+        return replace(self, headers={**self.headers, **context})
 
     def all_headers(self) -> dict[str, str]:
         """With those that every request has."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ from clip_embedding_client.operations import Sendable, Sign, Single, signer
 from clip_embedding_client.retry import Budget, RetryPolicy
 from clip_embedding_client.router import Router
 from clip_embedding_client.settings import MOST_SECONDS, BackendName, ClientSettings
+from clip_embedding_client.traces import Tracing, start_tracing
 from clip_embedding_client.values import Embedding, Health, Outcome, TextItem
 
 # Batches whose results wait for those before them, beside each one that is on its way. While the first is tried
@@ -35,6 +37,7 @@ class Policy:
     events: Events
     lanes: Sequence[Lane]
     router: Router
+    tracing: Tracing | None = None
 
     @classmethod
     def of(cls, settings: ClientSettings, clock: Clock | None = None, on_event: OnEvent | None = None) -> Policy:
@@ -43,11 +46,18 @@ class Policy:
         if len(set(names)) < len(names):
             raise ConfigurationError("CLIP_FALLBACK_BACKEND is the same as CLIP_INFERENCE_BACKEND")
         clock = clock or Clock()
-        return cls.over([create_backend(name, settings, clock) for name in names], settings, clock, on_event)
+        backends = [create_backend(name, settings, clock) for name in names]
+        return cls.over(backends, settings, clock, on_event, tracing=start_tracing(os.environ))
 
     @classmethod
     def over(
-        cls, backends: Sequence[Backend], settings: ClientSettings, clock: Clock, on_event: OnEvent | None = None
+        cls,
+        backends: Sequence[Backend],
+        settings: ClientSettings,
+        clock: Clock,
+        on_event: OnEvent | None = None,
+        *,
+        tracing: Tracing | None = None,
     ) -> Policy:
         """Over one backend, or over a primary and a fallback."""
         events = Events(on_event)
@@ -63,10 +73,16 @@ class Policy:
             expected_fingerprint=settings.clip_expected_fingerprint,
             allow_mismatch=settings.clip_allow_fingerprint_mismatch,
         )
-        return cls(settings, clock, events, lanes, router)
+        return cls(settings, clock, events, lanes, router, tracing)
 
     def single(self, item: LoadedImage | TextItem, timeout_s: float | None, max_retries: int | None) -> Flow[Embedding]:
         """The vector of one item. Raises a `ClipClientError`."""
+        flow = self._single(item, timeout_s, max_retries)
+        return flow if self.tracing is None else self.tracing.call(flow, "embed", items=1)
+
+    def _single(
+        self, item: LoadedImage | TextItem, timeout_s: float | None, max_retries: int | None
+    ) -> Flow[Embedding]:
         [outcome] = yield from self.router.call(Single(item), self.budget(timeout_s, max_retries))
         if isinstance(outcome, ClipClientError):
             raise outcome
@@ -74,6 +90,10 @@ class Policy:
 
     def chunk(self, chunk: Chunk[Sendable], timeout_s: float | None, max_retries: int | None) -> Flow[list[Outcome]]:
         """One outcome per item of it, in order; its time begins now. Raises `BackendOff` and `ConfigurationError`."""
+        flow = self._chunk(chunk, timeout_s, max_retries)
+        return flow if self.tracing is None else self.tracing.call(flow, "embed batch", items=len(chunk))
+
+    def _chunk(self, chunk: Chunk[Sendable], timeout_s: float | None, max_retries: int | None) -> Flow[list[Outcome]]:
         return (yield from chunk.send(self.router, self.budget(timeout_s, max_retries)))
 
     def image_chunks(self) -> Chunker[LoadedImage]:
@@ -115,6 +135,8 @@ class Policy:
         """Release what backends hold themselves: for `local`, the model."""
         for lane in self.lanes:
             lane.backend.close()
+        if self.tracing is not None:
+            self.tracing.close()
 
 
 def _lane(backend: Backend, settings: ClientSettings, retry: RetryPolicy, sign: Sign, dimensions: Dimensions) -> Lane:

@@ -63,7 +63,7 @@ def called(command: list[str], *, folder: Path | None = None, variables: Mapping
 
 def copied_sources(folder: Path) -> Path:
     """The client beside what its links lead to, as in a checkout: building writes into its folder."""
-    for name in ("client", "shared_auth"):
+    for name in ("client", "shared_auth", "shared_tracing"):
         shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=_LEFT_OVER)
     return folder / "client"
 

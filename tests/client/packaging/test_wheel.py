@@ -21,7 +21,8 @@ from tools.testbed.process import ROOT, SECRET, PodProcess
 PACKAGE = ROOT / "client" / "src" / "clip_embedding_client"
 PROJECT = tomllib.loads((ROOT / "client" / "pyproject.toml").read_text("utf-8"))["project"]
 # Of this repository, and none of a user's.
-NAMES_OF_THE_SERVICE = ("core", "pod", "serverless", "shared_auth", "worker", "models", "tools", "tests", "bench")
+SHARED = ("shared_auth", "shared_tracing")
+NAMES_OF_THE_SERVICE = ("core", "pod", "serverless", *SHARED, "worker", "models", "tools", "tests", "bench")
 # What an import of the client may not cost, beside the service itself.
 NOT_IMPORTED = ("core", "torch", "pydantic", "flask", "PIL", "pyarrow", "httpx", "anyio", "tqdm")
 
@@ -46,12 +47,19 @@ def test_wheel_holds_every_file_of_the_package(wheel: Path) -> None:
     assert found == packed
 
 
-def test_signing_module_inside_is_the_services(wheel: Path) -> None:
-    """There is one signing rule; the wheel has a copy of it, byte by byte."""
-    prefix = "clip_embedding_client/signing/"
+@pytest.mark.parametrize(
+    ("module", "shared"),
+    [
+        pytest.param("signing", "shared_auth", id="signing"),
+        pytest.param("tracing", "shared_tracing", id="tracing"),
+    ],
+)
+def test_shared_module_inside_is_the_services(wheel: Path, module: str, shared: str) -> None:
+    """There is one rule for signing, and one for traces; the wheel has a copy of each, byte by byte."""
+    prefix = f"clip_embedding_client/{module}/"
     inside = {name.removeprefix(prefix): data for name, data in contents(wheel).items() if name.startswith(prefix)}
 
-    assert {path.name: path.read_bytes() for path in (ROOT / "shared_auth").iterdir() if path.is_file()} == inside
+    assert {path.name: path.read_bytes() for path in (ROOT / shared).iterdir() if path.is_file()} == inside
 
 
 def test_sdist_gives_the_same_wheel(sources: Path, wheel: Path, tmp_path: Path) -> None:

@@ -234,7 +234,7 @@ class InnerChild:
         """For each image of its next report the number, and what it came to: None for pixels."""
         kind, *reports = self.says()
         assert kind == ENDED
-        self.hashes |= {report[0]: report[3] for report in reports if not isinstance(report[1], str)}
+        self.hashes |= {report[0]: report[-1] for report in reports if not isinstance(report[1], str)}
         return [(report[0], report[1] if isinstance(report[1], str) else None) for report in reports]
 
 
@@ -368,7 +368,7 @@ def test_turns_are_waited_for() -> None:
 
         of_file = hashlib.sha256(b"9").hexdigest()
         assert [(FETCHED, 11, of_file), (FETCHED, 12, of_file)] == sorted(
-            (kind, report[0], report[3]) for kind, report in announced
+            (kind, report[0], report[-1]) for kind, report in announced
         )
         assert [(12, None)] == first
         assert [(11, "DEADLINE_EXCEEDED")] == child.ended()

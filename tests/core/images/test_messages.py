@@ -136,7 +136,7 @@ def test_garbled(data: bytes) -> None:
         received(inbox)
 
 
-@given(JSON | st.lists(JSON, min_size=3, max_size=4) | st.tuples(st.integers(), st.text(), st.text(), st.booleans()))
+@given(JSON | st.lists(JSON, min_size=3, max_size=6) | st.tuples(st.integers(), st.text(), st.text(), st.booleans()))
 def test_any_value_is_a_report_or_refused(value: object) -> None:
     """Nothing else is raised, and an error that comes out is one that an image can have."""
     try:
@@ -164,11 +164,11 @@ def test_error_comes_back_as_it_was(error: errors.ServiceError) -> None:
     [
         pytest.param([1, "INVALID_IMAGE", "two\nlines", False], id="a message of several lines"),
         pytest.param([1, "AUTH_FAILED", "no", False], id="an error that no image has"),
-        pytest.param([1, 2, 3, ""], id="times that are no floats"),
-        pytest.param([1, 2.0, 3.0], id="no hash"),
-        pytest.param([1, 2.0, 3.0, "0" * 63], id="a short hash"),
-        pytest.param([1, 2.0, 3.0, "A" * 64], id="a hash in capitals"),
-        pytest.param([1, 2.0, 3.0, "0" * 64 + "\n"], id="a hash and more"),
+        pytest.param([1, 1, 2, 3, 4, ""], id="times that are no floats"),
+        pytest.param([1, 1.0, 2.0, 3.0, 4.0], id="no hash"),
+        pytest.param([1, 1.0, 2.0, 3.0, 4.0, "0" * 63], id="a short hash"),
+        pytest.param([1, 1.0, 2.0, 3.0, 4.0, "A" * 64], id="a hash in capitals"),
+        pytest.param([1, 1.0, 2.0, 3.0, 4.0, "0" * 64 + "\n"], id="a hash and more"),
         pytest.param([1], id="too short"),
     ],
 )

@@ -29,7 +29,7 @@ class PodBackend:
         limit_s = min(timeout_s, self._timeout_s)
         url = self._base_url + path
         headers = {**self._headers, TIMEOUT_HEADER: str(told_timeout_ms(limit_s))}
-        answer = yield Exchange("POST", url, limit_s, body, headers)
+        answer = yield Exchange("POST", url, limit_s, body, headers, self.name)
         if answer.status != 200:
             raise refusal(answer, _SETTING)
         return answer.json()
@@ -38,7 +38,7 @@ class PodBackend:
         """A pod that loads or drains says 503 with the same body, which is an answer here."""
         limit_s = min(timeout_s, self._timeout_s, _HEALTH_TIMEOUT_S)
         url = self._base_url + HEALTH
-        answer = yield Exchange("GET", url, limit_s, headers=self._headers)
+        answer = yield Exchange("GET", url, limit_s, headers=self._headers, backend=self.name)
         parsed = answer.json_or_none()
         if answer.status in (200, 503) and isinstance(parsed, dict) and "status" in parsed:
             return parsed
