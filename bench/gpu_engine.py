@@ -123,7 +123,8 @@ def _engine_rows(setup: Setup, *, graphs: bool) -> Generator[Row, None, tuple[Mo
     how = "graphs" if graphs else "no graphs"
     cpu.limit_library_threads(cpu.available_cores())
     started_s = time.perf_counter()
-    directory, [engine, *_] = load(setup.settings(graphs=graphs))
+    model = load(setup.settings(graphs=graphs))
+    directory, engine = model.directory, model.engines[0]
     loaded_s = time.perf_counter()
     engine.prepare_thread()
     yield Row(ENGINE, f"{how}: load the model", loaded_s - started_s, "s")
@@ -170,7 +171,7 @@ def _parity_rows(
 
 def _both_streams_rows(setup: Setup, directory: ModelDirectory) -> Iterator[Row]:
     """All engines of the device at once, each on a thread of its own: as the service uses them."""
-    _, engines = load(setup.settings(graphs=True))
+    engines = load(setup.settings(graphs=True)).engines
     with ThreadPoolExecutor(len(engines)) as threads:
         list(threads.map(lambda engine: engine.prepare_thread(), engines))
         for batch in setup.shapes.both_streams:
@@ -188,8 +189,7 @@ def _both_streams_rows(setup: Setup, directory: ModelDirectory) -> Iterator[Row]
 def _pipeline_rows(setup: Setup, decoder: PixelDecoder, jpegs: Sequence[bytes]) -> Iterator[Row]:
     cores = cpu.available_cores()
     settings = setup.settings(graphs=True)
-    _, engines = load(settings)
-    per_s = images_per_s(settings, engines, decoder, jpegs, setup.seconds * setup.rounds)
+    per_s = images_per_s(settings, load(settings), decoder, jpegs, setup.seconds * setup.rounds)
     yield Row(DECODES, f"{setup.shapes.pictures} JPEG bytes to vectors, threads of {cores} cores", per_s, "images/s")
 
 
