@@ -63,7 +63,7 @@ bench: $(VENV)/installed-dev ## one table: naive way, engine alone, served, star
 bench-memory: $(VENV)/installed-dev ## does memory stay level over 20,000 requests of mixed sizes? (full-size model, ten minutes)
 	$(BIN)/python -m bench.memory --requests 20000
 
-bench-gpu: $(VENV)/installed-dev ## one CUDA device: share of its float16 rate, latency, parity (full-size model)
+bench-gpu: $(VENV)/installed-dev ## one CUDA device: tests, rates, latency, parity, a pod on it (full-size model, three quarters of an hour)
 	$(BIN)/python -m bench.gpu
 
 bench-host: $(VENV)/installed-dev ## what a pod costs its host when the model costs nothing: processor ms per item, by stage

@@ -9,9 +9,8 @@ import torch
 from bench.compare import DECODE, ENGINE, IMAGES, TEXTS
 from bench.figures import Row
 from bench.timing import calls_per_s
-from core.clip.artifact import ModelDirectory, open_model
-from core.clip.engine import Engine
-from core.clip.loading import load_model
+from core.clip.artifact import open_model
+from core.clip.loading import LoadedModel, load_model
 from core.images.decoding.pixels import PixelDecoder
 from core.images.decoding.rules import PIXEL_RULES_VERSION
 from core.process import cpu
@@ -23,21 +22,21 @@ _TEXT_BATCH = 16
 _DECODES_PER_CALL = 16
 
 
-def load(settings: ServiceSettings) -> tuple[ModelDirectory, list[Engine]]:
-    """The model and its engines."""
-    model = load_model(settings, pixel_rules=PIXEL_RULES_VERSION)
-    return model.directory, list(model.engines)
+def load(settings: ServiceSettings) -> LoadedModel:
+    """The model and its engines, by the pixel rules of this checkout."""
+    return load_model(settings, pixel_rules=PIXEL_RULES_VERSION)
 
 
 def measure_engine(settings: ServiceSettings, seconds: float) -> list[Row]:
     """Rates of both towers at fixed batches, no decoding and no network. Call it in a process of its own."""
-    directory, [engine, *_] = load(settings)
+    model = load(settings)
+    engine, size_px = model.engines[0], model.directory.size_px
     # As on the service's device thread.
     torch.set_num_threads(cpu.available_cores())
     rng = np.random.default_rng(0)
     rows = []
     for batch in _IMAGE_BATCHES:
-        pixels = rng.integers(0, 256, (batch, 3, directory.size_px, directory.size_px), dtype=np.uint8)
+        pixels = rng.integers(0, 256, (batch, 3, size_px, size_px), dtype=np.uint8)
         rate = batch * calls_per_s(lambda pixels=pixels: engine.encode_images(pixels), seconds)  # type: ignore[misc]
         rows.append(Row(ENGINE, f"images, batch {batch}", rate, "images/s", IMAGES))
     for length in _TOKEN_LENGTHS:

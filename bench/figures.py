@@ -33,11 +33,14 @@ class Percentiles:
 
 @dataclass(frozen=True, slots=True)
 class CardUse:
-    """Of a GPU over a measurement: mean percent of the time that it was busy, mean watts, largest memory in MiB."""
+    """Of a GPU over a measurement: mean percent of the time that it was busy, mean watts, largest memory in MiB, and
+    the mean clock of its processors, which falls when it is too hot or takes too much.
+    """
 
     busy_percent: float
     watts: float
     memory_mib: float
+    clock_mhz: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,13 @@ from bench.figures import CardUse
 
 _COMMAND = "nvidia-smi"
 _FACTS = (
-    "name", "driver_version", "memory.total", "power.limit", "clocks.max.sm", "clocks.max.memory",
-    "pcie.link.gen.max", "pcie.link.width.max",
+    "name", "driver_version", "compute_cap", "memory.total", "ecc.mode.current", "persistence_mode", "power.limit",
+    "power.max_limit", "clocks.sm", "clocks.mem", "clocks.max.sm", "clocks.max.mem", "pcie.link.gen.current",
+    "pcie.link.gen.max", "pcie.link.width.current", "pcie.link.width.max",
 )  # fmt: skip
-_SAMPLED = ("utilization.gpu", "power.draw", "memory.used")
+# What a card does not report.
+_ABSENT = ("", "N/A", "[N/A]", "[Not Supported]", "[Unknown Error]")
+_SAMPLED = ("utilization.gpu", "power.draw", "memory.used", "clocks.sm")
 _EVERY_MS = 200
 _END_TIMEOUT_S = 10
 
@@ -27,13 +30,20 @@ class Watch:
     use: CardUse | None = field(default=None)
 
 
-def card(index: int = 0, *, command: str = _COMMAND) -> Mapping[str, str]:
-    """Name, driver, memory, limits and bus of a card, in `nvidia-smi`'s words; empty where it cannot be asked."""
+def card(index: int = 0, *, command: str = _COMMAND) -> Mapping[str, str | None]:
+    """Name, driver, memory, power, clocks and bus of a card, in `nvidia-smi`'s words; None for what it does not say.
+
+    Each is asked for by itself: of several it answers none if there is one that this driver does not know.
+    """
+    return {fact: _fact(fact, index, command) for fact in _FACTS}
+
+
+def _fact(fact: str, index: int, command: str) -> str | None:
     try:
-        rows = _rows(_output([command, f"--query-gpu={','.join(_FACTS)}", "--format=csv,noheader", f"--id={index}"]))
+        rows = _rows(_output([command, f"--query-gpu={fact}", "--format=csv,noheader", f"--id={index}"]))
     except (OSError, subprocess.SubprocessError):
-        return {}
-    return dict(zip(_FACTS, rows[0], strict=True)) if rows else {}
+        return None
+    return None if not rows or rows[0][0] in _ABSENT else rows[0][0]
 
 
 @contextmanager
@@ -60,8 +70,8 @@ def mean_use(output: str) -> CardUse | None:
     samples = [numbers for row in _rows(output) if (numbers := _numbers(row)) is not None]
     if not samples:
         return None
-    busy, watts, memory = zip(*samples, strict=True)
-    return CardUse(round(fmean(busy), 1), round(fmean(watts), 1), max(memory))
+    busy, watts, memory, clock = zip(*samples, strict=True)
+    return CardUse(round(fmean(busy), 1), round(fmean(watts), 1), max(memory), round(fmean(clock)))
 
 
 def _output(command: Sequence[str]) -> str:

@@ -18,6 +18,7 @@ from bench.timing import Rates, call_times_ms, rates
 from bench.workload import pictures
 from core.clip.artifact import ModelDirectory
 from core.clip.engine import Engine, Pixels, TokenIds, Vectors
+from core.clip.tokenizer import ClipTokenizer
 from core.clip.towers import Towers
 from core.clip.weights import read_weights
 from core.images.decoding.pixels import PixelDecoder
@@ -123,7 +124,8 @@ def _engine_rows(setup: Setup, *, graphs: bool) -> Generator[Row, None, tuple[Mo
     how = "graphs" if graphs else "no graphs"
     cpu.limit_library_threads(cpu.available_cores())
     started_s = time.perf_counter()
-    directory, [engine, *_] = load(setup.settings(graphs=graphs))
+    model = load(setup.settings(graphs=graphs))
+    directory, engine = model.directory, model.engines[0]
     loaded_s = time.perf_counter()
     engine.prepare_thread()
     yield Row(ENGINE, f"{how}: load the model", loaded_s - started_s, "s")
@@ -134,7 +136,7 @@ def _engine_rows(setup: Setup, *, graphs: bool) -> Generator[Row, None, tuple[Mo
         yield measured.row(ENGINE, f"{how}: images, batch {batch}", "images/s")
     for width in setup.shapes.token_widths:
         for batch in setup.shapes.text_batches:
-            measured = setup.rates(partial(engine.encode_texts, token_ids(batch, width))).times(batch)
+            measured = setup.rates(partial(engine.encode_texts, token_ids(directory, batch, width))).times(batch)
             yield measured.row(ENGINE, f"{how}: texts of {width} tokens, batch {batch}", "texts/s")
     if setup.cuda:
         yield Row(ENGINE, f"{how}: memory reserved by torch", torch.cuda.memory_reserved() / 2**20, "MiB")
@@ -144,7 +146,7 @@ def _engine_rows(setup: Setup, *, graphs: bool) -> Generator[Row, None, tuple[Mo
 def _single_rows(setup: Setup, directory: ModelDirectory, engine: Engine) -> Iterator[Row]:
     """One at a time, waited for: what somebody who searches waits for."""
     calls = setup.shapes.single_calls
-    image, text = noise(1, directory.size_px), token_ids(1, 16)
+    image, text = noise(1, directory.size_px), token_ids(directory, 1, 16)
     times = Percentiles.of(call_times_ms(lambda: engine.encode_images(image), calls))
     yield Row(ENGINE, SINGLE, times.p50, "ms")
     yield Row(ENGINE, "one image: p99", times.p99, "ms")
@@ -159,7 +161,7 @@ def _parity_rows(
     """The engine against the same weights in float32 on the CPU: crops of natural pictures, texts of all widths."""
     base = np.stack([decoder.decode(data) for data in jpegs])
     pixels = np.concatenate([np.roll(base, shift, axis=3) for shift in range(0, 8 * _PARITY_IMAGES // len(jpegs), 8)])
-    texts = token_ids(_PARITY_IMAGES, 77)
+    texts = token_ids(directory, _PARITY_IMAGES, directory.context_length)
     with torch.inference_mode():
         images: Vectors = exact.images(torch.from_numpy(pixels)).numpy()
         written: Vectors = exact.texts(torch.from_numpy(texts)).numpy()
@@ -170,7 +172,7 @@ def _parity_rows(
 
 def _both_streams_rows(setup: Setup, directory: ModelDirectory) -> Iterator[Row]:
     """All engines of the device at once, each on a thread of its own: as the service uses them."""
-    _, engines = load(setup.settings(graphs=True))
+    engines = load(setup.settings(graphs=True)).engines
     with ThreadPoolExecutor(len(engines)) as threads:
         list(threads.map(lambda engine: engine.prepare_thread(), engines))
         for batch in setup.shapes.both_streams:
@@ -188,8 +190,7 @@ def _both_streams_rows(setup: Setup, directory: ModelDirectory) -> Iterator[Row]
 def _pipeline_rows(setup: Setup, decoder: PixelDecoder, jpegs: Sequence[bytes]) -> Iterator[Row]:
     cores = cpu.available_cores()
     settings = setup.settings(graphs=True)
-    _, engines = load(settings)
-    per_s = images_per_s(settings, engines, decoder, jpegs, setup.seconds * setup.rounds)
+    per_s = images_per_s(settings, load(settings), decoder, jpegs, setup.seconds * setup.rounds)
     yield Row(DECODES, f"{setup.shapes.pictures} JPEG bytes to vectors, threads of {cores} cores", per_s, "images/s")
 
 
@@ -220,10 +221,11 @@ def noise(batch: int, size_px: int) -> Pixels:
     return np.random.default_rng(0).integers(0, 256, (batch, 3, size_px, size_px), dtype=np.uint8)
 
 
-def token_ids(batch: int, width: int) -> TokenIds:
+def token_ids(directory: ModelDirectory, batch: int, width: int) -> TokenIds:
     """Texts as long as `width`: start, words, end."""
-    ids = np.random.default_rng(width).integers(1000, 40_000, (batch, width), dtype=np.int64)
-    ids[:, 0], ids[:, -1] = 49_406, 49_407
+    start, end = (int(token) for token in ClipTokenizer.of(directory).encode("")[0])
+    ids = np.random.default_rng(width).integers(1, min(start, end), (batch, width), dtype=np.int64)
+    ids[:, 0], ids[:, -1] = start, end
     return ids
 
 

@@ -9,7 +9,7 @@ from core.batching.batcher import Batcher
 from core.batching.device import Device
 from core.batching.items import Group, Item, Modality
 from core.batching.scheduler import Limits, Scheduler
-from core.clip.engine import Engine
+from core.clip.loading import LoadedModel
 from core.deadline import Deadline
 from core.images.decoding.pixels import PixelDecoder
 from core.images.job import ImageJob, PixelStack
@@ -22,19 +22,17 @@ _DEADLINE_S = 120.0
 
 
 def images_per_s(
-    settings: ServiceSettings, engines: Sequence[Engine], decoder: PixelDecoder, jpegs: Sequence[bytes], seconds: float
+    settings: ServiceSettings, model: LoadedModel, decoder: PixelDecoder, jpegs: Sequence[bytes], seconds: float
 ) -> float:
     """The rate over `seconds`, with as many decoder threads as there are cores."""
     cores = cpu.available_cores()
-    limits = Limits(
-        max_items=settings.max_queued_items, max_batch=settings.max_device_batch, max_tokens=1, max_turn_s=1.0
-    )
+    limits = Limits(max_items=settings.max_queued_items, max_batch=model.max_batch, max_tokens=1, max_turn_s=1.0)
     scheduler = Scheduler(limits, shared=False, decoders=cores, grant=lambda _item: None)
     stack = {Modality.IMAGE: PixelStack(decoder.size_px)}
-    dim = len(engines[0].encode_images(decoder.decode(jpegs[0])[None])[0])
-    max_batch = settings.max_device_batch
+    dim, max_batch = model.directory.dim, model.max_batch
     devices = [
-        Device(engine, stack, dim=dim, max_batch=max_batch, prepare_thread=engine.prepare_thread) for engine in engines
+        Device(engine, stack, dim=dim, max_batch=max_batch, prepare_thread=engine.prepare_thread)
+        for engine in model.engines
     ]
     batcher = Batcher(scheduler, devices)
     decodes = ThreadPoolExecutor(cores)

@@ -28,9 +28,13 @@ FULL_SIZE = {"CLIP_DEVICE": "auto", "CLIP_DTYPE": "auto", "CLIP_ENGINE": "auto",
 
 @contextmanager
 def full_size_pod(settings: Mapping[str, str] | None = None, tree: Tree = THIS) -> Iterator[PodProcess]:
-    """A ready pod with the full-size model, as production starts it; `settings` over that, and the code of `tree`."""
-    model = {"CLIP_MODEL": str(full_size_model()), **FULL_SIZE, **tree.settings}
-    with pod_process({**model, **(settings or {})}, ready=False, folder=tree.folder) as pod:
+    """A ready pod with the full-size model, unless `settings` name another, as production starts it; `settings` over
+    that, and the code of `tree`.
+    """
+    given = {**FULL_SIZE, **tree.settings, **(settings or {})}
+    if "CLIP_MODEL" not in given:
+        given["CLIP_MODEL"] = str(full_size_model())
+    with pod_process(given, ready=False, folder=tree.folder) as pod:
         wait_until_ready(pod)
         yield pod
 

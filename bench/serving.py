@@ -99,9 +99,10 @@ class Bench:
 
     @classmethod
     @contextmanager
-    def over(cls, pod: PodProcess, images: ImageServer) -> Iterator["Bench"]:
+    def over(cls, pod: PodProcess, images: ImageServer, base_url: str | None = None) -> Iterator["Bench"]:
+        """`base_url` is how the pod is asked, if not directly."""
         with new_process() as client:
-            yield cls(pod.base_url, [worker.pid for worker in workers_of(pod)], images, client)
+            yield cls(base_url or pod.base_url, [worker.pid for worker in workers_of(pod)], images, client)
 
     def warm_up(self, cases: Sequence[Case], seconds: float) -> None:
         """What the model and the pools allocate on first use is no part of a measurement."""

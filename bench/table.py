@@ -25,6 +25,7 @@ _COLUMNS: tuple[tuple[str, int, Callable[[Row], str]], ...] = (
     ("other cores", 12, lambda row: "" if row.other_cores is None else f"{row.other_cores:.2f}"),
     ("GPU %", 6, lambda row: f"{row.served.card.busy_percent:.0f}" if row.served and row.served.card else ""),
     ("GPU W", 6, lambda row: f"{row.served.card.watts:.0f}" if row.served and row.served.card else ""),
+    ("GPU MHz", 8, lambda row: _clock(row)),
     ("failed", 7, lambda row: str(row.served.failed) if row.served else ""),
 )
 
@@ -32,8 +33,9 @@ _COLUMNS: tuple[tuple[str, int, Callable[[Row], str]], ...] = (
 def table(rows: Sequence[Row]) -> str:
     """The table, one line per row under a line of heads; columns that no row fills are left out."""
     columns = [column for column in _COLUMNS if any(column[2](row) for row in rows)]
-    heads = _line([(head, width) for head, width, _ in columns])
-    return "\n".join([heads, *(_line([(cell(row), width) for _, width, cell in columns]) for row in rows)])
+    widths = [_wide_enough(width, [cell(row) for row in rows]) for _, width, cell in columns]
+    lines = [[head for head, _, _ in columns], *([cell(row) for _, _, cell in columns] for row in rows)]
+    return "\n".join(_line(list(zip(cells, widths, strict=True))) for cells in lines)
 
 
 def checklist(checks: Sequence[Check]) -> str:
@@ -42,8 +44,18 @@ def checklist(checks: Sequence[Check]) -> str:
     return "\n".join(f"{words[check.met]:8} {check.goal:58} {check.measured}" for check in checks)
 
 
+def _wide_enough(width: int, cells: Sequence[str]) -> int:
+    """As wide as the longest; a negative width aligns left, as in printf."""
+    longest = max(map(len, cells), default=0)
+    return min(width, -longest) if width < 0 else max(width, longest)
+
+
+def _clock(row: Row) -> str:
+    card = row.served.card if row.served else None
+    return "" if card is None or card.clock_mhz is None else f"{card.clock_mhz:.0f}"
+
+
 def _line(cells: Sequence[tuple[str, int]]) -> str:
-    """A negative width aligns left, as in printf."""
     parts = [f"{text:<{-width}} " if width < 0 else f"{text:>{width}} " for text, width in cells]
     return "".join(parts).rstrip()
 

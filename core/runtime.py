@@ -51,6 +51,9 @@ _DECODES_PER_PROCESS = 2
 
 def load_runtime(settings: ServiceSettings, authenticator: Authenticator | None) -> "Runtime":
     """Load, warm and return everything. Raises `StartError` with one line that names the cause."""
+    if settings.model_name not in (None, settings.clip_model):
+        names = {"CLIP_MODEL": settings.clip_model, "MODEL_NAME": settings.model_name}
+        logger.warning("CLIP_MODEL is served, and MODEL_NAME names another one", extra=names)
     started_s = time.monotonic()
     runtime = Runtime(settings, authenticator, load_model(settings, pixel_rules=PIXEL_RULES_VERSION))
     logger.info(
@@ -78,7 +81,7 @@ class Runtime:
             shared = engines[0].device == "cpu"
             processes = cpu.available_cores() if settings.image_processes == "auto" else settings.image_processes
             self._scheduler = Scheduler(
-                _limits(settings, directory),
+                _limits(settings, model),
                 shared=shared,
                 decoders=processes * _DECODES_PER_PROCESS,
                 grant=lambda item: self._images.decode(item.payload),
@@ -94,7 +97,7 @@ class Runtime:
             )
             close_in_the_end(made, self._images.close)
             self._images.start()
-            self._batcher = Batcher(self._scheduler, [self._device(settings, directory, engine) for engine in engines])
+            self._batcher = Batcher(self._scheduler, [self._device(model, engine) for engine in engines])
             close_in_the_end(made, self._batcher.close)
             self._device_names = [engine.device for engine in engines]
             self._embedder = self._made_embedder(settings)
@@ -148,12 +151,12 @@ class Runtime:
         """Stop every thread and process; each step is tried whatever became of the one before."""
         self._made.close()
 
-    def _device(self, settings: ServiceSettings, directory: ModelDirectory, engine: Engine) -> Device:
+    def _device(self, model: LoadedModel, engine: Engine) -> Device:
         return Device(
             engine,
-            {Modality.IMAGE: PixelStack(directory.size_px), Modality.TEXT: self._tokenizer.pad},
-            dim=directory.dim,
-            max_batch=settings.max_device_batch,
+            {Modality.IMAGE: PixelStack(self._size_px), Modality.TEXT: self._tokenizer.pad},
+            dim=model.directory.dim,
+            max_batch=model.max_batch,
             prepare_thread=engine.prepare_thread,
             out_of_memory=engine.out_of_memory,
         )
@@ -216,11 +219,11 @@ def _shared_rows(settings: ServiceSettings, dim: int) -> "SharedRows | None":
     return open_shared_rows(settings.cache_url, dim=dim)
 
 
-def _limits(settings: ServiceSettings, directory: ModelDirectory) -> Limits:
+def _limits(settings: ServiceSettings, model: LoadedModel) -> Limits:
     return Limits(
         max_items=settings.max_queued_items,
-        max_batch=settings.max_device_batch,
-        max_tokens=settings.max_device_batch * directory.context_length,
+        max_batch=model.max_batch,
+        max_tokens=model.max_batch * model.directory.context_length,
         max_turn_s=settings.max_image_pass_ms / 1000,
     )
 

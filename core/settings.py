@@ -1,8 +1,9 @@
 """The service's settings: read from the environment once, at an entry point, into a frozen object."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -20,6 +21,8 @@ from core.secret_settings import NamedSecrets, mounted
 from shared_auth.contract import IMAGES_PER_BATCH, TEXTS_PER_BATCH
 
 DEFAULT_MODEL = "openai/clip-vit-base-patch32"
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 Positive = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -89,8 +92,8 @@ class ServiceSettings(BaseModel):
     """In all processes of the pod together; more are answered `OVERLOADED` at once."""
     max_queued_items: Positive = 1024
     """Images and texts between admission and their vector, in each process."""
-    max_device_batch: Positive = 32
-    """Items in one forward pass."""
+    max_device_batch: Literal["auto"] | Positive = "auto"
+    """Items in one forward pass. `auto` is 64 where every GPU has 40 GB or more, else 32."""
 
     rate_limit_items: str = ""
     """What one client may have embedded, such as `600/minute`; empty is off."""
@@ -102,9 +105,11 @@ class ServiceSettings(BaseModel):
     """While that Redis does not answer: `open` lets everybody in, `closed` nobody."""
 
     clip_model: str = DEFAULT_MODEL
-    """Hub id or model directory."""
+    """Hub id or model directory; `/model` in the images, which is the one baked into them."""
+    model_name: str | None = None
+    """A hub id that counts where `CLIP_MODEL` is not set: what RunPod calls an endpoint's cached model."""
     clip_model_revision: str | None = None
-    """Another revision of a hub model than the pinned one."""
+    """Another revision of a hub model than the pinned one; without either it is `main`."""
     clip_device: str = "auto"
     """`auto` is every CUDA device, else the CPU; or `cpu`, `cuda`, `cuda:1`. GPU images set `cuda`: without a GPU
     they do not start.
@@ -144,6 +149,16 @@ class ServiceSettings(BaseModel):
     """A forward pass that takes longer ends the process, and a fresh one starts; pauses do not count."""
     watchdog_hub_s: Seconds = 20.0
     """The same for a thread of connections that gives no sign of life, and for a process that hangs."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_model(cls, given: Any) -> Any:  # noqa: ANN401 - pydantic's own: whatever it is to validate
+        """What MODEL_NAME stands for: one rule for all that reads `clip_model`."""
+        if not isinstance(given, dict) or given.get("model_name") is None or "clip_model" in given:
+            return given
+        if not _HUB_ID.fullmatch(given["model_name"]):
+            raise StartError("MODEL_NAME: must be a hub id (owner/name); a directory is for CLIP_MODEL to name")
+        return {**given, "clip_model": given["model_name"]}
 
     @field_validator("log_level", "clip_dtype", "clip_engine", mode="before")
     @classmethod

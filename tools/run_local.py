@@ -87,8 +87,8 @@ def note_run(environ: Mapping[str, str], port: str, env_file: Path) -> None:
 
 
 def choose_model(environ: MutableMapping[str, str]) -> None:
-    """Use CLIP_MODEL if it is set, else the real model if it can be had, else the bundled one with a warning."""
-    if environ.get("CLIP_MODEL"):
+    """Use the model that is named, else the real one if it can be had, else the bundled one with a warning."""
+    if environ.get("CLIP_MODEL") or environ.get("MODEL_NAME"):
         return
     print(f"looking for {DEFAULT_MODEL} ...", file=sys.stderr)
     try:

@@ -19,6 +19,10 @@ from core.errors import StartError
 # Hub models are pinned: the same name must give the same vectors next year.
 _PINNED_REVISIONS = {"openai/clip-vit-base-patch32": "3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268"}
 
+# Where RunPod puts an endpoint's cached model before it starts a worker: its documentation's "Cached models".
+RUNPOD_MODELS = Path("/runpod-volume/huggingface-cache/hub")
+_DEFAULT_BRANCH = "main"
+
 # What the responses call a hub model; deployed workers compare these two strings.
 _REPORTED_NAMES = {"openai/clip-vit-base-patch32": ("ViT-B-32", "openai")}
 
@@ -83,7 +87,9 @@ class ModelDirectory:
         return next(self.path / name for name in _WEIGHTS if (self.path / name).is_file())
 
 
-def open_model(source: str, *, revision: str | None = None, offline: bool = False) -> ModelDirectory:
+def open_model(
+    source: str, *, revision: str | None = None, offline: bool = False, runpod_models: Path = RUNPOD_MODELS
+) -> ModelDirectory:
     """Find a model by directory or hub id and read its configuration; a hub model is fetched unless `offline`.
 
     Raises `StartError` with one line that names what is missing and what to do.
@@ -95,23 +101,43 @@ def open_model(source: str, *, revision: str | None = None, offline: bool = Fals
     owner, _, name = source.partition("/")
     model_name, pretrained = _REPORTED_NAMES.get(source, (name, owner))
     revision = revision or _PINNED_REVISIONS.get(source)
-    path = find_snapshot(os.environ, source, revision) or _fetch(source, revision, offline)
+    snapshot = find_snapshot(os.environ, source, revision, runpod_models=runpod_models)
+    path = snapshot or _fetch(source, revision, offline)
     return _read(path, model_name, pretrained)
 
 
-def find_snapshot(environ: Mapping[str, str], repo_id: str, revision: str | None) -> Path | None:
-    """Return a whole model from the hub's cache, without the 0.3 s that its library takes to be imported.
+def find_snapshot(
+    environ: Mapping[str, str], repo_id: str, revision: str | None, *, runpod_models: Path = RUNPOD_MODELS
+) -> Path | None:
+    """Return a whole model from a hub's cache, without the 0.3 s that its library takes to be imported.
 
-    Only for a commit, which never changes: what a branch is must be asked of the hub, or of its library. The layout is
-    documented as "Understand caching" by huggingface_hub, and so are the variables.
+    A commit, which never changes, is looked for in the user's cache and in RunPod's. What a branch is must be asked of
+    the hub, or of its library; but RunPod has asked when it filled its cache, where a reference says the answer. The
+    layout is documented as "Understand caching" by huggingface_hub, and so are the variables.
     """
-    if revision is None or not _COMMIT.fullmatch(revision):
-        return None
+    folder = f"models--{repo_id.replace('/', '--')}"
+    cached = runpod_models / folder
+    if revision is not None and _COMMIT.fullmatch(revision):
+        snapshots = [hub / "snapshots" / revision for hub in (_hub_of_the_user(environ) / folder, cached)]
+    else:
+        commit = _referred_to(cached / "refs" / (revision or _DEFAULT_BRANCH))
+        snapshots = [] if commit is None else [cached / "snapshots" / commit]
+    return next((snapshot for snapshot in snapshots if _missing(snapshot) is None), None)
+
+
+def _hub_of_the_user(environ: Mapping[str, str]) -> Path:
     home = environ.get("HF_HOME") or os.path.join(environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
     hub = environ.get("HF_HUB_CACHE") or os.path.join(home, "hub")
-    folder = f"models--{repo_id.replace('/', '--')}"
-    snapshot = Path(os.path.expandvars(hub)).expanduser() / folder / "snapshots" / revision
-    return snapshot if _missing(snapshot) is None else None
+    return Path(os.path.expandvars(hub)).expanduser()
+
+
+def _referred_to(reference: Path) -> str | None:
+    """The commit that a branch was when it was fetched; None where no such file says one."""
+    try:
+        commit = reference.read_text("ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return commit if _COMMIT.fullmatch(commit) else None
 
 
 def _open_directory(path: Path) -> ModelDirectory:

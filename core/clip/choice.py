@@ -1,11 +1,11 @@
-"""Which engine, on which devices, in which numeric type: settings and the machine decide."""
+"""Which engine, on which devices, in which numeric type and batches: settings and the machine decide."""
 
 import importlib
 import importlib.util
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from core.clip.artifact import ModelDirectory
 from core.clip.cuda import usable_devices, why_no_device
@@ -26,19 +26,27 @@ logger = logging.getLogger(__name__)
 # While one batch runs on a GPU, the next is stacked and copied there, and the last one's vectors are handed out.
 _STREAMS_PER_GPU = 2
 
+# A large card does 1.2 times as many images a second with 64 in a pass (bench/results/gpu.md, both streams of an H200)
+# and another 1.1 times with 256, of which each waits longer. Smaller cards were not measured.
+_MAX_BATCH = 32
+_MAX_BATCH_OF_A_LARGE_GPU = 64
+_LARGE_GPU_BYTES = 40_000_000_000
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The name of an engine, and the devices it runs on."""
+    """The name of an engine, the devices it runs on, and how many items a forward pass may have there."""
 
     engine: str
     devices: Sequence[str]
+    max_batch: int
 
     @classmethod
     def of(cls, settings: ServiceSettings) -> "Choice":
         """Raises `StartError` for settings that this machine cannot meet."""
         devices = choose_devices(settings.clip_device)
-        return cls(choose_engine(settings.clip_engine, devices), devices)
+        max_batch = choose_max_batch(settings.max_device_batch, memory_bytes(devices))
+        return cls(choose_engine(settings.clip_engine, devices), devices, max_batch)
 
 
 def import_engine(choice: Choice) -> None:
@@ -61,7 +69,7 @@ def load_engines(
     """
     if choice.engine == "openvino":
         return [_openvino(settings, directory, read, identify)]
-    return _torch(settings, directory, read(), choice.devices)
+    return _torch(settings, directory, read(), choice)
 
 
 def choose_engine(setting: str, devices: list[str]) -> str:
@@ -108,36 +116,52 @@ def choose_dtype(setting: str, device: str) -> str:
     return "float16" if device != "cpu" else cpu.fastest_float()
 
 
-def graphs_to_capture(settings: ServiceSettings, directory: ModelDirectory) -> "Captures | None":
+def choose_max_batch(setting: Literal["auto"] | int, device_bytes: Sequence[int]) -> int:
+    """Turn MAX_DEVICE_BATCH into items: `device_bytes` is the memory of each GPU, empty on a CPU.
+
+    One for all devices, as they take from one queue: the smallest of them decides.
+    """
+    if setting != "auto":
+        return setting
+    large = bool(device_bytes) and min(device_bytes) >= _LARGE_GPU_BYTES
+    return _MAX_BATCH_OF_A_LARGE_GPU if large else _MAX_BATCH
+
+
+def memory_bytes(devices: Sequence[str]) -> list[int]:
+    """Of each GPU among `devices`, as `choose_devices` gives them; a CPU has none of its own."""
+    if devices == ["cpu"]:
+        return []
+    import torch
+
+    return [torch.cuda.get_device_properties(device).total_memory for device in devices]
+
+
+def graphs_to_capture(settings: ServiceSettings, directory: ModelDirectory, max_batch: int) -> "Captures | None":
     """Return what CLIP_CUDA_GRAPHS asks for: graphs for every shape that the batcher makes, or none."""
     from core.clip.cuda_graphs import Captures
 
     if not settings.clip_cuda_graphs:
         return None
-    return Captures(directory.size_px, directory.context_length, settings.max_device_batch)
+    return Captures(directory.size_px, directory.context_length, max_batch)
 
 
-def _torch(
-    settings: ServiceSettings, directory: ModelDirectory, weights: Weights, devices: Sequence[str]
-) -> list[Engine]:
+def _torch(settings: ServiceSettings, directory: ModelDirectory, weights: Weights, choice: Choice) -> list[Engine]:
     from core.clip.torch_engine import TorchEngine
     from core.clip.towers import Towers
 
     towers = Towers.of(directory, weights)
-    if devices != ["cpu"]:
-        return _on_cuda(settings, directory, towers, devices)
+    if choice.devices != ["cpu"]:
+        return _on_cuda(settings, directory, towers, choice)
     dtype = choose_dtype(settings.clip_dtype, "cpu")
     return [TorchEngine(towers.on("cpu", dtype), device="cpu", dtype=dtype)]
 
 
-def _on_cuda(
-    settings: ServiceSettings, directory: ModelDirectory, towers: "Towers", devices: Sequence[str]
-) -> list[Engine]:
+def _on_cuda(settings: ServiceSettings, directory: ModelDirectory, towers: "Towers", choice: Choice) -> list[Engine]:
     from core.clip.torch_engine import CudaEngine, starting, without_cudnn_attention
 
     without_cudnn_attention()
-    captures, engines = graphs_to_capture(settings, directory), list[Engine]()
-    for device in devices:
+    captures, engines = graphs_to_capture(settings, directory, choice.max_batch), list[Engine]()
+    for device in choice.devices:
         dtype = choose_dtype(settings.clip_dtype, device)
         with starting(device, "take the model"):
             placed = towers.on(device, dtype)

@@ -26,12 +26,13 @@ _HEAD_START_S = 0.01
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """The engines are cold: the first pass of each takes longer than later ones."""
+    """The engines are cold: the first pass of each takes longer than later ones. `max_batch` is for all of them."""
 
     directory: ModelDirectory
     fingerprint: str
     engines: Sequence[Engine]
     tokenizer: ClipTokenizer
+    max_batch: int
 
 
 def load_model(settings: ServiceSettings, *, pixel_rules: int) -> LoadedModel:
@@ -53,7 +54,7 @@ def load_model(settings: ServiceSettings, *, pixel_rules: int) -> LoadedModel:
         wait([engines], timeout=_HEAD_START_S)
         tokenizer = ClipTokenizer.of(directory)
         served = _served_as(directory, engines.result(), identified.result())
-        return LoadedModel(directory, served, engines.result(), tokenizer)
+        return LoadedModel(directory, served, engines.result(), tokenizer, choice.max_batch)
 
 
 def _identify(directory: ModelDirectory, choice: Choice, cache: Path, pixel_rules: int) -> str:

@@ -176,6 +176,14 @@ def test_local_with_a_secret_signs_as_well() -> None:
         assert not client.health().insecure_auth
 
 
+def test_name_of_another_model_is_not_for_the_local_one(caplog: pytest.LogCaptureFixture) -> None:
+    """MODEL_NAME is RunPod's in a container of the service; a worker may have one for something else."""
+    with ClipClient(ClientSettings.from_environ(LOCAL | {"MODEL_NAME": "owner/of-another-kind"})) as client:
+        assert "tiny-shapes" == client.health().model_name
+
+    assert "MODEL_NAME" not in caplog.text
+
+
 def test_local_without_a_model() -> None:
     """A model that is not there is a mistake in the settings, in one line, for many images as for one."""
     client = ClipClient(ClientSettings.from_environ(LOCAL | {"CLIP_MODEL": "/nowhere"}))

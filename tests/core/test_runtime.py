@@ -15,7 +15,7 @@ from core.clip.engine import Engine, Pixels, TokenIds, Vectors
 from core.clip.loading import LoadedModel, load_model
 from core.errors import StartError
 from core.images.decoding.rules import PIXEL_RULES_VERSION
-from core.runtime import Runtime, close_in_the_end
+from core.runtime import Runtime, close_in_the_end, load_runtime
 from core.settings import ServiceSettings, load_settings
 from tools.testbed.process import MODEL_CACHE, TINY_MODEL
 
@@ -81,6 +81,16 @@ def test_close_leaves_no_process_and_no_thread(settings: ServiceSettings, model:
 
     assert (2, {"device-cpu", "image-process"}, True) == during
     assert (set(), set()) == left
+
+
+def test_cached_model_that_is_not_served_is_said(settings: ServiceSettings, caplog: pytest.LogCaptureFixture) -> None:
+    """Who gives an endpoint a model would otherwise look for long why the one in the image answers."""
+    named = settings.model_copy(update={"model_name": "owner/name"})
+
+    load_runtime(named, None).close()
+
+    [record] = [record for record in caplog.records if "MODEL_NAME" in record.message]
+    assert logging.WARNING == record.levelno
 
 
 def test_close_goes_on_in_reverse_order_when_a_step_fails(caplog: pytest.LogCaptureFixture) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from core.errors import StartError
-from core.settings import load_settings
+from core.settings import DEFAULT_MODEL, load_settings
 
 SECRET = {"EMBEDDING_HMAC_SECRET": "s3cret"}
 
@@ -24,6 +24,23 @@ def test_defaults_of_the_contract() -> None:
 
 
 @pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        pytest.param({}, DEFAULT_MODEL, id="neither"),
+        pytest.param({"CLIP_MODEL": "/model"}, "/model", id="the model"),
+        pytest.param({"MODEL_NAME": "owner/name"}, "owner/name", id="RunPod's name"),
+        pytest.param({"MODEL_NAME": "owner/name", "CLIP_MODEL": "/model"}, "/model", id="both"),
+        pytest.param({"MODEL_NAME": "owner/name", "CLIP_MODEL": ""}, "owner/name", id="the model set to nothing"),
+        pytest.param({"MODEL_NAME": "no id", "CLIP_MODEL": "/model"}, "/model", id="a name that does not count"),
+        pytest.param({"MODEL_NAME": ""}, DEFAULT_MODEL, id="a name that is nothing"),
+    ],
+)
+def test_which_variable_names_the_model(environ: dict[str, str], expected: str) -> None:
+    """CLIP_MODEL, as the images set it, before the cached model of RunPod, before the default."""
+    assert expected == load_settings({**SECRET, **environ}).clip_model
+
+
+@pytest.mark.parametrize(
     ("name", "value"),
     [
         pytest.param("PORT", "eight", id="not a number"),
@@ -36,6 +53,10 @@ def test_defaults_of_the_contract() -> None:
         pytest.param("CLIP_DTYPE", "int4", id="unknown dtype"),
         pytest.param("CLIP_ENGINE", "magic", id="unknown engine"),
         pytest.param("ALLOW_INSECURE_AUTH", "maybe", id="not a flag"),
+        pytest.param("MODEL_NAME", "https://hub.example/owner/name", id="a link to a model"),
+        pytest.param("MODEL_NAME", "/model", id="a directory for a hub id"),
+        pytest.param("MAX_DEVICE_BATCH", "0", id="an empty batch"),
+        pytest.param("MAX_DEVICE_BATCH", "large", id="no size"),
     ],
 )
 def test_wrong_value_names_the_variable(name: str, value: str) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,8 +9,7 @@ import yaml
 
 from core.settings import ServiceSettings
 from serverless.settings import HandlerSettings
-from tools.testbed.control_plane import ControlPlane, control_plane
-from tools.testbed.process import ROOT, handler_process
+from tools.testbed.process import ROOT
 
 KUBERNETES_VERSION = "1.34"
 _DEFAULT = re.compile(r"\$\{\w+(?::-(?P<default>[^}]*)|:\?[^}]*)\}")
@@ -103,10 +101,12 @@ def test_runpod_gives_hosts_whose_driver_knows_the_images_cuda(body: dict[str, A
     assert cuda_of_the_image() == body["gpu"]["minCudaVersion"]
 
 
-@pytest.mark.parametrize("name", ["hub.json", "tests.json"])
-def test_hub_gives_hosts_whose_driver_knows_the_images_cuda(name: str) -> None:
+@pytest.mark.parametrize(
+    "path", [".runpod/hub.json", ".runpod/tests.json", "deploy/runpod/hub-load-balancing/hub.json"]
+)
+def test_hub_gives_hosts_whose_driver_knows_the_images_cuda(path: str) -> None:
     """The hub's name for it is a list of all that will do."""
-    config = json.loads((ROOT / ".runpod" / name).read_text("utf-8"))["config"]
+    config = json.loads((ROOT / path).read_text("utf-8"))["config"]
 
     assert [cuda_of_the_image()] == config["allowedCudaVersions"]
 
@@ -142,36 +142,3 @@ def test_load_balancing_endpoint_names_one_port() -> None:
 
     assert body["env"]["PORT"] == body["env"]["PORT_HEALTH"]
     assert [f"{body['env']['PORT']}/http"] == body["ports"]
-
-
-@pytest.fixture(scope="module")
-def hub_plane() -> Iterator[ControlPlane]:
-    """A handler with the environment of the hub's tests."""
-    config = json.loads((ROOT / ".runpod" / "tests.json").read_text("utf-8"))["config"]
-    settings = {entry["key"]: entry["value"] for entry in config["env"]}
-    settings |= {"EMBEDDING_HMAC_SECRET": "", "CLIP_ENGINE": "torch"}
-    with control_plane() as plane, handler_process(plane.worker_environment() | settings):
-        yield plane
-
-
-@pytest.mark.parametrize(
-    "case",
-    [
-        pytest.param(case, id=case["name"])
-        for case in json.loads((ROOT / ".runpod" / "tests.json").read_text("utf-8"))["tests"]
-    ],
-)
-def test_hub_tests_pass(hub_plane: ControlPlane, case: dict[str, Any]) -> None:
-    """What the hub will send is answered by the real handler."""
-    assert "COMPLETED" == hub_plane.run(case["input"])["status"]
-
-
-def test_hub_settings_have_the_defaults_of_the_code() -> None:
-    """A form that is sent as it is changes nothing."""
-    inputs = json.loads((ROOT / ".runpod" / "hub.json").read_text("utf-8"))["config"]["env"]
-    shown = {entry["key"].lower(): entry["input"]["default"] for entry in inputs if "default" in entry["input"]}
-    defaults = {name: HandlerSettings.model_fields[name].default for name in shown}
-
-    assert {name: value or "" for name, value in defaults.items()} == {
-        name: value or "" for name, value in shown.items()
-    }

@@ -56,18 +56,6 @@ _CONSTANT = re.compile(r"\b[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+\b")
 _ERROR_CODES = {"AUTH_FAILED", "AUTH_EXPIRED", "NOT_READY", "URL_NOT_ALLOWED", "IN_QUEUE", "IN_PROGRESS", "ADA_24"}
 
 
-def of_hub() -> Iterator[str]:
-    config = json.loads((ROOT / ".runpod" / "hub.json").read_text("utf-8"))["config"]
-    yield from (entry["key"] for entry in config["env"])
-    for preset in config.get("presets", []):
-        yield from preset["defaults"]
-
-
-def of_hub_tests() -> Iterator[str]:
-    config = json.loads((ROOT / ".runpod" / "tests.json").read_text("utf-8"))["config"]
-    yield from (entry["key"] for entry in config["env"])
-
-
 def of_compose() -> Iterator[str]:
     for service in yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))["services"].values():
         yield from service["environment"]
@@ -95,8 +83,6 @@ def of_dockerfile(role: str) -> Iterator[str]:
 @pytest.mark.parametrize(
     "names",
     [
-        pytest.param(of_hub, id="hub.json"),
-        pytest.param(of_hub_tests, id="tests.json"),
         pytest.param(of_compose, id="docker-compose.yml"),
         pytest.param(of_kubernetes, id="kubernetes"),
         pytest.param(of_runpod_bodies, id="runpod"),

@@ -217,6 +217,15 @@ def test_chosen_model_is_kept() -> None:
     assert {"CLIP_MODEL": "/models/mine"} == environ
 
 
+def test_cached_model_of_runpod_is_a_choice_too() -> None:
+    """The bundled model would otherwise stand in for it, and win."""
+    environ = {"MODEL_NAME": "owner/name", "HF_HUB_OFFLINE": "1"}
+
+    choose_model(environ)
+
+    assert "CLIP_MODEL" not in environ
+
+
 def test_run_serves_the_bundled_model_with_a_warning(tmp_path: Path) -> None:
     """Where the real model cannot be had, `make run` says so loudly and serves signed requests all the same."""
     settings = {"CLIP_MODEL": "", "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "EMBEDDING_HMAC_SECRET": SECRET}

@@ -11,6 +11,7 @@ from core.batching.device import Device
 from core.batching.items import Modality
 from core.batching.scheduler import Limits, Scheduler
 from core.byte_budget import ByteBudget
+from core.clip.choice import choose_max_batch
 from core.embedder import Arrivals, Embedder, ImageMemory
 from core.errors import StartError
 from core.images.content import SentLimits
@@ -112,8 +113,8 @@ class ScriptedRuntime:
 def _limits(settings: ServiceSettings) -> Limits:
     return Limits(
         max_items=settings.max_queued_items,
-        max_batch=settings.max_device_batch,
-        max_tokens=settings.max_device_batch * MAX_TOKENS,
+        max_batch=_max_batch(settings),
+        max_tokens=_max_batch(settings) * MAX_TOKENS,
         max_turn_s=settings.max_image_pass_ms / 1000,
     )
 
@@ -123,9 +124,14 @@ def _device(settings: ServiceSettings, engine: ScriptedEngine) -> Device:
         engine,
         {Modality.IMAGE: PixelStack(SIZE_PX), Modality.TEXT: pad},
         dim=DIM,
-        max_batch=settings.max_device_batch,
+        max_batch=_max_batch(settings),
         out_of_memory=engine.out_of_memory,
     )
+
+
+def _max_batch(settings: ServiceSettings) -> int:
+    """The scripted engine is no GPU."""
+    return choose_max_batch(settings.max_device_batch, [])
 
 
 def _api(settings: ServiceSettings, scheduler: Scheduler, images: ImageProcesses) -> Api:

@@ -16,7 +16,7 @@ from core.clip.fingerprint import fingerprint
 from core.clip.towers import Towers
 from core.clip.weights import read_weights
 from core.errors import StartError
-from core.settings import DEFAULT_MODEL
+from core.settings import DEFAULT_MODEL, load_settings
 from tools.testbed.process import TINY_MODEL
 
 REVISION = "3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268"
@@ -195,6 +195,74 @@ def test_only_a_commit_is_found_without_the_library(tmp_path: Path, revision: st
     shutil.copytree(TINY_MODEL, tmp_path / "models--owner--name" / "snapshots" / str(revision))
 
     assert find_snapshot({"HF_HUB_CACHE": str(tmp_path)}, "owner/name", revision) is None
+
+
+def cached_by_runpod(hub: Path, reference: str = f"{REVISION}\n") -> Path:
+    """The bundled model as an endpoint's cached model, at what `main` was; returns its snapshot."""
+    folder = hub / "models--owner--name"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text(reference)
+    return Path(shutil.copytree(TINY_MODEL, folder / "snapshots" / REVISION))
+
+
+@pytest.mark.parametrize("revision", [None, "main", REVISION], ids=["none", "the branch", "the commit"])
+def test_cached_model_of_runpod_is_found(tmp_path: Path, revision: str | None) -> None:
+    """Without a pinned revision it is what RunPod has fetched: nobody here can ask what `main` is now."""
+    snapshot = cached_by_runpod(tmp_path / "runpod")
+    environ = {"HF_HUB_CACHE": str(tmp_path / "nothing")}
+
+    assert snapshot == find_snapshot(environ, "owner/name", revision, runpod_models=tmp_path / "runpod")
+
+
+def test_cached_model_of_another_commit_is_not_taken(tmp_path: Path) -> None:
+    """A pinned name gives the same vectors next year, whatever `main` has become."""
+    cached_by_runpod(tmp_path)
+
+    assert find_snapshot({}, "owner/name", "0" * 40, runpod_models=tmp_path) is None
+    assert find_snapshot({}, "owner/name", "another-branch", runpod_models=tmp_path) is None
+
+
+@pytest.mark.parametrize("missing", ["config.json", "tokenizer.json", "preprocessor_config.json", "model.safetensors"])
+def test_half_a_cached_model_is_not_taken(tmp_path: Path, missing: str) -> None:
+    """Nor is a file whose link leads nowhere: the hub's cache links a name to its content when that is whole."""
+    snapshot = cached_by_runpod(tmp_path)
+    (snapshot / missing).unlink()
+    (snapshot / missing).symlink_to(tmp_path / "blobs" / "not-yet")
+
+    assert find_snapshot({}, "owner/name", None, runpod_models=tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    "reference",
+    ["", "main", REVISION[:12], f"../../{REVISION}", "\u00e9" * 40],
+    ids=["nothing", "a name", "a short commit", "climbing", "no ASCII"],
+)
+def test_reference_that_is_no_commit_is_not_followed(tmp_path: Path, reference: str) -> None:
+    """Even where it leads to a model: it names one folder of the snapshots, or nothing."""
+    snapshot = cached_by_runpod(tmp_path, reference)
+    shutil.copytree(TINY_MODEL, snapshot.parent / reference, dirs_exist_ok=True)
+
+    assert find_snapshot({}, "owner/name", None, runpod_models=tmp_path) is None
+
+
+def test_cache_of_the_user_comes_before_runpods(tmp_path: Path) -> None:
+    """Who has set one has put the model there."""
+    cached_by_runpod(tmp_path / "runpod")
+    own = tmp_path / "own" / "models--owner--name" / "snapshots" / REVISION
+    shutil.copytree(TINY_MODEL, own)
+    environ = {"HF_HUB_CACHE": str(tmp_path / "own")}
+
+    assert own == find_snapshot(environ, "owner/name", REVISION, runpod_models=tmp_path / "runpod")
+
+
+def test_model_name_leads_to_the_cached_model(tmp_path: Path) -> None:
+    """From RunPod's variable to its folder, without a network and without the hub's library."""
+    snapshot = cached_by_runpod(tmp_path)
+    settings = load_settings({"ALLOW_INSECURE_AUTH": "1", "MODEL_NAME": "owner/name"})
+
+    model = open_model(settings.clip_model, revision=None, offline=True, runpod_models=tmp_path)
+
+    assert (snapshot, "name", "owner") == (model.path, model.model_name, model.pretrained)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,10 @@
 """What CLIP_DEVICE and CLIP_ENGINE become on machines with and without CUDA."""
 
+from typing import Literal
+
 import pytest
 
-from core.clip.choice import choose_devices, choose_engine
+from core.clip.choice import choose_devices, choose_engine, choose_max_batch, memory_bytes
 from core.errors import StartError
 
 
@@ -67,3 +69,26 @@ def test_openvino_is_for_the_cpu() -> None:
     assert "torch" == choose_engine("auto", ["cuda"])
     with pytest.raises(StartError, match=r"\ACLIP_ENGINE: "):
         choose_engine("openvino", ["cuda"])
+
+
+@pytest.mark.parametrize(
+    ("setting", "device_bytes", "expected"),
+    [
+        pytest.param("auto", [], 32, id="a CPU"),
+        pytest.param("auto", [24 * 10**9], 32, id="24 GB"),
+        pytest.param("auto", [40 * 10**9 - 1], 32, id="just below 40 GB"),
+        pytest.param("auto", [40 * 10**9], 64, id="40 GB"),
+        pytest.param("auto", [151 * 10**9, 24 * 10**9], 32, id="a large one beside a small one"),
+        pytest.param("auto", [85 * 10**9, 85 * 10**9], 64, id="two large ones"),
+        pytest.param(8, [85 * 10**9], 8, id="asked for"),
+        pytest.param(128, [], 128, id="asked for on a CPU"),
+    ],
+)
+def test_largest_batch(setting: Literal["auto"] | int, device_bytes: list[int], expected: int) -> None:
+    """`auto` is what the smallest GPU of all is good for; a number is a number."""
+    assert expected == choose_max_batch(setting, device_bytes)
+
+
+def test_cpu_has_no_memory_of_its_own() -> None:
+    """And torch, whose import takes a second, is not asked."""
+    assert [] == memory_bytes(["cpu"])

@@ -77,10 +77,10 @@ def test_attention_is_left_to_torchs_own_kernels() -> None:
 
 
 def test_graphs_are_for_what_the_batcher_makes() -> None:
-    """Images of the model's size, texts up to its context, batches up to MAX_DEVICE_BATCH."""
-    settings = load_settings({"ALLOW_INSECURE_AUTH": "1", "MAX_DEVICE_BATCH": "20"})
+    """Images of the model's size, texts up to its context, batches up to the largest that is chosen."""
+    settings = load_settings({"ALLOW_INSECURE_AUTH": "1"})
 
-    captures = graphs_to_capture(settings, open_model(str(TINY_MODEL)))
+    captures = graphs_to_capture(settings, open_model(str(TINY_MODEL)), 20)
 
     assert captures is not None
     assert (224, 77, 20) == (captures.size_px, captures.context_length, captures.max_batch)
@@ -90,4 +90,4 @@ def test_graphs_can_be_turned_off() -> None:
     """For a driver that does not like them, and for a start that is seconds shorter."""
     settings = load_settings({"ALLOW_INSECURE_AUTH": "1", "CLIP_CUDA_GRAPHS": "0"})
 
-    assert None is graphs_to_capture(settings, open_model(str(TINY_MODEL)))
+    assert None is graphs_to_capture(settings, open_model(str(TINY_MODEL)), 20)

@@ -99,6 +99,8 @@ def _load(environ: Mapping[str, str]) -> Service:
     from core.errors import StartError
     from core.settings import load_settings
 
+    # A worker's own MODEL_NAME, of whichever model it runs beside this one, is not RunPod's.
+    environ = {name: value for name, value in environ.items() if name != "MODEL_NAME"}
     try:
         service = build_service(load_settings(environ))
         service.load()
