@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 
 import numpy as np
 
@@ -66,10 +65,3 @@ def percentile_ms(searches: Sequence[Done], percent: float) -> float | None:
 def within(searches: Sequence[Done], spans: Sequence[Span]) -> list[Done]:
     """Those that were asked while one of the spans lasted."""
     return [done for done in searches if any(span.begin_s <= done.job.at_s <= span.end_s for span in spans)]
-
-
-def slowest_by_hour(searches: Sequence[Done]) -> list[float | None]:
-    """The 99th percentile in milliseconds of each hour of the day, for the chart."""
-    hours = [0, *accumulate([DAY_S / 24] * 24)]
-    spans = [Span(begin_s, np.nextafter(end_s, 0)) for begin_s, end_s in zip(hours, hours[1:], strict=False)]
-    return [percentile_ms(within(searches, [span]), 99) for span in spans]

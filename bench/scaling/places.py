@@ -1,4 +1,4 @@
-"""Where a client may send a request: pods behind a balancer, whose number may follow what waits; a serverless endpoint."""
+"""Where a client may send a request: pods, whose number may follow what waits; a serverless endpoint."""
 
 import math
 from collections import deque
@@ -188,7 +188,14 @@ class Serverless:
     """Jobs wait in one queue for a worker with a free place; workers come by the number of jobs and go when idle."""
 
     def __init__(
-        self, agenda: Agenda, speed: Speed, endpoint: Endpoint, max_batch: int, *, line_s: float, draw: np.random.Generator
+        self,
+        agenda: Agenda,
+        speed: Speed,
+        endpoint: Endpoint,
+        max_batch: int,
+        *,
+        line_s: float,
+        draw: np.random.Generator,
     ) -> None:
         self._agenda = agenda
         self._speed = speed

@@ -1,4 +1,4 @@
-"""What is asked for in a day: searches, bursts of video processing, a backfill; drawn from a seed, or read from a file."""
+"""What is asked for in a day: searches, bursts of video processing, a backfill; drawn, or read from a file."""
 
 import csv
 from collections.abc import Sequence

@@ -173,7 +173,8 @@ def test_both_autoscalers_are_one_rule() -> None:
 def test_both_autoscalers_scale_the_deployment() -> None:
     """By its name and kind in pod.yaml."""
     deployment = next(yaml.safe_load_all((FOLDER / "pod.yaml").read_text("utf-8")))
-    target = {"apiVersion": deployment["apiVersion"], "kind": deployment["kind"], "name": deployment["metadata"]["name"]}
+    kind = {name: deployment[name] for name in ("apiVersion", "kind")}
+    target = {**kind, "name": deployment["metadata"]["name"]}
 
     assert target == document("keda.yaml")["spec"]["scaleTargetRef"]
     assert target == document("hpa.yaml")["spec"]["scaleTargetRef"]
