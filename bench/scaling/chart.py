@@ -57,6 +57,6 @@ def draw(jobs: Sequence[Job], lines: Sequence[Line], path: Path) -> None:
         axes.invert_yaxis()
         axes.grid(visible=True, axis="x", alpha=0.3)
     for axes in (waits, lengths):
-        axes.legend(fontsize="small")
+        axes.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.18))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Software": None})

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from bench.scaling.agenda import Agenda
-from bench.scaling.processor import SharedProcessor
+from bench.scaling.processor import Core, SharedProcessor
 from bench.scaling.speed import Speed
 from core.batching.choice import Choice, State, choose
 from core.batching.items import Modality
@@ -36,13 +36,19 @@ class Request:
 
 
 class Replica:
-    """Its requests share one processor with the passes that run; the passes are shared by all requests."""
+    """Its requests share the main process with the passes that run; the passes are shared by all requests.
+
+    Where decodes have no core of their own, one image process shares the main process' core, and the images' requests
+    share that process.
+    """
 
     def __init__(self, agenda: Agenda, speed: Speed, limits: Limits) -> None:
         self._agenda = agenda
         self._speed = speed
         self._limits = limits
-        self._processor = SharedProcessor(agenda)
+        self._processor, self._decoder = SharedProcessor(agenda), SharedProcessor(agenda)
+        if speed.decode_s:
+            Core([self._processor, self._decoder])
         self._images = deque[Request]()
         self._texts = deque[Request]()
         self._free_streams = speed.streams
@@ -66,6 +72,12 @@ class Replica:
         self._processor.run(self._speed.request_s[request.modality], lambda: self._received(request))
 
     def _received(self, request: Request) -> None:
+        if request.modality is Modality.IMAGE and self._speed.decode_s:
+            self._decoder.run(request.items * self._speed.decode_s, lambda: self._fetch(request))
+        else:
+            self._fetch(request)
+
+    def _fetch(self, request: Request) -> None:
         fetch_s = self._speed.fetch_seconds(request.modality, request.items)
         self._agenda.after(fetch_s, lambda: self._ready(request))
 

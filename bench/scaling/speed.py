@@ -27,13 +27,15 @@ class Speed:
     """Of one pod.
 
     `request_s` and `item_s` are of its main process, whose threads share one processor: for a request of that modality,
-    and for each of its items. `fetch_s` is what else a request waits for, on nobody's account: lines, downloads and
-    decodes, of one image and of a batch. `pass_s` has the device's own seconds of a forward pass by its size;
-    `streams` passes run at once.
+    and, while its pass is prepared, for each of its items. `decode_s` is an image's download and decode where they have
+    to share that processor, 0 where there are cores for them. `fetch_s` is what else a request waits for, on nobody's
+    account, of one image and of a batch: lines, and such downloads and decodes. `pass_s` has the device's own seconds
+    of a forward pass by its size; `streams` passes run at once.
     """
 
     request_s: Mapping[Modality, float]
     item_s: float
+    decode_s: float
     fetch_s: Mapping[Modality, float]
     batch_fetch_s: float
     pass_s: Mapping[Modality, Mapping[int, float]]
@@ -69,18 +71,22 @@ def speed_of(
     *,
     streams: int,
     start_s: float,
+    decode_share: float = 0.0,
 ) -> Speed:
     """Solve what was measured for what a request and an item cost.
 
     Busy with single images the pod takes `request + item` for each, busy with batches `request + 16 item`: two
-    equations, two unknowns. An item of a text costs what one of an image does. What one client alone waits for beyond
-    that and its pass is `fetch`.
+    equations, two unknowns. `decode_share` of an item's is its decode. An item of a text costs what the rest of one of
+    an image does. What one client alone waits for beyond all that and its pass is `fetch`.
     """
-    item_s = max(0.0, (BATCH / batches.busy - 1 / singles.busy) / (BATCH - 1))
-    image_s, text_s = max(0.0, 1 / singles.busy - item_s), max(0.0, 1 / texts.busy - item_s)
+    image_item_s = max(0.0, (BATCH / batches.busy - 1 / singles.busy) / (BATCH - 1))
+    decode_s = image_item_s * decode_share
+    item_s = image_item_s - decode_s
+    image_s, text_s = max(0.0, 1 / singles.busy - image_item_s), max(0.0, 1 / texts.busy - item_s)
     bare = Speed(
         {Modality.IMAGE: image_s, Modality.TEXT: text_s},
         item_s,
+        decode_s,
         {Modality.IMAGE: 0.0, Modality.TEXT: 0.0},
         0.0,
         passes,
@@ -89,12 +95,14 @@ def speed_of(
     )
 
     def rest_s(modality: Modality, items: int, taken_s: float) -> float:
-        known_s = bare.request_s[modality] + items * item_s + bare.pass_seconds(modality, items)
+        decodes_s = items * decode_s if modality is Modality.IMAGE else 0.0
+        known_s = bare.request_s[modality] + decodes_s + items * item_s + bare.pass_seconds(modality, items)
         return max(0.0, taken_s - known_s)
 
     return Speed(
         bare.request_s,
         item_s,
+        decode_s,
         {
             Modality.IMAGE: rest_s(Modality.IMAGE, 1, 1 / singles.alone),
             Modality.TEXT: rest_s(Modality.TEXT, 1, 1 / texts.alone),

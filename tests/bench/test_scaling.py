@@ -23,11 +23,12 @@ from bench.workload import RESULTS
 from core.batching.items import Modality
 
 IMAGE, TEXT = Modality.IMAGE, Modality.TEXT
-FREE = Speed({IMAGE: 0.0, TEXT: 0.0}, 0.0, {IMAGE: 0.0, TEXT: 0.0}, 0.0, {IMAGE: {1: 1.0}, TEXT: {1: 1.0}}, 1, 0.0)
+FREE = Speed({IMAGE: 0.0, TEXT: 0.0}, 0.0, 0.0, {IMAGE: 0.0, TEXT: 0.0}, 0.0, {IMAGE: {1: 1.0}, TEXT: {1: 1.0}}, 1, 0.0)
 # One pod does 2,000 images a second in batches.
 SPEED = Speed(
     {IMAGE: 0.002, TEXT: 0.002},
     0.0002,
+    0.0,
     {IMAGE: 0.003, TEXT: 0.0},
     0.01,
     {IMAGE: {1: 0.001, 32: 0.004}, TEXT: {1: 0.001, 32: 0.002}},
@@ -101,7 +102,7 @@ def waits_s(speed: Speed, arrivals: Sequence[float]) -> list[float]:
 @pytest.mark.parametrize("load", [pytest.param(0.5, id="half"), pytest.param(0.8, id="four fifths")])
 def test_device_is_a_queue_with_one_server(load: float) -> None:
     """M/D/1: random arrivals and passes of one second wait load / (2 (1 - load)) seconds on average."""
-    arrivals = np.cumsum(np.random.default_rng(5).exponential(1 / load, 30_000))
+    arrivals = np.cumsum(np.random.default_rng(5).exponential(1 / load, 60_000))
     waited_s = np.mean(waits_s(FREE, arrivals.tolist())) - 1
 
     assert float(waited_s) == pytest.approx(load / (2 * (1 - load)), rel=0.07)
@@ -115,7 +116,7 @@ def test_processor_is_shared_equally() -> None:
     def arrive(at_s: float) -> None:
         processor.run(1.0, lambda: taken.append(agenda.now_s - at_s))
 
-    for at_s in np.cumsum(np.random.default_rng(6).exponential(1 / load, 30_000)).tolist():
+    for at_s in np.cumsum(np.random.default_rng(6).exponential(1 / load, 60_000)).tolist():
         agenda.at(at_s, lambda at_s=at_s: arrive(at_s))  # type: ignore[misc]
     agenda.run()
 
@@ -207,14 +208,32 @@ def test_autoscaler_adds_pods_while_work_waits_and_gives_them_back() -> None:
     assert scaled.cost > one.cost
 
 
-def test_speed_solves_what_was_measured() -> None:
+@pytest.mark.parametrize("share", [pytest.param(0.0, id="cores to decode"), pytest.param(0.9, id="one core for all")])
+def test_speed_solves_what_was_measured(share: float) -> None:
     """The costs of a request and of an item give back the rates that they were taken from."""
     passes = {IMAGE: {1: 0.001, 16: 0.002}, TEXT: {1: 0.001}}
-    speed = speed_of(Rates(100, 500), Rates(1000, 4000), Rates(200, 1000), passes, streams=2, start_s=3.0)
+    rates = Rates(100, 500), Rates(1000, 4000), Rates(200, 1000)
+    speed = speed_of(*rates, passes, streams=2, start_s=3.0, decode_share=share)
 
-    assert 1 / (speed.request_s[IMAGE] + speed.item_s) == pytest.approx(500)
-    assert BATCH / (speed.request_s[IMAGE] + BATCH * speed.item_s) == pytest.approx(4000)
+    image_s = speed.decode_s + speed.item_s
+
+    assert share == pytest.approx(speed.decode_s / image_s)
+    assert 1 / (speed.request_s[IMAGE] + image_s) == pytest.approx(500)
+    assert BATCH / (speed.request_s[IMAGE] + BATCH * image_s) == pytest.approx(4000)
     assert 1 / (speed.request_s[TEXT] + speed.item_s) == pytest.approx(1000)
+
+
+def test_decodes_on_the_same_core_are_one_process() -> None:
+    """However many batches it decodes, it leaves the main process half of the core, and not a seventeenth."""
+    agenda, ends = Agenda(), list[float]()
+    replica = Replica(agenda, replace(FREE, request_s={IMAGE: 0.0, TEXT: 1.0}, decode_s=1.0), Limits(64, 32))
+    for _ in range(16):
+        replica.accept(Request(IMAGE, BATCH, lambda: None))
+    agenda.run(0.0)
+    replica.accept(Request(TEXT, 1, lambda: ends.append(agenda.now_s)))
+    agenda.run()
+
+    assert ends == [pytest.approx(3.0)]  # two seconds for the one it needs, and one of the device
 
 
 def test_pod_of_the_measured_speed_takes_what_was_measured() -> None:
