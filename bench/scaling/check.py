@@ -49,7 +49,7 @@ def main() -> None:
     core = leave_a_core()
     with ExitStack() as stack:
         images = stack.enter_context(image_server(named_files({THUMBNAIL: pictures(THUMBNAIL)})))
-        pod = stack.enter_context(instant_pod(THIS, core=core))
+        pod = stack.enter_context(instant_pod(THIS, cores=[core]))
         clients = [stack.enter_context(new_process()) for _ in range(2)]
         asking = _Asking(pod, images, clients, options.seconds)
         lines = [line for _ in range(options.rounds) for line in asking.round()]
