@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TARGET ?= pod
 
 .DEFAULT_GOAL := help
-.PHONY: browser chaos fuzz help install run run-serverless smoke test lint types format bench bench-health bench-memory bench-gpu bench-host bench-mixed bench-parity bench-text-batch bench-cache bench-client bench-int8 docker-build image-check docs-check metrics-page prometheus redis settings-page trace-example clean
+.PHONY: browser chaos fuzz help install run run-serverless smoke test lint types format bench bench-health bench-memory bench-gpu bench-host bench-mixed bench-parity bench-text-batch bench-cache bench-client bench-int8 bench-scaling docker-build image-check docs-check metrics-page prometheus redis settings-page trace-example clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -86,6 +86,9 @@ bench-int8: $(VENV)/installed-dev+peers ## int8 beside other ways to it, float32
 
 bench-parity: $(VENV)/installed-dev ## six CLIPs in full size beside transformers, every engine and numeric type (half an hour)
 	$(BIN)/python -m bench.parity
+
+bench-scaling: $(VENV)/installed-all ## pods, serverless, both, autoscaled: waits, losses and cost of a day, simulated (a minute)
+	$(BIN)/python -m bench.scaling
 
 bench-health: $(VENV)/installed-dev ## does /health answer while batches of 16 run? (full-size model, about a minute)
 	$(BIN)/python -m bench.health

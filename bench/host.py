@@ -89,7 +89,7 @@ def main() -> None:
     rounds, share = (_QUICK_ROUNDS, _QUICK_SHARE) if options.quick else (_ROUNDS, 1.0)
     commits = {tree.label: commit(tree.folder) for tree in compared}
     before = about({"quick": options.quick, "rounds": rounds, "commits": commits})
-    pod_core = _leave_a_core()
+    pod_core = leave_a_core()
     with _files() as files:
         decodes = _decodes(compared, sorted(files.glob(f"{THUMBNAIL.replace(' ', '')}-*")), rounds, pod_core)
         jpegs = {path.name: path.read_bytes() for path in files.iterdir()}
@@ -116,7 +116,7 @@ def _main_check(lines: Sequence[Line], what: str, most_ms: float) -> Check:
     return unless_failed(check, find(lines, what, FAILED))
 
 
-def _leave_a_core() -> int:
+def leave_a_core() -> int:
     """Keep off one core, as will all that is started from here; returns it. Exits where there is only one."""
     pod_core, *rest = sorted(os.sched_getaffinity(0))
     if not rest:

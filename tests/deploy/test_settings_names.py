@@ -47,6 +47,7 @@ OTHERS = {
     "POD_ID": "a shell variable of docs/deploy.md",
     "ENDPOINT_ID": "a shell variable of docs/deploy.md",
     "REQUEST_COUNT": "a value of RunPod's API",
+    "QUEUE_DELAY": "a value of RunPod's API",
     "LOAD_BALANCER": "a value of RunPod's API",
     "HEALTHCHECK": "an instruction of a Dockerfile",
 }
