@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TARGET ?= pod
 
 .DEFAULT_GOAL := help
-.PHONY: browser chaos fuzz help install run run-serverless smoke test lint types format bench bench-health bench-memory bench-gpu bench-host bench-mixed bench-parity bench-text-batch bench-cache bench-client docker-build image-check docs-check redis settings-page clean
+.PHONY: browser chaos fuzz help install run run-serverless smoke test lint types format bench bench-health bench-memory bench-gpu bench-host bench-mixed bench-parity bench-text-batch bench-cache bench-client docker-build image-check docs-check prometheus redis settings-page clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -105,6 +105,10 @@ settings-page: $(VENV)/installed-all ## write docs/settings.md from the settings
 browser: ## the Chromium of the tests, from Debian; without it they are skipped (root)
 	apt-get update --quiet
 	apt-get install --yes --quiet --no-install-recommends chromium
+
+prometheus: ## the Prometheus and promtool of the tests, from Debian; without them they are skipped (root)
+	apt-get update --quiet
+	apt-get install --yes --quiet --no-install-recommends prometheus
 
 redis: ## the Redis of the tests, from Debian; without it they are skipped (root)
 	apt-get update --quiet

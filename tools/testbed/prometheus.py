@@ -32,10 +32,10 @@ def is_installed() -> bool:
     return shutil.which("prometheus") is not None and shutil.which("promtool") is not None
 
 
-def promtool(*arguments: str | Path, folder: Path | None = None) -> "subprocess.CompletedProcess[str]":
+def promtool(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
     """Run it; what it says is in the result, its status too."""
     command = ["promtool", *map(str, arguments)]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)  # noqa: S603
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,18 +72,11 @@ class Prometheus:
         result = self._ask("query_range", {"query": expression, **window})["result"]
         return [Series(one["metric"], _values(one["values"])) for one in result]
 
-    def series(self, selector: str) -> list[dict[str, str]]:
-        """The label sets that `selector` has found so far."""
-        answer = requests.get(
-            f"{self.base_url}/api/v1/series", params={"match[]": selector}, timeout=_ANSWER_TIMEOUT_S
-        )
-        found: list[dict[str, str]] = answer.json()["data"]
-        return found
-
-    def _ask(self, what: str, parameters: Mapping[str, str]) -> Any:
+    def _ask(self, what: str, parameters: Mapping[str, str]) -> dict[str, Any]:
         answer = requests.get(f"{self.base_url}/api/v1/{what}", params=parameters, timeout=_ANSWER_TIMEOUT_S).json()
         assert "success" == answer["status"], f"{parameters.get('query')}: {answer.get('error')}"
-        return answer["data"]
+        data: dict[str, Any] = answer["data"]
+        return data
 
 
 def configuration(targets: Sequence[str], *, interval_s: float) -> dict[str, Any]:
