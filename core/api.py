@@ -4,16 +4,18 @@
 Both belong on a thread: `prepare` waits for nothing, but decodes what was sent; `Call.run` blocks.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from core.access import NONE, Access, Credentials
+from core.answered import Answered, Counting
 from core.asked import Asked
 from core.deadline import Deadline
 from core.errors import BatchTooLarge, NotFound, RateLimited, ServiceError
 from core.images.content import SentImages, SentLimits
+from core.metrics import Reading
 from core.operations import OPERATIONS, Model, Proof
 from core.standing import Standing
 from core.wire.openai import MODELS, models_body, openai_error_body
@@ -31,10 +33,13 @@ def _unlimited() -> None:
 
 @dataclass(slots=True)
 class Call:
-    """An authenticated request, ready to run. `client` is the name of who asks, None where nobody has to say."""
+    """An authenticated request, ready to run. `client` is the name of who asks, None where nobody has to say.
+    `counting` has a name in any case, and knows what became of the items once the request has been run.
+    """
 
     request_id: str
     client: str | None
+    counting: Counting
     answer: Callable[[], Body]
     limit: Callable[[], Standing | None] = _unlimited
     held: ExitStack = field(default_factory=ExitStack)
@@ -54,7 +59,7 @@ class Call:
 
 
 class Api:
-    """Over one model, for those whom `access` lets in, and as much as `rate_limits` let each have; `asked` counts."""
+    """Over one model, for those whom `access` lets in, and as much as `rate_limits` let each have. It counts both."""
 
     def __init__(
         self,
@@ -70,7 +75,8 @@ class Api:
         self._sent_limits = sent_limits
         self._request_timeout_s = request_timeout_s
         self._rate_limits = rate_limits
-        self.asked = Asked()
+        self._asked = Asked()
+        self._answered = Answered()
 
     def prepare(
         self,
@@ -103,25 +109,34 @@ class Api:
             request = validate(operation.request, members, images)
             client = client if by_key else self._access.of_signatures(path, request)
             images.seal()
+            name = client or DEFAULT_CLIENT
+            counting = Counting(self._model.embedder, self._answered, name)
+            model = Model(counting, self._model.identity, self._model.max_batch_sizes)
             return Call(
                 request_id,
                 client,
-                lambda: operation.run(self._model, request, request_id, ends),
-                lambda: self._limit(client, request),
+                counting,
+                lambda: operation.run(model, request, request_id, ends),
+                lambda: self._limit(name, request),
                 held.pop_all(),
             )
 
-    def _limit(self, client: str | None, request: Request) -> Standing | None:
+    def _limit(self, name: str, request: Request) -> Standing | None:
         """Asks a store, so it is part of the call and not of `prepare`. Raises `RateLimited`."""
-        name = client or DEFAULT_CLIENT
         items, bytes_ = request.measure()
         try:
             standing = self._rate_limits.check(name, items, bytes_) if self._rate_limits else None
         except RateLimited:
-            self.asked.note(name, items, limited=True)
+            self._asked.note(name, items, limited=True)
             raise
-        self.asked.note(name, items, limited=False)
+        self._asked.note(name, items, limited=False)
         return standing
+
+    def readings(self) -> Iterator[Reading]:
+        """Who has asked for how much, what became of it, and what is held of images that were sent, for metrics."""
+        yield from self._asked.readings()
+        yield from self._answered.readings()
+        yield from self._sent_limits.budget.readings("sent_images")
 
     def models(self, credentials: Credentials) -> Body:
         """The answer to `GET /v1/models`. Raises what `Access.of_key` does."""

@@ -2,7 +2,10 @@
 
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator
+
+from core import metrics
+from core.metrics import Reading
 
 
 class Asked:
@@ -20,14 +23,10 @@ class Asked:
             if limited:
                 self._limited[client] += items
 
-    @property
-    def items(self) -> Mapping[str, int]:
-        """All that was asked for by those who are let in."""
+    def readings(self) -> Iterator[Reading]:
+        """For metrics; what was over a limit, for every client that has asked."""
         with self._lock:
-            return dict(self._asked)
-
-    @property
-    def limited_items(self) -> Mapping[str, int]:
-        """What of that was over a limit, for every client that has asked."""
-        with self._lock:
-            return {client: self._limited[client] for client in self._asked}
+            asked = dict(self._asked)
+            limited = {client: self._limited[client] for client in asked}
+        yield from metrics.by_label(metrics.CLIENT_ITEMS, asked)
+        yield from metrics.by_label(metrics.CLIENT_LIMITED_ITEMS, limited)

@@ -4,7 +4,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from core import metrics
 from core.errors import Overloaded
+from core.metrics import Reading
 
 
 class ByteBudget:
@@ -24,6 +26,11 @@ class ByteBudget:
             yield lease
         finally:
             self._change(-lease.held_bytes)
+
+    def readings(self, kind: str) -> Iterator[Reading]:
+        """How much of it is used, for metrics, which call it `kind`."""
+        yield Reading(metrics.BYTES_IN_FLIGHT, (kind,), self.used_bytes)
+        yield Reading(metrics.BYTES_LIMIT, (kind,), self._max_bytes)
 
     def _change(self, difference: int) -> None:
         with self._lock:

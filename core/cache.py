@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,8 +17,10 @@ from typing import Protocol
 
 import numpy as np
 
+from core import metrics
 from core.batching.items import Encoded, Item, Modality
 from core.errors import InternalError
+from core.metrics import Reading
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +90,13 @@ class Cache:
     def counts(self) -> Mapping[Modality, Counts]:
         """Since the start."""
         return dict(self._counts)
+
+    def readings(self) -> Iterator[Reading]:
+        """How often a row was there, and what rows take, for metrics."""
+        for modality, counts in self.counts.items():
+            yield Reading(metrics.CACHE_HITS, (modality.value,), counts.hits)
+            yield Reading(metrics.CACHE_MISSES, (modality.value,), counts.misses)
+        yield Reading(metrics.CACHE_BYTES, (), self.used_bytes)
 
     def key(self, modality: Modality, content: bytes) -> Key:
         """Of what is embedded: the token ids of a text, the SHA-256 of an image's file."""

@@ -19,6 +19,7 @@ from core.embedding import Embedding, Vector
 from core.errors import InternalError, ServiceError
 from core.images.content import SentImage
 from core.images.job import ImageJob
+from core.metrics import Reading
 
 
 class Images(Protocol):
@@ -139,6 +140,10 @@ class Embedder:
                     self._images.release(jobs)
         return [_embedding(*parts, group.arrived_s) for parts in zip(wanted, jobs, rows, strict=True)]
 
+    def readings(self) -> Iterator[Reading]:
+        """What is held of images that are decoded, for metrics."""
+        return self._memory.budget.readings("pixels")
+
     def _to_begin(self, jobs: Sequence[ImageJob]) -> list[ImageJob]:
         """Not what cannot be had, nor what was sent and is known."""
         possible = [job for job in jobs if job.error is None]
@@ -164,7 +169,7 @@ class Embedder:
         """
         tokens = [self._tokenize(one.text) for one in wanted]
         group = Group(deadline)
-        items = [Item(Modality.TEXT, group, one.ids, one.width) for one in tokens]
+        items = [Item(Modality.TEXT, group, one.ids, one.width, len(one.ids)) for one in tokens]
         with self._scheduler.entered(items), _settled_in_the_end(items):
             self._claim_texts(items)
             rows = outcomes(group, items)

@@ -5,9 +5,10 @@ Knows no format and no library: `pod/metrics.py` writes them for Prometheus, who
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import Protocol
 
 
 class Kind(Enum):
@@ -214,11 +215,13 @@ class Reading:
     value: float | Distribution
 
 
+class Measured(Protocol):
+    """A part of the service that keeps figures."""
+
+    def readings(self) -> Iterator[Reading]:
+        """What they are now. From any thread, at any time."""
+
+
 def by_label(metric: Metric, values: Mapping[str, float]) -> Iterator[Reading]:
     """The readings of a metric with one label."""
     return (Reading(metric, (label,), value) for label, value in values.items())
-
-
-def bytes_in_flight(kind: str, used: int, limit: int) -> Iterable[Reading]:
-    """What one budget of bytes has given away, and may give."""
-    return Reading(BYTES_IN_FLIGHT, (kind,), used), Reading(BYTES_LIMIT, (kind,), limit)

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Generic, TypeVar
 
+from core.answered import Embeds
 from core.batching.items import Modality
 from core.deadline import Deadline
-from core.embedder import Embedder, Wanted, WantedText
+from core.embedder import Wanted, WantedText
 from core.embedding import Embedding
 from core.errors import BatchTooLarge, ServiceError
 from core.settings import ServiceSettings
@@ -39,7 +40,7 @@ AnyRequest = TypeVar("AnyRequest", bound=Request)
 class Model:
     """A loaded model: what embeds, and what the answers say about it."""
 
-    embedder: Embedder
+    embedder: Embeds
     identity: ModelIdentity
     max_batch_sizes: Mapping[Modality, int]
 
@@ -53,11 +54,12 @@ class Proof(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Operation(Generic[AnyRequest]):
-    """A row of the table: `run` is called with a valid, authenticated request.
+    """A row of the table: `run` is called with a valid, authenticated request. `name` is what metrics call it.
 
     `listed` is the member that holds the items of a batch, as many as one request may have of `modality`.
     """
 
+    name: str
     request: type[AnyRequest]
     run: Callable[[Model, AnyRequest, str, Deadline], Body]
     modality: Modality
@@ -137,11 +139,12 @@ def _embeddings(model: Model, request: EmbeddingsRequest, _request_id: str, dead
 
 
 OPERATIONS: Mapping[str, Operation[Any]] = {
-    EMBED_IMAGE: Operation(ImageRequest, _embed_image, Modality.IMAGE),
-    EMBED_IMAGE_BATCH: Operation(ImageBatchRequest, _embed_image_batch, Modality.IMAGE),
-    EMBED_TEXT: Operation(TextRequest, _embed_text, Modality.TEXT),
-    EMBED_TEXT_BATCH: Operation(TextBatchRequest, _embed_text_batch, Modality.TEXT),
+    EMBED_IMAGE: Operation("image", ImageRequest, _embed_image, Modality.IMAGE),
+    EMBED_IMAGE_BATCH: Operation("images", ImageBatchRequest, _embed_image_batch, Modality.IMAGE),
+    EMBED_TEXT: Operation("text", TextRequest, _embed_text, Modality.TEXT),
+    EMBED_TEXT_BATCH: Operation("texts", TextBatchRequest, _embed_text_batch, Modality.TEXT),
     EMBEDDINGS: Operation(
+        "embeddings",
         EmbeddingsRequest,
         _embeddings,
         Modality.TEXT,

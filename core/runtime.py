@@ -3,7 +3,7 @@
 import logging
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from importlib.metadata import version
 from typing import TYPE_CHECKING
@@ -16,9 +16,9 @@ from core.batching.batcher import Batcher
 from core.batching.device import Device
 from core.batching.items import Group, Item, Modality, outcomes
 from core.batching.scheduler import Limits, Scheduler
-from core.batching.tally import Tally
 from core.byte_budget import ByteBudget
-from core.cache import Cache, Counts
+from core.cache import Cache
+from core.clip import cuda
 from core.clip.artifact import ModelDirectory
 from core.clip.engine import Engine
 from core.clip.loading import LoadedModel, load_model
@@ -30,6 +30,7 @@ from core.images.decoding.rules import PIXEL_RULES_VERSION
 from core.images.job import ImageJob, PixelStack
 from core.images.pool import ImageProcesses
 from core.images.settings import child_settings
+from core.metrics import Measured, Reading
 from core.operations import Model, max_batch_sizes
 from core.process import cpu
 from core.settings import ServiceSettings
@@ -95,6 +96,8 @@ class Runtime:
             self._images.start()
             self._batcher = Batcher(self._scheduler, [self._device(settings, directory, engine) for engine in engines])
             close_in_the_end(made, self._batcher.close)
+            self._device_names = [engine.device for engine in engines]
+            self._embedder = self._made_embedder(settings)
             self.api = self._api(settings, authenticator)
             # Also the warm-up: the first request must not be the slow one.
             self.check()
@@ -106,20 +109,15 @@ class Runtime:
         """Whether images and texts can still be embedded."""
         return self._batcher.healthy and self._images.healthy
 
-    @property
-    def queued_items(self) -> int:
-        """Images and texts that wait for a decoder or a device."""
-        return self._scheduler.waiting_items
-
-    @property
-    def done(self) -> Mapping[Modality, Tally]:
-        """What the devices have done so far."""
-        return self._batcher.done
-
-    @property
-    def cached(self) -> Mapping[Modality, Counts]:
-        """How often a row was there, or under way; nothing without a cache."""
-        return {} if self._cache is None else self._cache.counts
+    def readings(self) -> Iterator[Reading]:
+        """Of every part, for metrics."""
+        parts: list[Measured] = [self._scheduler, self._batcher, self._images, self._embedder, self.api]
+        if self._cache is not None:
+            parts.append(self._cache)
+        for part in parts:
+            yield from part.readings()
+        for name in self._device_names:
+            yield from cuda.memory_readings(name)
 
     def pass_serials(self) -> tuple[int | None, ...]:
         """See `Batcher.pass_serials`."""
@@ -131,7 +129,7 @@ class Runtime:
         grey = np.full((3, self._size_px, self._size_px), 128, dtype=np.uint8)
         image = Item(Modality.IMAGE, group, ImageJob("", group.deadline, pixels=grey))
         tokens = self._tokenize("a grey square")
-        text = Item(Modality.TEXT, group, tokens.ids, tokens.width)
+        text = Item(Modality.TEXT, group, tokens.ids, tokens.width, len(tokens.ids))
         try:
             with self._scheduler.entered([image, text]):
                 self._scheduler.add_decoded([image])
@@ -164,9 +162,9 @@ class Runtime:
         ids, truncated = self._tokenizer.encode(text)
         return Tokens(ids, self._tokenizer.width(len(ids)), truncated)
 
-    def _api(self, settings: ServiceSettings, authenticator: Authenticator | None) -> Api:
+    def _made_embedder(self, settings: ServiceSettings) -> Embedder:
         pixel_bytes = 3 * self._size_px**2
-        embedder = Embedder(
+        return Embedder(
             images=self._images,
             tokenize=self._tokenize,
             scheduler=self._scheduler,
@@ -174,7 +172,9 @@ class Runtime:
             concurrency=settings.download_concurrency,
             cache=self._cache,
         )
-        model = Model(embedder, self.identity, max_batch_sizes(settings))
+
+    def _api(self, settings: ServiceSettings, authenticator: Authenticator | None) -> Api:
+        model = Model(self._embedder, self.identity, max_batch_sizes(settings))
         access = Access(authenticator, settings.bearer_keys())
         return Api(
             model,

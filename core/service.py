@@ -2,19 +2,17 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
 from importlib.metadata import version
 from typing import Protocol
 
+from core import metrics
 from core.api import Api
-from core.asked import Asked
-from core.batching.items import Modality
-from core.batching.tally import Tally
-from core.cache import Counts
 from core.deadline import Cancellation, Deadline
 from core.errors import NotReady, Overloaded, StartError
+from core.metrics import Reading
 from core.settings import ServiceSettings
 from core.wire.responses import Body, ModelIdentity
 
@@ -45,14 +43,7 @@ class Runtime(Protocol):
     @property
     def healthy(self) -> bool: ...
 
-    @property
-    def queued_items(self) -> int: ...
-
-    @property
-    def done(self) -> Mapping[Modality, Tally]: ...
-
-    @property
-    def cached(self) -> Mapping[Modality, Counts]: ...
+    def readings(self) -> Iterator[Reading]: ...
 
     def pass_serials(self) -> tuple[int | None, ...]: ...
 
@@ -154,25 +145,19 @@ class Service:
         if self._runtime is not None:
             self._runtime.fail()
 
-    @property
-    def queued_items(self) -> int:
-        """Images and texts that wait for a device; 0 until the model is loaded."""
-        return self._runtime.queued_items if self._runtime else 0
-
-    @property
-    def done(self) -> Mapping[Modality, Tally]:
-        """What the devices have done so far; nothing until the model is loaded."""
-        return self._runtime.done if self._runtime else {}
-
-    @property
-    def asked(self) -> Asked:
-        """Who has asked for how much so far; nobody until the model is loaded."""
-        return self._runtime.api.asked if self._runtime else Asked()
-
-    @property
-    def cached(self) -> Mapping[Modality, Counts]:
-        """How often a vector was there already; nothing until the model is loaded, or without a cache."""
-        return self._runtime.cached if self._runtime else {}
+    def readings(self) -> Iterator[Reading]:
+        """What is measured in this process, for metrics: of the model and its parts nothing until it is loaded."""
+        yield Reading(metrics.READY, (), float(self.status is Status.OK))
+        yield Reading(metrics.PROCESSES, (), 1)
+        yield Reading(metrics.REQUESTS_IN_FLIGHT, (), self._running)
+        yield Reading(metrics.REQUESTS_LIMIT, (), self._settings.max_concurrent_requests)
+        runtime = self._runtime
+        if runtime is None:
+            return
+        model = runtime.identity
+        served = (model.model_name, model.fingerprint, model.engine, model.dtype, model.device)
+        yield Reading(metrics.BUILD_INFO, (VERSION, self._settings.service_commit or "", *served), 1)
+        yield from runtime.readings()
 
     def health(self) -> Body:
         """The body of `/health`, the same in every status; what is not known before loading is null."""

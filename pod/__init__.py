@@ -2,3 +2,6 @@
 
 # Where the Flask app keeps its Service: the gunicorn worker drains and closes it there.
 SERVICE_EXTENSION = "clip_service"
+
+# And its Figures: started with a worker, handed over for the last time at its end.
+FIGURES_EXTENSION = "clip_figures"

@@ -21,6 +21,7 @@ from core.access import Credentials
 from core.api import Api, errors_of
 from core.deadline import Cancellation, Deadline, parse_timeout_ms
 from core.errors import CapacityError, InternalError, InvalidJson, ServiceError
+from core.metrics import OK
 from core.operations import OPERATIONS
 from core.service import Service, Status
 from core.settings import ServiceSettings
@@ -30,11 +31,13 @@ from core.wire.requests import new_request_id, request_id_of
 from core.wire.responses import Body
 from core.wire.sizes import max_body_bytes
 from core.wire.strict_json import encode, parse_object
-from pod import SERVICE_EXTENSION, docs, metrics
+from pod import FIGURES_EXTENSION, SERVICE_EXTENSION, docs
 from pod.body import Bodies, ReceivedBody
 from pod.connection import Connection
 from pod.errors import from_http, status_of
+from pod.metrics import CONTENT_TYPE, Figures
 from pod.presence import cancelled_when_gone
+from pod.requests import Requests
 from shared_auth.contract import TIMEOUT_HEADER
 
 logger = logging.getLogger(__name__)
@@ -56,6 +59,7 @@ class _Exchange:
     started_s: float
     request_id: str | None = None
     client: str | None = None
+    counted_as: str = ""
     standing: Standing | None = None
     code: str | None = None
     client_gone: bool = False
@@ -112,13 +116,17 @@ def create_app(settings: ServiceSettings, service: Service) -> Flask:
     for path in OPERATIONS:
         app.add_url_rule(path, path, partial(_run_operation, door, path), methods=["POST"])
     app.add_url_rule(MODELS, MODELS, partial(_models, service), methods=["GET"])
-    views = {"/health": _health, "/readyz": _readyz, "/livez": _livez, "/ping": _ping, "/metrics": _metrics}
+    views = {"/health": _health, "/readyz": _readyz, "/livez": _livez, "/ping": _ping}
     for path, view in views.items():
         app.add_url_rule(path, path, partial(view, service), methods=["GET"])
+    requests = Requests()
+    figures = app.extensions[FIGURES_EXTENSION] = Figures([service, requests, door.bodies])
+    # A thread of its own: reading the figures of many processes takes milliseconds, whatever else is asked meanwhile.
+    app.add_url_rule("/metrics", "/metrics", partial(_metrics, figures, ThreadPool(1)), methods=["GET"])
     for path, page in docs.views(settings).items():
         app.add_url_rule(path, path, page, methods=["GET"])
     app.before_request(_begin)
-    app.after_request(_finish)
+    app.after_request(partial(_finish, requests))
     app.register_error_handler(HTTPException, lambda error: _answer_error(from_http(error)))
     app.register_error_handler(ServiceError, _answer_error)
     app.register_error_handler(Exception, _answer_unknown)
@@ -159,7 +167,7 @@ def _attempt(api: Api, asked: _Asked, exchange: _Exchange) -> bytes | ServiceErr
         call = api.prepare(
             asked.path, members, request_id=request_id, deadline=asked.deadline, credentials=asked.credentials
         )
-        exchange.client = call.client
+        exchange.client, exchange.counted_as = call.client, call.counting.client
         # The call has what it needs of them: a batch of images would be held twice.
         members.clear()
         asked.body.release()
@@ -208,15 +216,15 @@ def _models(service: Service) -> Response:
         return _json(api.models(Credentials(request.environ.get(_AUTHORIZATION_VARIABLE))), 200)
 
 
-def _metrics(service: Service) -> Response:
-    return Response(metrics.exposition(service), content_type=metrics.CONTENT_TYPE)
+def _metrics(figures: Figures, thread: ThreadPool) -> Response:
+    return Response(thread.apply(figures.exposition), content_type=CONTENT_TYPE)
 
 
 def _begin() -> None:
     g.exchange = _Exchange(time.monotonic())
 
 
-def _finish(response: Response) -> Response:
+def _finish(requests: Requests, response: Response) -> Response:
     exchange: _Exchange = g.exchange
     request_id = _request_id(exchange)
     # Header values are ASCII; a request id may be any printable text.
@@ -227,6 +235,9 @@ def _finish(response: Response) -> Response:
         response.headers["RateLimit-Reset"] = str(exchange.standing.reset_s)
     asked = request.environ
     method = asked["REQUEST_METHOD"]
+    took_s = time.monotonic() - exchange.started_s
+    if method == "POST":
+        requests.note(asked["PATH_INFO"], client=exchange.counted_as, code=exchange.code or OK, seconds=took_s)
     level = logging.DEBUG if method == "GET" else logging.INFO
     fields = {
         "method": method,
@@ -236,7 +247,7 @@ def _finish(response: Response) -> Response:
         "request_id": request_id,
         "client": exchange.client,
         "client_gone": exchange.client_gone,
-        "duration_ms": round((time.monotonic() - exchange.started_s) * 1000, 1),
+        "duration_ms": round(took_s * 1000, 1),
     }
     logger.log(level, "request", extra=fields)
     return response

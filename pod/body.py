@@ -1,7 +1,7 @@
 """A request's body: read on the hub piece by piece, counted while it is held, let go of as early as possible."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any, cast
 
@@ -10,6 +10,7 @@ from gunicorn.http.errors import ParseException
 from core.byte_budget import ByteBudget, Lease
 from core.deadline import Deadline
 from core.errors import BodyTooLarge, DeadlineExceeded, InvalidJson, Overloaded
+from core.metrics import Reading
 from pod.connection import Connection, Due
 from pod.errors import from_gunicorn
 
@@ -64,6 +65,11 @@ class Bodies:
             if len(data) < expected and not is_chunked:
                 raise InvalidJson("the body broke off")
             return ReceivedBody(data, held.pop_all())
+
+    def readings(self) -> Iterator[Reading]:
+        """What is held of bodies, for metrics."""
+        yield from self._small.readings("bodies")
+        yield from self._large.readings("large_bodies")
 
 
 def _received(

@@ -12,7 +12,7 @@ from core.old_names import warn_of_old_names
 from core.process.logs import logging_config
 from core.settings import ServiceSettings, load_settings
 from core.watchdog import WatchdogLimits
-from pod import SERVICE_EXTENSION
+from pod import FIGURES_EXTENSION, SERVICE_EXTENSION, metrics
 from pod.restarts import RestartGuard
 from pod.start import start
 
@@ -59,6 +59,7 @@ def on_starting(_arbiter: Any) -> None:  # noqa: ANN401 - gunicorn is untyped
     """In the master, so once for all workers, and when its log is there."""
     warn_of_old_names(os.environ)
     _refuse_taken_port()
+    metrics.make_folder()
 
 
 def pre_fork(_arbiter: Any, worker: Any) -> None:  # noqa: ANN401 - gunicorn is untyped
@@ -68,12 +69,14 @@ def pre_fork(_arbiter: Any, worker: Any) -> None:  # noqa: ANN401 - gunicorn is 
 
 def post_worker_init(worker: Any) -> None:  # noqa: ANN401 - gunicorn is untyped
     """Load the model and watch over it, in a worker that can answer already."""
+    worker.wsgi.extensions[FIGURES_EXTENSION].start()
     limits = WatchdogLimits(_settings.watchdog_forward_s, _settings.watchdog_hub_s, parting_s=_PARTING_S)
     start(worker.wsgi.extensions[SERVICE_EXTENSION], limits, part=worker.part, delay_s=_restarts.delay_s())
 
 
 def child_exit(arbiter: Any, worker: Any) -> None:  # noqa: ANN401 - gunicorn is untyped
     """In the master: tell a worker that died from one that was told to end, in a shutdown or a reload."""
+    metrics.forget_worker(worker.pid)
     told = not arbiter.LISTENERS or len(arbiter.WORKERS) >= arbiter.num_workers
     (_restarts.retired if told else _restarts.died)(worker.age)
 
@@ -81,7 +84,13 @@ def child_exit(arbiter: Any, worker: Any) -> None:  # noqa: ANN401 - gunicorn is
 def worker_exit(_arbiter: Any, worker: Any) -> None:  # noqa: ANN401 - gunicorn is untyped
     """Stop the threads of a worker that has drained."""
     if worker.wsgi is not None:
+        worker.wsgi.extensions[FIGURES_EXTENSION].close()
         worker.wsgi.extensions[SERVICE_EXTENSION].close()
+
+
+def on_exit(_arbiter: Any) -> None:  # noqa: ANN401 - gunicorn is untyped
+    """In the master, after its last worker."""
+    metrics.remove_folder()
 
 
 def _refuse_taken_port() -> None:

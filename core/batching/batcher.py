@@ -3,14 +3,15 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 
 from core.batching.device import Device
 from core.batching.items import Modality
 from core.batching.scheduler import Scheduler
-from core.batching.tally import Tally, total
+from core.batching.tally import Tally, readings, total
 from core.clip.engine import EngineBroken
+from core.metrics import Reading
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +47,11 @@ class Batcher:
     @property
     def done(self) -> Mapping[Modality, Tally]:
         """What all devices together have done."""
-        return total(device.done for device in self._devices)
+        return total(device.done.tallies for device in self._devices)
+
+    def readings(self) -> Iterator[Reading]:
+        """What they have done, for metrics."""
+        return readings({device.name: device.done for device in self._devices})
 
     def pass_serials(self) -> tuple[int | None, ...]:
         """Per device the number of the pass that runs there, None where none does. From any thread."""

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from core.batching.batch_limit import BatchLimit
 from core.batching.items import Encoded, Item, Modality, Payload
-from core.batching.tally import Tally
+from core.batching.tally import Done, Tally
 from core.clip.engine import Engine, EngineBroken, Vectors
 from core.errors import InferenceFailed
 
@@ -58,7 +58,7 @@ class Device:
         self.prepare_thread = prepare_thread
         self.pass_serial: int | None = None
         self._serials = count(1)
-        self.done = {modality: Tally() for modality in Modality}
+        self.done = Done()
         self._encoders: dict[Modality, Callable[[npt.NDArray[Any]], Vectors]] = {
             Modality.IMAGE: engine.encode_images,
             Modality.TEXT: engine.encode_texts,
@@ -85,7 +85,9 @@ class Device:
         self._limits[modality].went_well(len(items))
         inference_ms = (time.monotonic() - began_s) * 1000
         waited_s = sum(began_s - item.ready_s for item in items)
-        self.done[modality] += Tally(1, len(items), inference_ms / 1000, waited_s)
+        tokens = sum(item.tokens for item in items) if modality is Modality.TEXT else 0
+        padding = len(items) * max(item.width for item in items) - tokens if modality is Modality.TEXT else 0
+        self.done.note(modality, Tally(1, len(items), inference_ms / 1000, waited_s, tokens, padding))
         logger.debug("batch", extra={"batch_size": len(items), "inference_ms": round(inference_ms, 2)})
         for item, vector, norm in zip(items, outcome, _norms(outcome), strict=True):
             if _is_usable(norm):
@@ -115,6 +117,7 @@ class Device:
     def _recover(self, modality: Modality, items: Sequence[Item], failure: _Failure) -> None:
         if failure.out_of_memory:
             self._limits[modality].ran_out(len(items))
+            self.done.out_of_memory += 1
         if len(items) == 1:
             self._fail(modality, items[0], failure.cause)
             return

@@ -70,13 +70,15 @@ class Group:
 class Item:
     """Settled exactly once: whoever comes second (a device that wakes up after the watchdog) is ignored.
 
-    `width` is what it takes of a pass: the padded tokens of a text, 1 for an image. A text is `due_s` when its turn is.
+    `width` is what it takes of a pass: the padded tokens of a text, 1 for an image; `tokens` is how many of those are
+    the text's own. A text is `due_s` when its turn is.
     """
 
     modality: Modality
     group: Group
     payload: Payload
     width: int = 1
+    tokens: int = 0
     ready_s: float = 0.0
     due_s: float = 0.0
     outcome: Encoded | ServiceError | None = None

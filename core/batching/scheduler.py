@@ -15,9 +15,11 @@ from itertools import count
 from operator import attrgetter
 from typing import Protocol
 
+from core import metrics
 from core.batching.choice import DECODE_PATIENCE_S, Choice, State, choose, due_times, texts_of_a_pass
 from core.batching.items import Encoded, Item, Modality
 from core.errors import NotReady, Overloaded
+from core.metrics import Reading
 
 # How many waiting texts are looked through for those that go together.
 _LOOKED_THROUGH = 256
@@ -95,6 +97,19 @@ class Scheduler:
     def waiting_items(self) -> int:
         """Images and texts that wait for a decoder or a device."""
         return len(self._to_decode) + len(self._ready) + len(self._texts)
+
+    @property
+    def waiting_s(self) -> float:
+        """What one device needs for them, going by the latest passes; 0.0 before any."""
+        tokens = sum(item.width for item in list(self._texts))
+        images = len(self._to_decode) + len(self._ready)
+        pace = self._state.pace.unit_s
+        return images * pace[Modality.IMAGE] + tokens * pace[Modality.TEXT]
+
+    def readings(self) -> Iterator[Reading]:
+        """What waits, for metrics."""
+        yield Reading(metrics.QUEUED_ITEMS, (), self.waiting_items)
+        yield Reading(metrics.QUEUED_SECONDS, (), self.waiting_s)
 
     @contextmanager
     def entered(self, items: Sequence[Item]) -> Iterator[None]:

@@ -5,11 +5,15 @@ torch takes a second to be imported: it is asked only where the driver has a dev
 
 import ctypes
 import logging
+import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from core import metrics
+from core.metrics import Reading
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +78,22 @@ def usable_devices(load: Callable[[str], Any] = ctypes.CDLL) -> int:
     if usable == 0:
         logger.warning("torch cannot use the CUDA devices of this machine", extra={"torch": torch.__version__})
     return usable
+
+
+def memory_readings(device: str) -> Iterator[Reading]:
+    """How much of a device's memory is used, by whichever process, for metrics; nothing of what is not on CUDA, and of
+    what is lost.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None or not device.startswith("cuda"):
+        return
+    try:
+        free, total = torch.cuda.mem_get_info(device)
+    except RuntimeError:
+        logger.debug("a device does not say how much memory is used", extra={"device": device}, exc_info=True)
+        return
+    yield Reading(metrics.DEVICE_MEMORY, (device, "used"), total - free)
+    yield Reading(metrics.DEVICE_MEMORY, (device, "total"), total)
 
 
 def why_no_device(load: Callable[[str], Any] = ctypes.CDLL, module_version: Path = _MODULE_VERSION) -> str:

@@ -13,16 +13,18 @@ import logging
 import os
 import threading
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
 
+from core import metrics
 from core.errors import InvalidImage, Overloaded, ServiceError, StartError
 from core.images.arena import Decoding
 from core.images.job import ImageJob, Listener
 from core.images.messages import DECODE, ENDED, FETCHED, FORGET, READY, SLOW, WORK, ChildSettings, Garbled, Report
-from core.images.process import PROGRAM, ImageProcess, Ticket
+from core.images.process import PROGRAM, Exit, ImageProcess, Ticket
+from core.metrics import Reading
 
 logger = logging.getLogger(__name__)
 
@@ -108,6 +110,7 @@ class ImageProcesses:
         self._unassigned: list[_Unassigned] = []
         self._numbers = count(1)
         self._dead_starts = 0
+        self._exits = dict.fromkeys(Exit, 0)
         self._closing = False
 
     @property
@@ -119,6 +122,13 @@ class ImageProcesses:
     def pids(self) -> list[int]:
         """Of those that run."""
         return [process.pid for process in list(self._processes) if process.pid is not None]
+
+    def readings(self) -> Iterator[Reading]:
+        """How many run, and why others have ended, for metrics."""
+        yield Reading(metrics.IMAGE_PROCESSES, (), len(self.pids))
+        yield from metrics.by_label(
+            metrics.IMAGE_PROCESS_EXITS, {reason.value: count for reason, count in self._exits.items()}
+        )
 
     def start(self) -> None:
         """Start them; they become ready on their own."""
@@ -198,10 +208,10 @@ class ImageProcesses:
                 return
             if ticket.void:
                 # It is not worth another second: nobody waits for it.
-                process.kill()
+                process.kill(Exit.UNWANTED)
             elif used_s > self._budget_s:
                 text = f"decoding the image takes more than {self._budget_s:g} seconds of processor time"
-                process.end(ticket.job_id, InvalidImage(text))
+                process.end(ticket.job_id, InvalidImage(text), Exit.TIME)
             elif not process.detached and not process.slow:
                 self._detach(process, ticket, news)
         self._tell(news)
@@ -214,11 +224,13 @@ class ImageProcesses:
             self._changed.notify_all()
             if self._closing:
                 return
+            self._exits[process.exit] += 1
             self._dead_starts = 0 if process.ready else self._dead_starts + 1
             if not process.detached and not process.slow and self.healthy:
                 self._add_process()
             self._begin_again(process, news)
-        logger.warning("an image process has ended", extra={"images_begun_again": len(news.delayed)})
+        fields = {"reason": process.exit.value, "images_begun_again": len(news.delayed)}
+        logger.warning("an image process has ended", extra=fields)
         self._tell(news)
 
     def _all_ready(self) -> bool:
@@ -363,7 +375,8 @@ class ImageProcesses:
         """End one that was left alone with its slow image; if that is done already, it ends by itself."""
         for ticket in process.tickets.values():
             if not ticket.void:
-                process.end(ticket.job_id, Overloaded("too many images take long to decode at the same time"))
+                verdict = Overloaded("too many images take long to decode at the same time")
+                process.end(ticket.job_id, verdict, Exit.CROWDED)
 
     def _begin_again(self, process: ImageProcess, news: _News) -> None:
         """After its end: judge the image that was being decoded, and begin the others elsewhere."""

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -50,6 +52,40 @@ _SEND_TIMEOUT_S = 5.0
 _CLOSE_TIMEOUT_S = 2.0
 
 _LOWEST_PRIORITY = 19
+
+
+class Exit(Enum):
+    """Why an image process has ended, while the service goes on."""
+
+    START = "start"
+    """It never became ready."""
+    TIME = "time"
+    """Its image took more processor time than one may."""
+    CROWDED = "crowded"
+    """Its image took long, as did too many others."""
+    UNWANTED = "unwanted"
+    """Its image took long, and nobody waited for it any more."""
+    FINISHED = "finished"
+    """It was left alone with an image that took long, and is done."""
+    STUCK = "stuck"
+    """It did not read what it was told."""
+    GARBLED = "garbled"
+    """It said what none would say."""
+    KILLED = "killed"
+    """By somebody else: as good as always by the kernel, which takes image processes first when memory runs out."""
+    CRASH = "crash"
+    """Of a decoder, as a rule."""
+    FAULT = "fault"
+    """It met what nobody had foreseen, its limit on memory outside of a decode for one."""
+
+    @classmethod
+    def of(cls, status: int) -> "Exit":
+        """By what `Popen.returncode` says of one that had been ready, and that nobody here has ended."""
+        if status == 0:
+            return cls.FINISHED
+        if status == -signal.SIGKILL:
+            return cls.KILLED
+        return cls.CRASH if status < 0 else cls.FAULT
 
 
 @dataclass(slots=True, eq=False)
@@ -103,6 +139,7 @@ class ImageProcess:
         self._writer.settimeout(_SEND_TIMEOUT_S)
         self._sending = threading.Lock()
         self._popen: subprocess.Popen[bytes] | None = None
+        self._killed_for: Exit | None = None
         # One thread from its start to its end: the kernel ends an image process with the thread that started it.
         self._delay_s = 0.0
         self._closing = threading.Event()
@@ -111,6 +148,16 @@ class ImageProcess:
     @property
     def pid(self) -> int | None:
         return self._popen.pid if self._popen else None
+
+    @property
+    def exit(self) -> Exit:
+        """Why it has ended; once it has."""
+        if self._popen is None or not self.ready:
+            return Exit.START
+        status = self._popen.wait()
+        # Or else it has crashed before it could be killed.
+        is_killed = status == -signal.SIGKILL
+        return self._killed_for if is_killed and self._killed_for is not None else Exit.of(status)
 
     def start(self, delay_s: float = 0.0) -> None:
         """Start it on a thread of its own, after `delay_s`."""
@@ -127,20 +174,21 @@ class ImageProcess:
                 sent = 0 if descriptor is None else socket.send_fds(self._writer, [data], [descriptor])
                 self._writer.sendall(data[sent:])
         except OSError:
-            self.kill()
+            self.kill(Exit.STUCK)
         finally:
             if descriptor is not None:
                 os.close(descriptor)
 
-    def kill(self) -> None:
+    def kill(self, why: Exit) -> None:
         """End it now. From any thread, also when it is gone already."""
         if self._popen is not None:
+            self._killed_for = self._killed_for or why
             self._popen.kill()
 
-    def end(self, job_id: int, verdict: ServiceError) -> None:
+    def end(self, job_id: int, verdict: ServiceError, why: Exit) -> None:
         """Kill it because of the image that it is decoding, whose error is the `verdict`."""
         self.verdicts[job_id] = verdict
-        self.kill()
+        self.kill(why)
 
     def give_way(self) -> None:
         """Have it run only when nothing else wants the processor: for a decode that takes long."""
@@ -158,7 +206,7 @@ class ImageProcess:
         """Wait for its end, which is forced when it takes too long."""
         self._thread.join(_CLOSE_TIMEOUT_S)
         if self._thread.is_alive():
-            self.kill()
+            self.kill(Exit.STUCK)
             self._thread.join()
 
     def _live(self) -> None:
@@ -171,6 +219,7 @@ class ImageProcess:
             pass
         except Garbled:
             logger.exception("an image process has said what none would say")
+            self.kill(Exit.GARBLED)
         finally:
             self._end()
             self._owner.died(self)

@@ -1,14 +1,12 @@
 """The watchdog, one round at a time, over a real service with a scripted runtime and clock."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from core.batching.items import Modality
-from core.batching.tally import Tally
-from core.cache import Counts
 from core.errors import NotReady
+from core.metrics import Reading
 from core.service import Service, Status
 from core.settings import load_settings
 from core.watchdog import Watchdog, WatchdogLimits
@@ -24,13 +22,13 @@ class ScriptedRuntime:
     identity: Any = None
     torch_version = ""
     cuda_version: str | None = None
-    queued_items = 0
 
     def __init__(self) -> None:
         self.healthy = True
         self.serials: tuple[int | None, ...] = (None,)
-        self.done: Mapping[Modality, Tally] = {}
-        self.cached: Mapping[Modality, Counts] = {}
+
+    def readings(self) -> Iterator[Reading]:
+        return iter(())
 
     def pass_serials(self) -> tuple[int | None, ...]:
         return self.serials

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.access import Credentials
+from core.answered import Answered, Counting, Embeds
 from core.api import Api, Call
 from core.deadline import Cancellation, Deadline
 from core.errors import DownloadError
@@ -56,7 +57,7 @@ class ScriptedService:
     ) -> Call:
         self.paths.append(path)
         self.deadlines.append(deadline)
-        return Call(request_id, "default", self._run)
+        return Call(request_id, "default", Counting(cast("Embeds", None), Answered(), "default"), self._run)
 
     def health(self) -> dict[str, Any]:
         return {"status": self.status.value}

@@ -1,6 +1,6 @@
 """The real service, with everything real but the model: admission, image processes, scheduler, watchdog."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from core.access import Access
@@ -9,14 +9,13 @@ from core.batching.batcher import Batcher
 from core.batching.device import Device
 from core.batching.items import Modality
 from core.batching.scheduler import Limits, Scheduler
-from core.batching.tally import Tally
 from core.byte_budget import ByteBudget
-from core.cache import Counts
 from core.embedder import Arrivals, Embedder, ImageMemory
 from core.images.content import SentLimits
 from core.images.job import PixelStack
 from core.images.pool import ImageProcesses
 from core.images.settings import child_settings
+from core.metrics import Reading
 from core.operations import Model, max_batch_sizes
 from core.process import cpu
 from core.service import Service
@@ -76,17 +75,9 @@ class ScriptedRuntime:
     def healthy(self) -> bool:
         return self._batcher.healthy and self._images.healthy
 
-    @property
-    def queued_items(self) -> int:
-        return self._scheduler.waiting_items
-
-    @property
-    def done(self) -> Mapping[Modality, Tally]:
-        return self._batcher.done
-
-    @property
-    def cached(self) -> Mapping[Modality, Counts]:
-        return {}
+    def readings(self) -> Iterator[Reading]:
+        for part in (self._scheduler, self._batcher, self._images, self.api):
+            yield from part.readings()
 
     def pass_serials(self) -> tuple[int | None, ...]:
         return self._batcher.pass_serials()

@@ -30,7 +30,7 @@ from core.images.decoding.pixels import PixelDecoder
 from core.images.job import ImageJob
 from core.images.messages import Garbled
 from core.images.pool import ImageProcesses
-from core.images.process import PROGRAM
+from core.images.process import PROGRAM, Exit
 from core.images.settings import child_settings
 from core.settings import load_settings
 from models.shapes import draw, single
@@ -455,7 +455,7 @@ def test_verdict_is_for_the_image_that_it_was_about(images: ImageServer) -> None
         process = target._processes[0]
         _wait_until(lambda: process.arena.decoding is not None)
         [being_decoded] = process.tickets
-        process.end(being_decoded - 1, InvalidImage("about the one before"))
+        process.end(being_decoded - 1, InvalidImage("about the one before"), Exit.TIME)
         _wait_until(lambda: next_one[0] in collector.delayed_jobs)
 
         assert next_one[0].error is None

@@ -1,0 +1,120 @@
+"""What became of the images and texts that were begun, and how long each stage took them."""
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Protocol
+
+from core import metrics
+from core.batching.items import Modality
+from core.deadline import Deadline
+from core.embedder import Wanted, WantedText
+from core.embedding import Embedding
+from core.errors import InternalError, ServiceError
+from core.metrics import Distribution, Reading
+
+Result = Embedding | ServiceError
+
+# By the names that timings have in an answer. A row that was cached has been through neither queue nor pass.
+_OF_IMAGES = {"download_ms": "download", "decode_ms": "decode", "queue_ms": "queue", "inference_ms": "forward"}
+_OF_TEXTS = {"queue_ms": "queue", "inference_ms": "forward"}
+_BEFORE_THE_CACHE = frozenset({"download_ms", "decode_ms"})
+
+
+class Embeds(Protocol):
+    """See `core.embedder.Embedder`."""
+
+    def embed_images(self, wanted: Sequence[Wanted], deadline: Deadline) -> list[Result]: ...
+
+    def embed_texts(self, wanted: Sequence[WantedText], deadline: Deadline) -> list[Result]: ...
+
+
+class _Stages:
+    """The distributions of one modality; under the lock of `Answered`."""
+
+    def __init__(self, stages: Mapping[str, str]) -> None:
+        self.by_timing = {timing: Distribution(metrics.STAGE_SECONDS) for timing in stages}
+        self.names = stages
+
+    def note(self, embedding: Embedding) -> None:
+        """What its timings say; a stage that it did not go through is not noted."""
+        timings, cached = embedding.timings, embedding.cached
+        for timing, distribution in self.by_timing.items():
+            took_ms = timings.get(timing)
+            if took_ms is None or (cached and not (timing in _BEFORE_THE_CACHE and took_ms > 0.0)):
+                continue
+            distribution.note(took_ms / 1000)
+
+
+class Answered:
+    """Thread-safe. Items are counted when their request has all of them: one lock for a batch."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._items = Counter[tuple[str, str, str]]()
+        self._stages = {Modality.IMAGE: _Stages(_OF_IMAGES), Modality.TEXT: _Stages(_OF_TEXTS)}
+
+    def note(self, modality: Modality, client: str, results: Sequence[Result]) -> None:
+        """What became of the items of one request, or of its part of one modality."""
+        stages, kind = self._stages[modality], modality.value
+        with self._lock:
+            for result in results:
+                if isinstance(result, Embedding):
+                    self._items[kind, client, metrics.OK] += 1
+                    stages.note(result)
+                else:
+                    self._items[kind, client, result.code] += 1
+
+    def readings(self) -> Iterator[Reading]:
+        """For metrics."""
+        with self._lock:
+            items = dict(self._items)
+            stages = {
+                (modality.value, of_modality.names[timing]): distribution.copy()
+                for modality, of_modality in self._stages.items()
+                for timing, distribution in of_modality.by_timing.items()
+            }
+        for labels, count in items.items():
+            yield Reading(metrics.ITEMS, labels, count)
+        for stage, distribution in stages.items():
+            yield Reading(metrics.STAGE_SECONDS, stage, distribution)
+
+
+class Counting:
+    """The embedder as one request sees it: what becomes of its items is noted under its `client`."""
+
+    def __init__(self, embedder: Embeds, answered: Answered, client: str) -> None:
+        self._embedder = embedder
+        self._answered = answered
+        self.client = client
+        self._results: list[Result] = []
+
+    def embed_images(self, wanted: Sequence[Wanted], deadline: Deadline) -> list[Result]:
+        """See `Embedder.embed_images`."""
+        return self._noted(Modality.IMAGE, len(wanted), lambda: self._embedder.embed_images(wanted, deadline))
+
+    def embed_texts(self, wanted: Sequence[WantedText], deadline: Deadline) -> list[Result]:
+        """See `Embedder.embed_texts`."""
+        return self._noted(Modality.TEXT, len(wanted), lambda: self._embedder.embed_texts(wanted, deadline))
+
+    @property
+    def timings(self) -> dict[str, float]:
+        """Milliseconds in each stage, of the item that was longest in it: they go through a stage side by side."""
+        longest: dict[str, float] = {}
+        for result in self._results:
+            if isinstance(result, Embedding):
+                longest |= {name: max(took, longest.get(name, 0.0)) for name, took in result.timings.items()}
+        return longest
+
+    def _noted(self, modality: Modality, items: int, embed: Callable[[], list[Result]]) -> list[Result]:
+        try:
+            results = embed()
+        except ServiceError as error:
+            self._answered.note(modality, self.client, [error] * items)
+            raise
+        except Exception:
+            self._answered.note(modality, self.client, [InternalError()] * items)
+            raise
+        self._answered.note(modality, self.client, results)
+        self._results += results
+        return results
