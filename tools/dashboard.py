@@ -1,4 +1,4 @@
-"""Reads the Grafana dashboard of `deploy/grafana/`: its panels and what each asks Prometheus, for tests and benchmarks."""
+"""Reads the Grafana dashboard of `deploy/grafana/`: its panels, and what each asks Prometheus."""
 
 import json
 import re

@@ -40,17 +40,21 @@ OF_FAULTS = frozenset(
 
 @pytest.fixture(scope="module")
 def watched(images: ImageServer) -> Iterator[PodProcess]:
-    """A pod that one client asks for more than it may, and that has been asked for everything, wrongly too."""
+    """A pod that has been asked for everything, wrongly too, and for more than one client may."""
     with pod_process({"RATE_LIMIT_ITEMS": "100/hour"}) as pod:
         ask(pod, images)
         yield pod
 
 
 @pytest.fixture(scope="module")
-def prometheus(watched: PodProcess) -> Iterator[Prometheus]:
-    """It has scraped the pod, and evaluated its rules over what it found, twice at least."""
+def prometheus(watched: PodProcess, images: ImageServer) -> Iterator[Prometheus]:
+    """It has scraped the pod before and after that was asked for everything again, and evaluated its rules since."""
     with prometheus_server([watched.base_url.removeprefix("http://")], interval_s=_INTERVAL_S) as running:
-        wait_until(lambda: bool(running.query("count_over_time(job:clip_requests:rate5m[5m]) >= 2")))
+        wait_until(lambda: bool(running.query("clip_requests_total")))
+        ask(watched, images)
+        wait_until(lambda: bool(running.query("job:clip_requests:rate5m > 0")))
+        evaluated = running.query("timestamp(job:clip_requests:rate5m)")[0].value
+        wait_until(lambda: running.query("timestamp(job:clip_requests:rate5m)")[0].value > evaluated)
         yield running
 
 

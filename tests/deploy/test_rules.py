@@ -1,4 +1,4 @@
-"""Prometheus' rules: valid, tested one by one with its own promtool, and each alert with a page that says what to do."""
+"""Prometheus' rules: valid, tested one by one with its own promtool, each alert with a page that says what to do."""
 
 import re
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from core import errors
 from core.metrics import REQUEST_SECONDS
 from core.operations import OPERATIONS
 from pod.errors import STATUS
-from tests.deploy.measured import SCRAPED, known, strange
+from tests.deploy.measured import known, strange
 from tools.dashboard import panels
 from tools.promql import uses
 from tools.testbed.process import ROOT
@@ -84,7 +84,7 @@ def test_rule_that_does_something_else_is_seen(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", alerts())
 def test_alert_is_tested_to_fire_and_to_stay_quiet(name: str) -> None:
-    """An alert that never fires, or always does, helps nobody. Where it fires there is somebody for whom it does not."""
+    """An alert that never fires, or always does, helps nobody. Where it fires, it does not for another."""
     cases = yaml.safe_load(TESTS.read_text("utf-8"))["tests"]
     mine = [case for case in cases if any(one["alertname"] == name for one in case["alert_rule_test"])]
     firing = [len(one["exp_alerts"]) for case in mine for one in case["alert_rule_test"]]

@@ -45,6 +45,11 @@ class Series:
     labels: Mapping[str, str]
     values: Mapping[float, float]
 
+    @property
+    def value(self) -> float:
+        """The last one."""
+        return self.values[max(self.values)]
+
 
 @dataclass(frozen=True, slots=True)
 class Prometheus:
