@@ -43,6 +43,7 @@ class Panel:
     kind: str
     unit: str
     is_stacked: bool
+    is_log: bool
     targets: tuple[Target, ...]
 
 
@@ -67,12 +68,14 @@ def _panels(members: list[dict[str, Any]]) -> Iterator[Panel]:
         if member["type"] == "row":
             continue
         defaults = member["fieldConfig"]["defaults"]
+        drawn = defaults.get("custom", {})
         yield Panel(
             title=member["title"],
             description=member["description"],
             kind=member["type"],
             unit=defaults.get("unit", ""),
-            is_stacked=defaults.get("custom", {}).get("stacking", {}).get("mode") == "normal",
+            is_stacked=drawn.get("stacking", {}).get("mode") == "normal",
+            is_log=drawn.get("scaleDistribution", {}).get("type") == "log",
             targets=tuple(Target(one["expr"], one["legendFormat"]) for one in member["targets"]),
         )
 
