@@ -10,6 +10,7 @@ import yaml
 
 from core.settings import ServiceSettings
 from serverless.settings import HandlerSettings
+from tools.docs_check.blocks import blocks_of
 from tools.testbed.control_plane import ControlPlane, control_plane
 from tools.testbed.process import ROOT, handler_process
 
@@ -64,6 +65,19 @@ def test_kubernetes_autoscaler_and_adapter_name_the_same_metric() -> None:
     wanted = [metric["pods"]["metric"]["name"] for metric in scaler["spec"]["metrics"]]
 
     assert wanted == [rule["name"]["as"] for rule in adapter["rules"]["custom"]]
+
+
+def test_monitor_in_the_guide_finds_the_pods() -> None:
+    """By the manifest's labels and port, as a job that the alerts know: theirs begin with "clip"."""
+    guide = (ROOT / "docs" / "observability.md").read_text("utf-8")
+    [block] = [block for block in blocks_of(guide, "observability.md") if block.language == "yaml"]
+    monitor = yaml.safe_load(block.text)["spec"]
+    template = manifest()[0]["spec"]["template"]
+    ports = [port["name"] for port in template["spec"]["containers"][0]["ports"]]
+
+    assert monitor["selector"]["matchLabels"] == template["metadata"]["labels"]
+    assert ports == [endpoint["port"] for endpoint in monitor["podMetricsEndpoints"]]
+    assert template["metadata"]["labels"][monitor["jobLabel"]].startswith("clip")
 
 
 def test_compose_file_is_valid() -> None:
