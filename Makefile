@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TARGET ?= pod
 
 .DEFAULT_GOAL := help
-.PHONY: browser chaos fuzz help install run run-serverless smoke test lint types format bench bench-health bench-memory bench-gpu bench-host bench-mixed bench-parity bench-text-batch bench-cache bench-client docker-build image-check docs-check prometheus redis settings-page clean
+.PHONY: browser chaos fuzz help install run run-serverless smoke test lint types format bench bench-health bench-memory bench-gpu bench-host bench-mixed bench-parity bench-text-batch bench-cache bench-client docker-build image-check docs-check metrics-page prometheus redis settings-page clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -101,6 +101,9 @@ fuzz: $(VENV)/installed-dev ## 10,000 mutated images and 10,000 mutated requests
 
 settings-page: $(VENV)/installed-all ## write docs/settings.md from the settings' models
 	@$(BIN)/python -m tools.settings_page
+
+metrics-page: $(VENV)/installed-all ## write docs/metrics.md from the metrics' definitions
+	@$(BIN)/python -m tools.metrics_page
 
 browser: ## the Chromium of the tests, from Debian; without it they are skipped (root)
 	apt-get update --quiet

@@ -45,7 +45,7 @@ class Served:
     """What else was seen while clients were served. Cores are CPU seconds per second of the measurement.
 
     `batch_size` is the mean over forward passes, `queue_ms` the mean time that an item waited for its pass; both are
-    None where several processes each count their own.
+    None where no pass was counted.
     """
 
     clients: int

@@ -111,14 +111,13 @@ class Bench:
     def run(self, case: Case, seconds: float) -> Row:
         """Let the clients of `case` send for `seconds`."""
         load = Load(self.base_url, case.work(self.images), case.clients, seconds, first_number=self.asked)
-        passes_before = self._passes()
+        passes_before = Passes.so_far(self.base_url)
         before = _Used.now(self.worker_pids, self.images.pid)
         running = self.client.submit(drive, load)
         health_ms = poll_health(self.base_url, running.done, seconds=_NO_END_S)
         outcome = running.result()
         used = before.until(_Used.now(self.worker_pids, self.images.pid))
-        passes_after = self._passes()
-        passes = passes_before.until(passes_after) if passes_before and passes_after else None
+        passes = passes_before.until(Passes.so_far(self.base_url))
         self.asked += len(outcome.latencies_ms)
         client_cores = outcome.cpu_s / outcome.elapsed_s
         served = Served(
@@ -129,16 +128,12 @@ class Bench:
             pod_cores=round(used.pod, 3),
             client_cores=round(client_cores, 3),
             image_server_cores=round(used.image_server, 3),
-            batch_size=round(passes.items / passes.count, 2) if passes else None,
-            queue_ms=round(1000 * passes.queue_s / passes.items, 2) if passes else None,
+            batch_size=round(passes.items / passes.count, 2) if passes.count else None,
+            queue_ms=round(1000 * passes.queue_s / passes.items, 2) if passes.items else None,
         )
         others = max(0.0, used.machine - used.pod - used.image_server - client_cores)
         rate = outcome.vectors / outcome.elapsed_s
         return Row(HTTP, case.what, rate, f"{case.kind}/s", case.kind, other_cores=round(others, 3), served=served)
-
-    def _passes(self) -> Passes | None:
-        """None where several processes each count their own: /metrics is of whichever answers."""
-        return Passes.so_far(self.base_url) if len(self.worker_pids) == 1 else None
 
 
 def _first_of_each(cases: Sequence[Case]) -> list[Case]:

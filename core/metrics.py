@@ -23,8 +23,8 @@ class Together(Enum):
     """What the figures of a pod's processes are together."""
 
     SUM = "sum"
-    MAX = "max"
-    """Of what they have in common, so that each says the same."""
+    LATEST = "mostrecent"
+    """Of what they have in common: what the one said that spoke last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ DEVICE_MEMORY = Metric(
     Kind.GAUGE,
     "Memory of a CUDA device: used by anybody, and in total",
     ("device", "kind"),
-    together=Together.MAX,
+    together=Together.LATEST,
 )
 READY = Metric("clip_ready", Kind.GAUGE, "Processes that serve")
 PROCESSES = Metric("clip_processes", Kind.GAUGE, "Processes that serve, load or drain")
@@ -139,7 +139,7 @@ BUILD_INFO = Metric(
     Kind.GAUGE,
     "1, with what is served as labels",
     ("version", "commit", "model", "fingerprint", "engine", "dtype", "device"),
-    together=Together.MAX,
+    together=Together.LATEST,
 )
 
 METRICS: Sequence[Metric] = (
@@ -191,6 +191,13 @@ class Distribution:
         """One more value; a bound belongs to the bucket below it."""
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
+
+    def note_all(self, values: Sequence[float]) -> None:
+        """As `note` of each."""
+        bounds, counts = self.bounds, self.counts
+        for value in values:
+            counts[bisect_left(bounds, value)] += 1
+        self.total += sum(values)
 
     def copy(self) -> "Distribution":
         """As it is now."""

@@ -10,6 +10,7 @@ import os
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from prometheus_client.utils import floatToGoString
 from prometheus_client.values import MultiProcessValue
 
-from core.metrics import Distribution, Kind, Measured, Metric, Reading
+from core.metrics import Distribution, Kind, Measured, Metric, Reading, Together
 
 logger = logging.getLogger(__name__)
 
@@ -51,23 +52,28 @@ def forget_worker(pid: int) -> None:
     mark_process_dead(pid)
 
 
-class _Cell:
-    """Where one number is handed over."""
+class _Row:
+    """Where the numbers of one reading are handed over: one, or of a histogram one for each bucket and the sum."""
 
-    def __init__(self, value: Any, *, is_count: bool) -> None:  # noqa: ANN401 - of a class that the library makes
-        self._value = value
-        self._is_count = is_count
-        self._handed_over = 0.0
+    def __init__(self, metric: Metric, values: Sequence[Any]) -> None:
+        """The `values` are of a class that the library makes."""
+        self._values = values
+        self._is_count = metric.kind is not Kind.GAUGE
+        self._is_dated = metric.together is Together.LATEST
+        self._handed_over: tuple[float, ...] = (0.0,) * len(values)
 
-    def set(self, number: float) -> None:
-        if number == self._handed_over:
+    def set(self, numbers: tuple[float, ...]) -> None:
+        if numbers == self._handed_over and not self._is_dated:
             return
-        if self._is_count:
-            # By the difference: the file may have the counts of a dead worker that had the same number.
-            self._value.inc(number - self._handed_over)
-        else:
-            self._value.set(number)
-        self._handed_over = number
+        for value, number, before in zip(self._values, numbers, self._handed_over, strict=True):
+            if self._is_dated:
+                value.set(number, time.time())
+            elif not self._is_count:
+                value.set(number)
+            elif number != before:
+                # By the difference: the file may have the counts of a dead worker that had the same number.
+                value.inc(number - before)
+        self._handed_over = numbers
 
 
 class Figures:
@@ -77,7 +83,7 @@ class Figures:
         self._parts = parts
         self._lock = threading.Lock()
         self._make_value = MultiProcessValue()
-        self._cells: dict[tuple[str, tuple[str, ...]], Sequence[_Cell]] = {}
+        self._rows: dict[tuple[str, tuple[str, ...]], _Row] = {}
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._hand_over_regularly, name="metrics", daemon=True)
 
@@ -116,33 +122,31 @@ class Figures:
 
     def _write(self, reading: Reading) -> None:
         key = reading.metric.name, reading.labels
-        cells = self._cells.get(key)
-        if cells is None:
-            cells = self._cells[key] = list(self._make_cells(reading.metric, reading.labels))
+        row = self._rows.get(key)
+        if row is None:
+            values = list(self._values_of(reading.metric, reading.labels))
+            row = self._rows[key] = _Row(reading.metric, values)
         value = reading.value
-        numbers = (*value.counts, value.total) if isinstance(value, Distribution) else (value,)
-        for cell, number in zip(cells, numbers, strict=True):
-            cell.set(number)
+        row.set((*value.counts, value.total) if isinstance(value, Distribution) else (value,))
 
-    def _make_cells(self, metric: Metric, values: tuple[str, ...]) -> Iterator[_Cell]:
+    def _values_of(self, metric: Metric, labels: tuple[str, ...]) -> Iterator[Any]:
         """One; of a histogram one for each bucket, which the library adds up, and one for the sum."""
         if metric.kind is not Kind.HISTOGRAM:
-            yield self._make_cell(metric, metric.name, metric.labels, values)
+            yield self._value_of(metric, metric.name, metric.labels, labels)
             return
         for bound in (*metric.bounds, math.inf):
-            labels, of_bucket = (*metric.labels, "le"), (*values, floatToGoString(bound))
-            yield self._make_cell(metric, f"{metric.name}_bucket", labels, of_bucket)
-        yield self._make_cell(metric, f"{metric.name}_sum", metric.labels, values)
+            names, of_bucket = (*metric.labels, "le"), (*labels, floatToGoString(bound))
+            yield self._value_of(metric, f"{metric.name}_bucket", names, of_bucket)
+        yield self._value_of(metric, f"{metric.name}_sum", metric.labels, labels)
 
-    def _make_cell(self, metric: Metric, name: str, labels: tuple[str, ...], values: tuple[str, ...]) -> _Cell:
-        value = self._make_value(
+    def _value_of(self, metric: Metric, name: str, names: tuple[str, ...], labels: tuple[str, ...]) -> Any:  # noqa: ANN401
+        return self._make_value(
             metric.kind.value,
             metric.name.removesuffix("_total"),
             name,
+            names,
             labels,
-            values,
             metric.meaning,
             # Of those that live: what a worker held is gone with it.
             multiprocess_mode=f"live{metric.together.value}",
         )
-        return _Cell(value, is_count=metric.kind is not Kind.GAUGE)

@@ -51,7 +51,7 @@ class Batcher:
 
     def readings(self) -> Iterator[Reading]:
         """What they have done, for metrics."""
-        return readings({device.name: device.done for device in self._devices})
+        return readings([device.done for device in self._devices])
 
     def pass_serials(self) -> tuple[int | None, ...]:
         """Per device the number of the pass that runs there, None where none does. From any thread."""

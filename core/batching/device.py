@@ -58,7 +58,7 @@ class Device:
         self.prepare_thread = prepare_thread
         self.pass_serial: int | None = None
         self._serials = count(1)
-        self.done = Done()
+        self.done = Done(self.name)
         self._encoders: dict[Modality, Callable[[npt.NDArray[Any]], Vectors]] = {
             Modality.IMAGE: engine.encode_images,
             Modality.TEXT: engine.encode_texts,

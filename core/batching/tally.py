@@ -1,6 +1,6 @@
 """What the devices have done since the start: for metrics, and for whoever measures how full batches are."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
@@ -43,7 +43,8 @@ def total(tallies: Iterable[Mapping[Modality, Tally]]) -> Mapping[Modality, Tall
 class Done:
     """What one device has done; written by its thread alone, read by any."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: str) -> None:
+        self.device = device
         self.tallies = {modality: Tally() for modality in Modality}
         self.sizes = {modality: Distribution(metrics.BATCH_SIZE) for modality in Modality}
         self.out_of_memory = 0
@@ -62,15 +63,15 @@ _BY_MODALITY: Mapping[Metric, Callable[[Tally], float]] = {
 }
 
 
-def readings(done: Mapping[str, Done]) -> Iterator[Reading]:
-    """Of all devices, which are known by their names."""
-    tallies = total(one.tallies for one in done.values())
+def readings(done: Sequence[Done]) -> Iterator[Reading]:
+    """Of all devices, for metrics."""
+    tallies = total(one.tallies for one in done)
     for metric, value in _BY_MODALITY.items():
         for modality, tally in tallies.items():
             yield Reading(metric, (modality.value,), value(tally))
     for modality in Modality:
-        sizes = reduce(add, (one.sizes[modality] for one in done.values()), Distribution(metrics.BATCH_SIZE))
+        sizes = reduce(add, (one.sizes[modality] for one in done), Distribution(metrics.BATCH_SIZE))
         yield Reading(metrics.BATCH_SIZE, (modality.value,), sizes)
     texts = tallies[Modality.TEXT]
     yield from metrics.by_label(metrics.TOKENS, {"text": texts.tokens, "padding": texts.padding})
-    yield from metrics.by_label(metrics.OUT_OF_MEMORY, {name: one.out_of_memory for name, one in done.items()})
+    yield from metrics.by_label(metrics.OUT_OF_MEMORY, {one.device: one.out_of_memory for one in done})

@@ -1,22 +1,44 @@
-"""`/metrics`: valid in Prometheus' text format, and true after work was done."""
+"""`/metrics`: valid in Prometheus' text format, true after work was done, and one for all processes of a pod."""
 
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
+from core.metrics import DEVICE_MEMORY, METRICS, Kind
 from shared_auth.contract import EMBED_IMAGE, EMBED_TEXT
 from tools.testbed.image_server import ImageServer
-from tools.testbed.process import TINY_MODEL, PodProcess
+from tools.testbed.process import TINY_MODEL, PodProcess, pod_process
 from tools.testbed.target import signed_image, signed_text
 
 SOON_S = 30.0
 RED_CIRCLE = (TINY_MODEL / "examples" / "red-circle.png").read_bytes()
 
+Samples = dict[tuple[str, ...], float]
 
-def samples(pod: PodProcess) -> dict[tuple[str, str | None], float]:
+
+def exposition(pod: PodProcess) -> str:
     answer = requests.get(pod.base_url + "/metrics", timeout=SOON_S)
     assert (200, "text/plain; version=0.0.4; charset=utf-8") == (answer.status_code, answer.headers["Content-Type"])
-    families = text_string_to_metric_families(answer.text)
-    return {(one.name, one.labels.get("modality")): one.value for family in families for one in family.samples}
+    return answer.text
+
+
+def samples(pod: PodProcess) -> Samples:
+    """By name and the values of the labels, which are in the order of their names."""
+    families = text_string_to_metric_families(exposition(pod))
+    every = [one for family in families for one in family.samples]
+    return {(one.name, *(value for _, value in sorted(one.labels.items()))): one.value for one in every}
+
+
+def grown(before: Samples, after: Samples) -> Samples:
+    """What has changed by how much."""
+    return {key: value - before.get(key, 0.0) for key, value in after.items() if value != before.get(key, 0.0)}
 
 
 def test_work_is_counted_by_modality(pod: PodProcess, images: ImageServer) -> None:
@@ -33,12 +55,115 @@ def test_work_is_counted_by_modality(pod: PodProcess, images: ImageServer) -> No
         requests.post(pod.base_url + EMBED_IMAGE, json=signed_image(url), timeout=SOON_S).raise_for_status()
     requests.post(pod.base_url + EMBED_TEXT, json={"text": "unsigned"}, timeout=SOON_S)
     after = samples(pod)
-    grown = {key: after[key] - before.get(key, 0.0) for key in after}
+    more = grown(before, after)
 
-    assert (2.0, 1.0) == (grown["clip_embedded_items_total", "text"], grown["clip_embedded_items_total", "image"])
-    assert (2.0, 1.0) == (grown["clip_forward_passes_total", "text"], grown["clip_forward_passes_total", "image"])
-    assert (2.0, 1.0) == (grown["clip_cache_hits_total", "text"], grown["clip_cache_hits_total", "image"])
-    assert (2.0, 1.0) == (grown["clip_cache_misses_total", "text"], grown["clip_cache_misses_total", "image"])
-    assert grown["clip_forward_seconds_total", "image"] > 0
-    assert grown["clip_queue_seconds_total", "image"] >= 0
-    assert 0.0 == after["clip_queued_items", None]
+    for name in ("embedded_items", "forward_passes", "cache_hits", "cache_misses"):
+        assert (2.0, 1.0) == (more[f"clip_{name}_total", "text"], more[f"clip_{name}_total", "image"])
+    assert (2.0, 1.0) == (more["clip_batch_size_items_sum", "text"], more["clip_batch_size_items_sum", "image"])
+    assert more["clip_forward_seconds_total", "image"] > 0
+    assert after["clip_queue_seconds_total", "image"] >= before["clip_queue_seconds_total", "image"]
+    assert more["clip_tokens_total", "text"] > 2
+    assert 0.0 == after["clip_queued_items",]
+
+
+def test_requests_and_items_are_counted_by_what_came_of_them(pod: PodProcess, images: ImageServer) -> None:
+    """An image that is there, one that is not, and a request that nobody has signed, which is nobody's."""
+    before = samples(pod)
+    urls = [images.add("/told-apart.png", RED_CIRCLE + b"told apart"), images.base_url + "/is-not-there"]
+    for url in urls:
+        requests.post(pod.base_url + EMBED_IMAGE, json=signed_image(url), timeout=SOON_S)
+    requests.post(pod.base_url + EMBED_TEXT, json={"text": "unsigned"}, timeout=SOON_S)
+    requests.get(pod.base_url + EMBED_TEXT, timeout=SOON_S)
+    requests.post(pod.base_url + "/v1/nothing", json={}, timeout=SOON_S)
+    more = grown(before, samples(pod))
+
+    # Labels: client, code, operation or modality.
+    assert {
+        ("clip_requests_total", "default", "OK", "image"): 1.0,
+        ("clip_requests_total", "default", "DOWNLOAD_ERROR", "image"): 1.0,
+        ("clip_requests_total", "", "AUTH_FAILED", "text"): 1.0,
+    } == {key: value for key, value in more.items() if key[0] == "clip_requests_total"}
+    assert {
+        ("clip_items_total", "default", "OK", "image"): 1.0,
+        ("clip_items_total", "default", "DOWNLOAD_ERROR", "image"): 1.0,
+    } == {key: value for key, value in more.items() if key[0] == "clip_items_total"}
+    assert (2.0, 1.0) == tuple(more["clip_request_duration_seconds_count", name] for name in ("image", "text"))
+    for stage in ("download", "decode", "queue", "forward"):
+        assert 1.0 == more["clip_stage_duration_seconds_count", "image", stage]
+
+
+def test_live_page_has_what_is_defined_and_nothing_else(pod: PodProcess) -> None:
+    """Names, types, meanings and labels; a device's memory where there is CUDA."""
+    requests.post(pod.base_url + EMBED_TEXT, json=signed_text("a text"), timeout=SOON_S).raise_for_status()
+    families = {family.name: family for family in text_string_to_metric_families(exposition(pod))}
+    labels = {
+        name: {label for one in family.samples for label in one.labels if label != "le"}
+        for name, family in families.items()
+    }
+    defined = {metric.name.removesuffix("_total"): metric for metric in METRICS if metric is not DEVICE_MEMORY}
+
+    assert defined.keys() == families.keys()
+    assert {name: set(metric.labels) for name, metric in defined.items()} == labels
+    assert {name: (metric.kind.value, metric.meaning) for name, metric in defined.items()} == {
+        name: (family.type, family.documentation) for name, family in families.items()
+    }
+    assert {Kind.COUNTER, Kind.GAUGE, Kind.HISTOGRAM} == {metric.kind for metric in defined.values()}
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="there is no promtool: make prometheus")
+def test_promtool_finds_nothing_to_say(pod: PodProcess) -> None:
+    """Its linter knows the conventions."""
+    requests.post(pod.base_url + EMBED_TEXT, json=signed_text("a text"), timeout=SOON_S).raise_for_status()
+    checked = subprocess.run(
+        ["promtool", "check", "metrics"],  # noqa: S607 - wherever Debian puts it
+        input=exposition(pod),
+        capture_output=True,
+        text=True,
+        timeout=SOON_S,
+        check=False,
+    )
+
+    assert (0, "", "") == (checked.returncode, checked.stdout, checked.stderr)
+
+
+ASKED, READY = ("clip_requests_total", "default", "OK", "text"), ("clip_ready",)
+
+
+def test_page_is_of_all_processes_and_outlives_each() -> None:
+    """Whichever answers has what both have done; of one that is killed its counts stay, and it is no longer there."""
+    with pod_process({"WORKERS": "2"}) as pod:
+        _wait_until(lambda: samples(pod)[READY] == 2.0)
+        for number in range(8):
+            asked = signed_text(f"text {number}")
+            requests.post(pod.base_url + EMBED_TEXT, json=asked, timeout=SOON_S).raise_for_status()
+        _wait_until(lambda: {8.0} == {samples(pod).get(ASKED) for _ in range(8)})
+        [killed, other] = psutil.Process(pod.process.pid).children()
+        killed.kill()
+        _wait_until(lambda: len(set(psutil.Process(pod.process.pid).children()) - {killed, other}) == 1)
+        seen = [samples(pod) for _ in range(4)]
+        _wait_until(lambda: samples(pod)[READY] == 2.0)
+        seen += [samples(pod) for _ in range(4)]
+
+        assert {8.0} == {one[ASKED] for one in seen}
+        assert {2.0} >= {one["clip_processes",] for one in seen[4:]}
+        assert max(one["clip_processes",] for one in seen) <= 2.0
+
+
+def test_figures_leave_nothing_behind() -> None:
+    """They are in a folder that nobody else may read, which goes with the pod."""
+    with pod_process() as pod:
+        [worker] = psutil.Process(pod.process.pid).children()
+        folders = {Path(file.path).parent for file in worker.open_files() if file.path.endswith(".db")}
+        [folder] = folders
+        mode = folder.stat().st_mode & 0o777
+        pod.terminate()
+
+        assert 0o700 == mode
+        assert not folder.exists()
+
+
+def _wait_until(holds: Callable[[], bool]) -> None:
+    until_s = time.monotonic() + 2 * SOON_S
+    while not holds():
+        assert time.monotonic() < until_s
+        time.sleep(0.1)

@@ -223,3 +223,16 @@ def test_log_names_the_client(plane: ControlPlane, handler: ServiceProcess) -> N
     of_id = {line["request_id"]: line["client"] for line in handler.log_lines() if line["message"] == "job"}
 
     assert ("default", None) == (of_id["who-signs"], of_id["who-forges"])
+
+
+def test_log_has_the_time_of_each_stage(plane: ControlPlane, handler: ServiceProcess) -> None:
+    """Those of its answer, of which the platform keeps nothing; what was refused has been through none."""
+    text = {"path": EMBED_TEXT, **signed_text("a text that is timed", request_id="is-timed")}
+    forged = {"path": EMBED_TEXT, **signed_text("a", secret="x" * 32, request_id="is-refused")}
+    timings = plane.run(text)["output"]["timings"]
+    plane.run(forged)
+    lines = {line["request_id"]: line for line in handler.log_lines() if line["message"] == "job"}
+
+    assert {"queue_ms", "inference_ms"} == {name for name in lines["is-timed"] if name in timings} - {"total_ms"}
+    assert timings["inference_ms"] == lines["is-timed"]["inference_ms"] > 0
+    assert "inference_ms" not in lines["is-refused"]

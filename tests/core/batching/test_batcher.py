@@ -9,12 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core import metrics
 from core.batching.batch_limit import GROW_AFTER_BATCHES
 from core.batching.device import SUSPICIOUS_FAILURES
-from core.batching.items import Encoded, Modality
-from core.deadline import Cancellation
+from core.batching.items import Encoded, Group, Item, Modality
+from core.deadline import Cancellation, Deadline
 from core.errors import DeadlineExceeded, InferenceFailed, NotReady, Overloaded
-from tests.core.batching.harness import FATAL, NAN, POISON, SOON_S, ZERO, ScriptedEngine, running
+from core.metrics import Distribution
+from tests.core.batching.harness import FATAL, NAN, POISON, SOON_S, ZERO, Running, ScriptedEngine, running
 
 
 def test_items_of_different_requests_share_a_batch() -> None:
@@ -344,5 +346,50 @@ def test_done_work_is_counted_per_pass_and_item() -> None:
 
     # With the one item that kept the device busy.
     assert ((3, 9), (1, 1)) == ((images.passes, images.items), (texts.passes, texts.items))
+    assert [1, 0, 2, 0] == sizes_of(target, "image")[:4]
     assert images.queue_s > 0
     assert images.forward_s > 0
+
+
+def sizes_of(target: Running, modality: str) -> list[int]:
+    """How many passes there were in each bucket of sizes: one item, two, up to four, up to eight, and so on."""
+    [sizes] = [
+        one.value
+        for one in target.batcher.readings()
+        if one.metric is metrics.BATCH_SIZE and one.labels == (modality,) and isinstance(one.value, Distribution)
+    ]
+    return sizes.counts
+
+
+def test_tokens_are_told_from_what_they_are_padded_with() -> None:
+    """Each text of a pass is made as wide as the widest."""
+    engine = ScriptedEngine()
+    group = Group(Deadline.after(SOON_S))
+    texts = [
+        Item(Modality.TEXT, group, np.asarray(value), width=width, tokens=tokens)
+        for value, width, tokens in ((1, 8, 3), (2, 16, 10))
+    ]
+    with running(engine, max_batch=4) as target, target.scheduler.entered(texts):
+        with target.busy(engine):
+            target.scheduler.add_texts(texts)
+        assert group.wait()
+        target.passes_end()
+        tally = target.batcher.done[Modality.TEXT]
+
+    assert (1, 3 + 10, 2 * 16 - 13) == (tally.passes, tally.tokens, tally.padding)
+
+
+def test_passes_without_memory_are_counted_by_device() -> None:
+    """Every one that is halved, and a single item's too."""
+    engine = ScriptedEngine()
+    engine.room = 1
+    with running(engine, max_batch=4) as target:
+        with target.busy(engine):
+            waiting = target.submit([1, 2, 3, 4])
+        values = [pending.value() for pending in waiting]
+        target.passes_end()
+        short = {one.labels: one.value for one in target.batcher.readings() if one.metric is metrics.OUT_OF_MEMORY}
+
+    assert [1, 2, 3, 4] == values
+    # Of four, and of each half.
+    assert {("cpu",): 3} == short

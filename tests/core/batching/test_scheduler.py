@@ -302,3 +302,24 @@ def test_neither_kind_starves_the_other(image_s: float, text_s: float, decode_s:
     # Where all texts together fit into a pass; else they wait for each other.
     if text_clients <= MAX_BATCH and text_clients * text_s <= min(MAX_TURN_S, 2 * MAX_BATCH * image_s):
         assert load.longest_wait_s <= 3 * turn_s
+
+
+def test_what_waits_has_a_time() -> None:
+    """Images by what one took lately, texts by their padded tokens; nothing is known before the first passes."""
+    bench = Bench(shared=False)
+    unknown = bench.items(1)
+    bench.scheduler.add_decoded(unknown)
+    before_s = bench.scheduler.waiting_s
+    images = bench.begins()
+    assert images is not None
+    bench.run(images, 0.5)
+    bench.text()
+    texts = bench.begins()
+    assert texts is not None
+    bench.run(texts, 0.24)
+    bench.scheduler.add_decoded(bench.items(3))
+    bench.text()
+
+    assert 0.0 == before_s
+    # Three images of half a second, twelve tokens of a fiftieth.
+    assert pytest.approx(3 * 0.5 + 12 * 0.02) == bench.scheduler.waiting_s

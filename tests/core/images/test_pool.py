@@ -15,6 +15,7 @@ import psutil
 import pytest
 from PIL import Image
 
+from core import metrics
 from core.byte_budget import ByteBudget
 from core.deadline import Cancellation, Deadline
 from core.errors import (
@@ -32,6 +33,7 @@ from core.images.messages import Garbled
 from core.images.pool import ImageProcesses
 from core.images.process import PROGRAM, Exit
 from core.images.settings import child_settings
+from core.metrics import Distribution
 from core.settings import load_settings
 from models.shapes import draw, single
 from tests.core.images.scripted_child import BUG, CRASH, PANIC, SLOW, SPIN, STUCK
@@ -276,6 +278,24 @@ def test_decode_over_its_budget_costs_that_image_alone(images: ImageServer) -> N
         assert "decoding the image takes more than 1 seconds of processor time" == jobs[0].error.message
         target.wait_until_ready()
         assert not set(before) & set(target.pids)
+        assert {"time": 1} == exits_of(target)
+
+
+def exits_of(target: ImageProcesses) -> dict[str, float | Distribution]:
+    """How many processes have ended, by why."""
+    exits = {one.labels[0]: one.value for one in target.readings() if one.metric is metrics.IMAGE_PROCESS_EXITS}
+    return {reason: count for reason, count in exits.items() if count}
+
+
+def test_process_that_somebody_else_kills_is_told_from_one_that_crashes(images: ImageServer) -> None:
+    """By its signal: the kernel kills when memory runs out; another process takes its place and is counted as one."""
+    with pool(processes=1, program=SCRIPTED) as (target, _collector):
+        os.kill(target.pids[0], signal.SIGKILL)
+        _wait_until(lambda: exits_of(target))
+        target.wait_until_ready()
+
+        assert {"killed": 1} == exits_of(target)
+        assert [1] == [one.value for one in target.readings() if one.metric is metrics.IMAGE_PROCESSES]
 
 
 def test_image_that_will_take_long_is_decoded_apart(images: ImageServer) -> None:
@@ -312,6 +332,9 @@ def test_slow_image_holds_nobody_up(images: ImageServer) -> None:
 
         assert slow_jobs[0] in collector.delayed_jobs
         assert [9, *range(5)] == greys([*slow_jobs, *quick_jobs])
+        target.release(slow_jobs)
+        _wait_until(lambda: exits_of(target))
+        assert {"finished": 1} == exits_of(target)
 
 
 def test_slow_image_gives_way(images: ImageServer) -> None:
@@ -342,6 +365,7 @@ def test_slow_images_are_bounded(images: ImageServer) -> None:
         assert first[0].error is not None
         assert first[0].error.retryable
         assert second[0].error is None
+        assert {"crowded": 1} == exits_of(target)
         target.release(second)
 
 
@@ -355,6 +379,7 @@ def test_crashing_image_is_blamed_after_the_second_time(images: ImageServer) -> 
         collector.wait_for(jobs)
 
         assert [0, 1, 2, 3, 4, InvalidImage, 5, 6, 7, 8, 9] == greys(jobs)
+        assert {"crash"} == exits_of(target).keys()
 
 
 @pytest.mark.parametrize("kind", [pytest.param(BUG, id="exception"), pytest.param(PANIC, id="panic of a library")])
