@@ -118,13 +118,13 @@ browser: ## the Chromium of the tests, from Debian; without it they are skipped 
 	apt-get update --quiet
 	apt-get install --yes --quiet --no-install-recommends chromium
 
+prometheus: ## the Prometheus and promtool of the tests, from Debian; without them they are skipped (root)
+	apt-get update --quiet
+	apt-get install --yes --quiet --no-install-recommends prometheus
+
 redis: ## the Redis of the tests, from Debian; without it they are skipped (root)
 	apt-get update --quiet
 	apt-get install --yes --quiet --no-install-recommends redis-server
-
-prometheus: ## promtool, with which a test checks /metrics, from Debian; without it that is skipped (root)
-	apt-get update --quiet
-	apt-get install --yes --quiet --no-install-recommends prometheus
 
 docs-check: $(VENV)/installed-all ## run every command of the documents in a fresh clone of what is committed (minutes)
 	@$(BIN)/python -m tools.docs_check

@@ -4,10 +4,8 @@ And three clients of which one is over its rate: what the other two get, beside 
 `make bench-cache`: a full-size model, a minute. Writes bench/results/cache.json.
 """
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,7 +17,8 @@ from bench.images import image_server
 from bench.lines import Findings, Line, at_least, at_most, find, lines_table, ratio_of, unless_failed
 from bench.load import Load, drive
 from bench.machine import about, commit
-from bench.pod import Passes, connection, end_with_pods, full_size_pod
+from bench.paced import ask_at_pace
+from bench.pod import Passes, end_with_pods, full_size_pod
 from bench.serving import named_files
 from bench.table import checklist
 from bench.trees import THIS
@@ -139,21 +138,7 @@ def _rate(what: str, base_url: str, greedy: int) -> Line:
 
 def _polite(base_url: str, secret: str, first: int, seconds: float) -> list[float]:
     """Milliseconds of each answer that held a vector."""
-    work, taken_ms, number = Texts(secret), list[float](), first
-    next_s = time.monotonic()
-    until_s = next_s + seconds
-    with closing(connection(base_url)) as asking:
-        while next_s < until_s:
-            request, number = work.request(number), number + 1
-            started_s = time.perf_counter()
-            asking.request("POST", request.path, request.body)
-            answer = asking.getresponse()
-            answer.read()
-            if answer.status == 200:
-                taken_ms.append((time.perf_counter() - started_s) * 1000)
-            next_s += _POLITE_EVERY_S
-            time.sleep(max(0.0, next_s - time.monotonic()))
-    return taken_ms
+    return ask_at_pace(base_url, Texts(secret), every_s=_POLITE_EVERY_S, seconds=seconds, first_number=first)
 
 
 if __name__ == "__main__":

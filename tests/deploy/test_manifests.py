@@ -9,6 +9,7 @@ import yaml
 
 from core.settings import ServiceSettings
 from serverless.settings import HandlerSettings
+from tools.docs_check.blocks import blocks_of
 from tools.testbed.process import ROOT
 
 KUBERNETES_VERSION = "1.34"
@@ -55,6 +56,19 @@ def test_kubernetes_container_is_confined() -> None:
     assert context["readOnlyRootFilesystem"] is True
     assert context["allowPrivilegeEscalation"] is False
     assert {"drop": ["ALL"]} == context["capabilities"]
+
+
+def test_monitor_in_the_guide_finds_the_pods() -> None:
+    """By the manifest's labels and port, as a job that the alerts know: theirs begin with "clip"."""
+    guide = (ROOT / "docs" / "observability.md").read_text("utf-8")
+    [block] = [block for block in blocks_of(guide, "observability.md") if block.language == "yaml"]
+    monitor = yaml.safe_load(block.text)["spec"]
+    template = manifest()[0]["spec"]["template"]
+    ports = [port["name"] for port in template["spec"]["containers"][0]["ports"]]
+
+    assert monitor["selector"]["matchLabels"] == template["metadata"]["labels"]
+    assert ports == [endpoint["port"] for endpoint in monitor["podMetricsEndpoints"]]
+    assert template["metadata"]["labels"][monitor["jobLabel"]].startswith("clip")
 
 
 def test_compose_file_is_valid() -> None:

@@ -13,6 +13,7 @@ from clip_embedding_client.settings import ClientSettings
 
 from core.settings import ServiceSettings
 from serverless.settings import HandlerSettings
+from tests.core.test_errors import leaves
 from tools.testbed.process import ROOT
 
 SERVICE = {name.upper() for name in HandlerSettings.model_fields | ServiceSettings.model_fields}
@@ -54,7 +55,7 @@ OTHERS = {
 
 _CONSTANT = re.compile(r"\b[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+\b")
 # What the documents write in capitals with an underscore and is no variable.
-_ERROR_CODES = {"AUTH_FAILED", "AUTH_EXPIRED", "NOT_READY", "URL_NOT_ALLOWED", "IN_QUEUE", "IN_PROGRESS", "ADA_24"}
+_OTHER_WORDS = {leaf.code for leaf in leaves()} | {"IN_QUEUE", "IN_PROGRESS", "ADA_24"}
 
 
 def of_compose() -> Iterator[str]:
@@ -100,12 +101,17 @@ def test_variables_of_containers_are_settings_of_the_service(names: Any) -> None
 
 
 def documents() -> list[Path]:
-    return [ROOT / "docs" / "deploy.md", *(ROOT / "deploy").rglob("*.yaml"), ROOT / "docker-compose.yml"]
+    pages = [
+        ROOT / "docs" / "deploy.md",
+        ROOT / "docs" / "observability.md",
+        *(ROOT / "docs" / "runbooks").glob("*.md"),
+    ]
+    return [*pages, *(ROOT / "deploy").rglob("*.yaml"), ROOT / "docker-compose.yml"]
 
 
 @pytest.mark.parametrize("path", [pytest.param(path, id=path.name) for path in documents()])
 def test_variables_of_documents_exist(path: Path) -> None:
     """A reader who sets what a document names sets something."""
-    named = set(_CONSTANT.findall(path.read_text("utf-8"))) - _ERROR_CODES
+    named = set(_CONSTANT.findall(path.read_text("utf-8"))) - _OTHER_WORDS
 
     assert set() == named - SERVICE - CLIENT - set(OTHERS)

@@ -16,7 +16,15 @@ from tools.docs_check.shell import BlockFailed, clean_environment, shell, termin
 
 _ROOT = Path(__file__).resolve().parent.parent.parent
 # In the order of a newcomer: each page goes on in the clone that the one before has left, in new terminals.
-DOCUMENTS = ("README.md", "docs/deploy.md", "docs/api.md", "docs/client.md", "docs/migration.md", "docs/errors.md")
+DOCUMENTS = (
+    "README.md",
+    "docs/deploy.md",
+    "docs/api.md",
+    "docs/client.md",
+    "docs/migration.md",
+    "docs/errors.md",
+    "docs/observability.md",
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
