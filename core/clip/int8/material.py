@@ -27,8 +27,14 @@ _MAX_PIXELS = 50_000_000
 _DRAWN_PICTURES = 2 * MOST_PICTURES
 
 _COLOURS = ("red", "green", "blue", "yellow", "black", "white", "brown")
-_THINGS = ("dog", "car", "boat", "house", "horse", "child", "flower", "bicycle", "bridge", "train", "bird", "table")
-_SCENES = ("in the snow", "at night", "beside a river", "seen from above", "in a crowded street", "on a sunny beach")
+_THINGS = (
+    "dog", "car", "boat", "house", "horse", "child", "flower", "bicycle", "bridge", "train", "bird", "table",
+    "cat", "church", "tractor", "umbrella", "woman", "kitchen", "mountain", "bus", "guitar", "cake", "tower", "sheep",
+)  # fmt: skip
+_SCENES = (
+    "in the snow", "at night", "beside a river", "seen from above", "in a crowded street", "on a sunny beach",
+    "behind a window", "in an old painting", "with two people", "under a tree", "before a storm", "close up",
+)  # fmt: skip
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +106,7 @@ def _halves(pictures: Sequence[Pixels], texts: Sequence[str], source: str) -> Ha
 
 
 def _made_up_texts() -> list[str]:
-    """Six hundred, of four to nine words."""
+    """Two thousand, of four to nine words."""
     # An odd number of colours: every other text then has each of them.
     things = [f"{colour} {thing}" for thing, colour in product(_THINGS, _COLOURS)]
     return [

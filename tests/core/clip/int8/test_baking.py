@@ -145,11 +145,11 @@ def test_auto_measures_once(baked: Path, tmp_path: Path) -> None:
 def test_images_that_lose_too_much_are_refused(with_outliers: Path, folder: Path, tmp_path: Path) -> None:
     """What it says: how much, which layers are to blame, and at which bound it would pass."""
     with pytest.raises(StartError) as refused:
-        bake(str(with_outliers), tmp_path / "target", int8=Int8(folder, max_error=0.005))
+        bake(str(with_outliers), tmp_path / "target", int8=Int8(folder, max_error=0.001))
 
     said = str(refused.value)
     assert "int8 is refused: the vectors of images are off by" in said
-    assert "allowed is 0.5%" in said
+    assert "allowed is 0.1%" in said
     assert "each alone: " in said
     assert "pass with --max-error 0.0" in said
     assert not list(tmp_path.iterdir())

@@ -66,7 +66,7 @@ def test_without_texts_made_up_ones_are_said_to_be(tmp_path: Path, caplog: pytes
         halves = read_folder(folder_of(tmp_path, 2 * LEAST), 32)
 
     texts = [*halves.calibration.texts, *halves.judgement.texts]
-    assert len(texts) == len(set(texts)) > 500
+    assert len(texts) == len(set(texts)) > 2000
     assert "made-up texts" in halves.source
     assert "texts are made up" in caplog.text
 
