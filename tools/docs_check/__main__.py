@@ -24,6 +24,7 @@ DOCUMENTS = (
     "docs/migration.md",
     "docs/errors.md",
     "docs/observability.md",
+    "docs/int8.md",
 )
 
 

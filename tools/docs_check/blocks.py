@@ -21,6 +21,7 @@ NOT_RUN: Mapping[str, str] = {
     "account": "needs a RunPod account",
     "cluster": "needs a Kubernetes cluster",
     "data": "needs vectors of the system before",
+    "pictures": "needs pictures of one's own, and half an hour",
     "buildah": "needs root, buildah and debootstrap",
 }
 
