@@ -109,7 +109,7 @@ def test_mean_is_not_taken_for_the_deviation() -> None:
 
 
 def test_a_field_of_the_directory_is_a_name_or_is_tried_here() -> None:
-    """Whoever adds one has to say which. What a manifest tells of int8 has a fingerprint of its own where it matters."""
+    """Whoever adds one has to say which. What a manifest tells of int8 has a fingerprint of its own."""
     assert _NAMES | {"architecture", "mean", "std", "int8"} == {field.name for field in fields(ModelDirectory)}
 
 
