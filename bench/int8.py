@@ -40,11 +40,10 @@ from bench.workload import RESULTS, THUMBNAIL, full_size_model, pictures
 from core.clip.artifact import ModelDirectory, open_model
 from core.clip.bake import Int8, bake
 from core.clip.graph_files import INT8, GraphFiles
-from core.clip.int8.judgement import Agreement, Error, Vectors, spread
-from core.clip.int8.layers import costs, multiplications
+from core.clip.int8.judgement import Agreement, Error, Vectors
 from core.clip.int8.material import drawn
-from core.clip.int8.selection import Layer, choose_layers_to_leave
-from core.clip.int8.trial import Subject, rates, subjects, try_int8
+from core.clip.int8.selection import choose_layers_to_leave
+from core.clip.int8.trial import Subject, each_layer, rates, subjects, try_int8
 from core.clip.openvino_engine import OpenVinoEngine
 from core.clip.openvino_export import export, save
 from core.clip.towers import Towers
@@ -62,7 +61,6 @@ NEAREST, OURS, OURS_MIXED = "to the nearest, all layers", "as baked, all layers"
 
 # Of the error of all layers: what the mixed row has to stay below.
 _MIXED_BOUND = 0.6
-_COST_SAMPLES = 32
 _READY_TIMEOUT_S = 180.0
 
 PODS = {"float32": "float32", "bfloat16": "bfloat16", "int8": INT8}
@@ -164,12 +162,7 @@ def _ours(subject: Subject, files: GraphFiles, expected: Vectors) -> None:
 def _ours_mixed(subject: Subject, files: GraphFiles, expected: Vectors) -> None:
     """For a bound that is well below the error of all layers."""
     whole = try_int8(subject, files, expected, leave=frozenset())
-    samples = subject.samples.first(_COST_SAMPLES)
-    work, distance = multiplications(subject.tower, samples), spread(expected)
-    layers = {
-        name: Layer(name, error / distance, work[name] / sum(work.values()))
-        for name, error in costs(subject.tower, whole.rounded, samples).items()
-    }
+    layers = each_layer(subject, whole, expected)
     leave = choose_layers_to_leave(layers, error=whole.error.mean, bound=_MIXED_BOUND * whole.error.mean)
     if leave is not None:
         try_int8(subject, files, expected, leave=leave)

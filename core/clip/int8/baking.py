@@ -10,18 +10,14 @@ from core.clip.artifact import ModelDirectory
 from core.clip.engine import Engine
 from core.clip.fingerprint import fingerprint_of_variant
 from core.clip.graph_files import INT8, GraphFiles
-from core.clip.int8.judgement import SAME_VECTORS, Agreement, Error, Vectors, spread
-from core.clip.int8.layers import costs, multiplications
+from core.clip.int8.judgement import SAME_VECTORS, Agreement, Error
 from core.clip.int8.material import Halves
 from core.clip.int8.selection import MOST_LEFT, Layer, choose_layers_to_leave
-from core.clip.int8.trial import Subject, Trial, rates, subjects, try_int8
+from core.clip.int8.trial import Subject, each_layer, rates, subjects, try_int8
 from core.clip.manifest import Int8Report, TowerInInt8
 from core.clip.openvino_engine import OpenVinoEngine
 from core.errors import StartError
 from core.process import cpu
-
-# Each layer is a pass of the whole tower over them.
-_COST_SAMPLES = 32
 
 _SHOWN_LAYERS = 5
 
@@ -85,7 +81,7 @@ def _judged(subject: Subject, files: GraphFiles, floats: Engine, max_error: floa
     layers: Mapping[str, Layer] = {}
     if whole.error.mean > max_error:
         logger.warning("%s: all layers in int8 are too much, %.1f%%", subject.what, 100 * whole.error.mean)
-        layers = _layers(subject, whole, expected)
+        layers = each_layer(subject, whole, expected)
         leave = choose_layers_to_leave(layers, error=whole.error.mean, bound=max_error)
         if leave is not None:
             trial = try_int8(subject, files, expected, leave=leave)
@@ -107,14 +103,6 @@ def _judged(subject: Subject, files: GraphFiles, floats: Engine, max_error: floa
         graph.unlink()
         graph.with_suffix(".bin").unlink()
     return _Judged(report, layers, whole.error)
-
-
-def _layers(subject: Subject, whole: Trial, expected: Vectors) -> Mapping[str, Layer]:
-    """What each layer costs alone, and what share of the work it is."""
-    samples = subject.samples.first(_COST_SAMPLES)
-    distance, work = spread(expected), multiplications(subject.tower, samples)
-    errors, all_work = costs(subject.tower, whole.rounded, samples), sum(work.values())
-    return {name: Layer(name, error / distance, work[name] / all_work) for name, error in errors.items()}
 
 
 def _why_not(subject: Subject, judged: _Judged, max_error: float) -> str:

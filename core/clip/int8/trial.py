@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,9 +16,10 @@ from core.clip.artifact import ModelDirectory
 from core.clip.engine import Engine
 from core.clip.graph_files import IMAGES, INT8, TEXTS, GraphFiles
 from core.clip.int8.graphs import put_int8
-from core.clip.int8.judgement import Error, Vectors
-from core.clip.int8.layers import Int8Tower, Samples, round_tower
+from core.clip.int8.judgement import Error, Vectors, spread
+from core.clip.int8.layers import Int8Tower, Samples, costs, multiplications, round_tower
 from core.clip.int8.material import Halves
+from core.clip.int8.selection import Layer
 from core.clip.openvino_engine import OpenVinoEngine
 from core.clip.openvino_export import graph_of_images, graph_of_texts, save
 from core.clip.tokenizer import ClipTokenizer
@@ -31,6 +32,9 @@ _MOST_TOKENS = 32_768
 
 _BATCH = 16
 _ROUNDS = 5
+
+# Each layer is a pass of the whole tower over them.
+_COST_SAMPLES = 32
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +74,14 @@ def try_int8(subject: Subject, files: GraphFiles, expected: Vectors, *, leave: f
     seconds = round(time.monotonic() - started_s, 1)
     logger.info("rounded", extra={"what": subject.what, "left": len(leave), "error": error.mean, "seconds": seconds})
     return Trial(rounded, sorted(leave), vectors, error)
+
+
+def each_layer(subject: Subject, whole: Trial, expected: Vectors) -> Mapping[str, Layer]:
+    """Return what each layer in int8 costs alone, and what share of the work it is."""
+    samples = subject.samples.first(_COST_SAMPLES)
+    distance, work = spread(expected), multiplications(subject.tower, samples)
+    errors, all_work = costs(subject.tower, whole.rounded, samples), sum(work.values())
+    return {name: Layer(name, error / distance, work[name] / all_work) for name, error in errors.items()}
 
 
 def rates(subject: Subject, *engines: Engine) -> list[float]:
