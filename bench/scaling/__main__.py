@@ -60,7 +60,8 @@ def main() -> None:
     with ProcessPoolExecutor(cpu.available_cores(), get_context("spawn")) as processes:
         lines = list(processes.map(simulated, ways(rule_of(KEDA.read_text("utf-8"), options.threshold_s))))
     print(lines_table(lines))
-    settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
+    # A file's name alone: where it lay is of this machine.
+    settings = {name: value.name if isinstance(value, Path) else value for name, value in vars(options).items()}
     Findings(about(settings), tuple(lines), ()).write(RESULTS / "scaling.json")
     draw(jobs, lines, options.output)
 
