@@ -201,7 +201,7 @@ def cached_by_runpod(hub: Path, reference: str = f"{REVISION}\n") -> Path:
     """The bundled model as an endpoint's cached model, at what `main` was; returns its snapshot."""
     folder = hub / "models--owner--name"
     (folder / "refs").mkdir(parents=True)
-    (folder / "refs" / "main").write_text(reference)
+    (folder / "refs" / "main").write_text(reference, "utf-8")
     return Path(shutil.copytree(TINY_MODEL, folder / "snapshots" / REVISION))
 
 

@@ -379,6 +379,8 @@ def test_crashing_image_is_blamed_after_the_second_time(images: ImageServer) -> 
         collector.wait_for(jobs)
 
         assert [0, 1, 2, 3, 4, InvalidImage, 5, 6, 7, 8, 9] == greys(jobs)
+        # Its images have their verdict a moment before the process is counted.
+        _wait_until(lambda: exits_of(target))
         assert {"crash"} == exits_of(target).keys()
 
 
