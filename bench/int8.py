@@ -15,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -28,7 +28,7 @@ from bench.figures import Check
 from bench.images import image_server
 from bench.int8_chart import draw
 from bench.lines import Findings, Line, at_least, find, lines_table, ratio_of, unless_failed
-from bench.load import Load, drive
+from bench.load import Load, Outcome, drive
 from bench.machine import about, commit
 from bench.peers.work import LitServeImages, LitServeTexts
 from bench.pod import end_with_pods, full_size_pod
@@ -62,6 +62,7 @@ NEAREST, OURS, OURS_MIXED = "to the nearest, all layers", "as baked, all layers"
 # Of the error of all layers: what the mixed row has to stay below.
 _MIXED_BOUND = 0.6
 _READY_TIMEOUT_S = 180.0
+_WARM_UP_S = 2.0
 
 PODS = {"float32": "float32", "bfloat16": "bfloat16", "int8": INT8}
 PEER = "LitServe, float32"
@@ -190,49 +191,55 @@ class Case:
 
 
 def _served(seconds: float, rounds: int) -> list[Line]:
-    """Every server runs all the while; the one that is not asked is idle."""
+    """Every server runs all the while; the one that is not asked is idle. The first round warms up."""
     seen = defaultdict[tuple[str, str], list[Mapping[str, float]]](list)
     numbers = count(0, 1_000_000)
     with ExitStack() as stack:
-        files = named_files({THUMBNAIL: pictures(THUMBNAIL), "1080p": pictures("1080p")})
-        images = stack.enter_context(image_server(files))
-        thumbnails, large = (
-            tuple(url for name, url in images.urls.items() if name.startswith(size)) for size in ("512", "1080")
-        )
-        model = str(baked_full_size())
-        servers = {
-            name: stack.enter_context(full_size_pod({"CLIP_MODEL": model, "CLIP_DTYPE": dtype})).base_url
-            for name, dtype in PODS.items()
-            if dtype != "bfloat16" or cpu.has_bfloat16()
-        }
-        servers[PEER] = stack.enter_context(litserve(model))
-        cases = (
-            Case("single thumbnails", SingleImages(thumbnails, SECRET), LitServeImages(thumbnails), 64),
-            Case("batches of 16 thumbnails", ImageBatches(thumbnails, SECRET), None, 4),
-            Case("batches of 16, 1080p", ImageBatches(large, SECRET), None, 4),
-            Case("texts of ten words", Texts(SECRET), LitServeTexts(), 64),
-        )
-        for number in range(rounds + 1):
-            for case in cases:
-                for name, base_url in servers.items():
-                    work = case.peers if name == PEER else case.ours
-                    if work is None:
-                        continue
-                    outcome = drive(Load(base_url, work, case.clients, seconds if number else 2.0, next(numbers)))
-                    if number:
-                        seen[f"{case.what}, {case.clients} clients", name].append(
-                            {
-                                RATE: outcome.vectors / outcome.elapsed_s,
-                                P50: float(np.median(outcome.latencies_ms)),
-                                FAILED: float(outcome.failed),
-                            }
-                        )
-                        print(".", end="", flush=True)
+        cases, servers = _cases(stack), _servers(stack)
+        for number, case, (name, base_url) in product(range(rounds + 1), cases, servers.items()):
+            work = case.peers if name == PEER else case.ours
+            if work is None:
+                continue
+            outcome = drive(Load(base_url, work, case.clients, seconds if number else _WARM_UP_S, next(numbers)))
+            if number:
+                seen[f"{case.what}, {case.clients} clients", name].append(_figures(outcome))
+                print(".", end="", flush=True)
     print()
     return [
         Line(f"{what}: {name}", THIS.label, {figure: median(one[figure] for one in of_all) for figure in of_all[0]})
         for (what, name), of_all in seen.items()
     ]
+
+
+def _cases(stack: ExitStack) -> tuple[Case, ...]:
+    files = named_files({THUMBNAIL: pictures(THUMBNAIL), "1080p": pictures("1080p")})
+    urls = stack.enter_context(image_server(files)).urls
+    thumbnails, large = (tuple(url for name, url in urls.items() if name.startswith(size)) for size in ("512", "1080"))
+    return (
+        Case("single thumbnails", SingleImages(thumbnails, SECRET), LitServeImages(thumbnails), 64),
+        Case("batches of 16 thumbnails", ImageBatches(thumbnails, SECRET), None, 4),
+        Case("batches of 16, 1080p", ImageBatches(large, SECRET), None, 4),
+        Case("texts of ten words", Texts(SECRET), LitServeTexts(), 64),
+    )
+
+
+def _servers(stack: ExitStack) -> dict[str, str]:
+    """The address of each."""
+    model = str(baked_full_size())
+    servers = {
+        name: stack.enter_context(full_size_pod({"CLIP_MODEL": model, "CLIP_DTYPE": dtype})).base_url
+        for name, dtype in PODS.items()
+        if dtype != "bfloat16" or cpu.has_bfloat16()
+    }
+    return {**servers, PEER: stack.enter_context(litserve(model))}
+
+
+def _figures(outcome: Outcome) -> Mapping[str, float]:
+    return {
+        RATE: outcome.vectors / outcome.elapsed_s,
+        P50: float(np.median(outcome.latencies_ms)),
+        FAILED: float(outcome.failed),
+    }
 
 
 def _checks(lines: Sequence[Line]) -> tuple[Check, ...]:

@@ -13,7 +13,7 @@ TEXTS = "texts.xml"
 INT8 = "int8"
 
 # Inputs of a layer in int8 that share a scale, found for each token while the layer runs: no batch and no calibration
-# has a say in it. Twice as many are 8% faster, and the error is 1.1 times as large (docs/decisions/0030-int8.md).
+# has a say in it. With more of them it is faster, and less exact (docs/decisions/0030-int8.md).
 INT8_GROUP_SIZE = 64
 
 
