@@ -5,7 +5,9 @@ LitServe, in rounds, asked for thumbnails, batches and texts. Writes bench/resul
 """
 
 import argparse
+import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -273,12 +275,15 @@ def litserve(model: str) -> Iterator[str]:
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "bench.peers.litserve_clip", model, str(port)]
     with tempfile.TemporaryFile() as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=ROOT)  # noqa: S603 - our own
+        process = subprocess.Popen(  # noqa: S603 - our own
+            command, stdout=output, stderr=subprocess.STDOUT, cwd=ROOT, start_new_session=True
+        )
         try:
             _wait_for_port(process, port)
             yield f"http://127.0.0.1:{port}"
         finally:
-            process.terminate()
+            # All of it: those that it has started outlive it.
+            os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
 
