@@ -33,7 +33,7 @@ from pod.errors import from_gunicorn, last_answer
 logger = logging.getLogger(__name__)
 
 # How soon it is seen that the last process that served is gone, or that one has come.
-_LOOK_S = 0.05
+_LOOK_S = 0.2
 
 
 @dataclass(frozen=True)
