@@ -2,6 +2,7 @@
 
 import os
 import socket
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -85,12 +86,12 @@ def test_descriptors_come_in_the_order_of_their_messages() -> None:
 def test_service_takes_no_descriptor() -> None:
     """An image process may have been taken over: what it sends beside its words is dropped."""
     ours, theirs = socket.socketpair()
-    with ours, theirs, open("/dev/null") as file:
-        before = os.listdir("/proc/self/fd")
+    with ours, theirs, tempfile.NamedTemporaryFile() as file:
         socket.send_fds(theirs, [frame(["file"])], [file.fileno()] * 10)
 
         assert [["file"]] == list(Inbox(ours).receive())
-        assert len(before) == len(os.listdir("/proc/self/fd"))
+        own = [name for name in os.listdir("/proc/self/fd") if os.path.realpath(f"/proc/self/fd/{name}") == file.name]
+        assert [str(file.fileno())] == own
 
 
 @given(st.lists(MESSAGES, max_size=5), st.data())
