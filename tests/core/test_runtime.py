@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import psutil
@@ -42,9 +42,20 @@ def model(settings: ServiceSettings) -> LoadedModel:
     return load_model(settings, pixel_rules=PIXEL_RULES_VERSION)
 
 
-def own_threads() -> set[str]:
-    """Those that a runtime starts; others belong to libraries."""
-    return {thread.name for thread in threading.enumerate() if thread.name.startswith(OWN)}
+@dataclass
+class Ours:
+    """What a test has started, and no earlier one: a service may run in this very process for other files' tests."""
+
+    others: frozenset[threading.Thread] = field(default_factory=lambda: frozenset(threading.enumerate()))
+    others_processes: frozenset[int] = field(default_factory=lambda: frozenset(image_processes()))
+
+    def threads(self) -> set[str]:
+        """Those that a runtime starts; others belong to libraries."""
+        names = {thread.name for thread in threading.enumerate() if thread not in self.others}
+        return {name for name in names if name.startswith(OWN)}
+
+    def processes(self) -> set[int]:
+        return image_processes() - self.others_processes
 
 
 def image_processes() -> set[int]:
@@ -59,24 +70,24 @@ def _command(process: psutil.Process) -> str:
 
 
 @pytest.fixture(autouse=True)
-def nothing_left() -> Iterator[None]:
+def ours() -> Iterator[Ours]:
     """No test of this file leaves a thread or a process behind, whatever it did."""
-    before = image_processes()
-    yield
+    ours = Ours()
+    yield ours
     until_s = time.monotonic() + SOON_S
-    while own_threads() and time.monotonic() < until_s:
+    while ours.threads() and time.monotonic() < until_s:
         time.sleep(0.01)
 
-    assert set() == own_threads()
-    assert before == image_processes()
+    assert set() == ours.threads()
+    assert set() == ours.processes()
 
 
-def test_close_leaves_no_process_and_no_thread(settings: ServiceSettings, model: LoadedModel) -> None:
+def test_close_leaves_no_process_and_no_thread(settings: ServiceSettings, model: LoadedModel, ours: Ours) -> None:
     """When it returns they are gone already; a second time there is nothing left to do."""
     runtime = Runtime(settings, None, model)
-    during = (len(image_processes()), own_threads(), runtime.healthy)
+    during = (len(ours.processes()), ours.threads(), runtime.healthy)
     runtime.close()
-    left = (image_processes(), own_threads())
+    left = (ours.processes(), ours.threads())
     runtime.close()
 
     assert (2, {"device-cpu", "image-process"}, True) == during
@@ -132,13 +143,13 @@ def test_start_that_fails_halfway_ends_what_it_has_made(settings: ServiceSetting
         Runtime(settings, None, replace(model, engines=[CannotEncode(model.engines[0])]))
 
 
-def test_shared_cache_ends_with_the_runtime(settings: ServiceSettings, model: LoadedModel) -> None:
+def test_shared_cache_ends_with_the_runtime(settings: ServiceSettings, model: LoadedModel, ours: Ours) -> None:
     """Its thread is there while the runtime is, and goes with it; also where the start fails, or no Redis is there."""
     shared = settings.model_copy(update={"cache_url": "redis://127.0.0.1:1"})
     runtime = Runtime(shared, None, model)
-    during = own_threads()
+    during = ours.threads()
     runtime.close()
-    after = own_threads()
+    after = ours.threads()
     with pytest.raises(StartError, match="cannot embed"):
         Runtime(shared, None, replace(model, engines=[CannotEncode(model.engines[0])]))
 
