@@ -1,6 +1,6 @@
 """What metrics cost a pod's main process: `python -m bench.metrics`, some seconds.
 
-Processor microseconds of each step: what is counted for a request and its items, what the hand-over of a second takes,
+Processor microseconds of each step: what is counted for a request and its items, what a hand-over takes,
 and what a scrape. Beside them `python -m bench.host` has what an item costs in all.
 """
 
@@ -43,7 +43,7 @@ def main() -> None:
     try:
         figures = Figures([answered, requests, device])
 
-        def second() -> None:
+        def worked() -> None:
             answered.note(Modality.IMAGE, "default", batch)
             ask()
             run()
@@ -53,8 +53,8 @@ def main() -> None:
         _show("a single item", partial(answered.note, Modality.IMAGE, "default", batch[:1]))
         _show("a request", ask)
         _show("a forward pass", run)
-        _show("a second's hand-over, with work", second)
-        _show("a second's hand-over, without", figures.hand_over)
+        _show("one hand-over, with work", worked)
+        _show("one hand-over, without", figures.hand_over)
         _show("a scrape", figures.exposition, calls=50)
     finally:
         remove_folder()

@@ -12,7 +12,7 @@ _BEGIN = """\
 # Metrics
 
 `GET /metrics` of a pod, for Prometheus: one page for all its worker processes, whichever of them answers. What the
-others have counted is at most a second old; what a worker has counted stays when it ends, less that second if it is
+others have counted is at most five seconds old; what a worker has counted stays when it ends, less those if it is
 killed. Whoever reaches the pod can read it; it holds names of clients, and nothing of what they sent. A serverless
 worker has no such page: the line `job` of its log has the time of each stage, of the item that was longest in it.
 
