@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TARGET ?= pod
 
 .DEFAULT_GOAL := help
-.PHONY: browser chaos fuzz help install run run-serverless smoke test lint types format bench bench-health bench-memory bench-gpu bench-host bench-mixed bench-parity bench-text-batch bench-cache bench-client bench-int8 bench-scaling docker-build image-check docs-check metrics-page prometheus redis settings-page trace-example clean
+.PHONY: browser chaos demo fuzz help install run run-serverless smoke test lint types format bench bench-health bench-memory bench-gpu bench-host bench-mixed bench-parity bench-text-batch bench-cache bench-client bench-int8 bench-scaling docker-build image-check docs-check metrics-page prometheus redis settings-page trace-example clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -39,6 +39,9 @@ run-serverless: $(VENV)/installed-serverless+cpu ## start the handler on the SDK
 
 smoke: $(VENV)/installed-client ## check a running target: make smoke TARGET=pod (default) or TARGET=serverless
 	@$(BIN)/clip-embed smoke --target $(TARGET)
+
+demo: $(VENV)/installed-pod+cpu+demo $(VENV)/installed-client ## find scenes of a video by words, in a browser: VIDEO=file DEMO_PORT=8080 DEMO_OPEN=0
+	@$(BIN)/python -m tools.demo
 
 # More than there are cores: half of a test's time is waiting, for a pod to start or a pause to end.
 TEST_PROCESSES ?= 3

@@ -21,6 +21,7 @@ DOCUMENTS = (
     "docs/deploy.md",
     "docs/api.md",
     "docs/client.md",
+    "examples/video_search/README.md",
     "docs/migration.md",
     "docs/errors.md",
     "docs/observability.md",
