@@ -5,7 +5,7 @@ Safe for threads and for several processes: a page searches while a worker write
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -21,8 +21,15 @@ from examples.video_search.scenes import Scene
 
 # Names of files are bytes, and not always text.
 _VIDEOS = {"id": pa.string(), "path": pa.binary(), "starts_s": pa.list_(pa.float64()), "ends_s": pa.list_(pa.float64())}
-_SCENES = {"video": pa.string(), "number": pa.int32(), "start_s": pa.float64(), "end_s": pa.float64()}
-_VECTORS = {"thumbnails": pa.int32(), "fingerprint": pa.string()}  # and `vector`, whose length the model decides
+# And a vector, whose length the model decides.
+_SCENES = {
+    "video": pa.string(),
+    "number": pa.int32(),
+    "start_s": pa.float64(),
+    "end_s": pa.float64(),
+    "thumbnails": pa.int32(),
+    "fingerprint": pa.string(),
+}
 
 
 class MixedModels(Exception):
@@ -74,17 +81,20 @@ class Store:
     def fingerprint(self) -> str | None:
         """Of the model whose vectors are here; None while there are none."""
         table = self._scenes()
-        rows = table.search().select(["fingerprint"]).limit(1).to_list() if table else []
+        rows = [] if table is None else table.search().select(["fingerprint"]).limit(1).to_list()
         return str(rows[0]["fingerprint"]) if rows else None
 
-    def check(self, fingerprint: str) -> None:
-        """Raise `MixedModels` unless the model's vectors can be compared with those that are here."""
+    def check(self, fingerprints: Iterable[str]) -> None:
+        """Raise `MixedModels` unless vectors of all of them can be compared, with each other and with what is here."""
         ours = self.fingerprint()
-        if ours not in (None, fingerprint):
-            raise MixedModels(
-                f"{self._folder} has vectors of the model with fingerprint {ours}, and the service has {fingerprint}"
-                " now: they cannot be compared. Serve the first model again, or take another folder for the index."
-            )
+        for fingerprint in fingerprints:
+            ours = ours or fingerprint
+            if fingerprint != ours:
+                raise MixedModels(
+                    f"{self._folder} has vectors of the model with fingerprint {ours}, and the service has"
+                    f" {fingerprint} now: they cannot be compared. Serve the first model again, or take another folder"
+                    " for the index."
+                )
 
     def accepting(self, settings: ClientSettings) -> ClientSettings:
         """Return settings that take vectors of this index's model only, whichever backend they come from.
@@ -106,29 +116,30 @@ class Store:
 
     def put_scenes(self, video: Video, embedded: Sequence[tuple[Scene, Sequence[Embedding]]]) -> None:
         """Keep the average of each scene's vectors; a scene that is here stays as it is. Raises `MixedModels`."""
+        if not embedded:
+            return
+        self.check(embedding.fingerprint for _, embeddings in embedded for embedding in embeddings)
         rows = [_row(video, scene, embeddings) for scene, embeddings in embedded]
-        for row in rows:
-            self.check(row["fingerprint"])
-        if rows:
-            vectors = {"vector": pa.list_(pa.float32(), len(rows[0]["vector"]))}
-            schema = pa.schema(_SCENES | _VECTORS | vectors)
-            table = self._db.create_table("scenes", schema=schema, exist_ok=True)
-            table.merge_insert(["video", "number"]).when_not_matched_insert_all().execute(rows)
+        schema = pa.schema(_SCENES | {"vector": pa.list_(pa.float32(), len(rows[0]["vector"]))})
+        table = self._db.create_table("scenes", schema=schema, exist_ok=True)
+        table.merge_insert(["video", "number"]).when_not_matched_insert_all().execute(rows)
 
     def numbers(self, video: Video) -> set[int]:
         """Of its scenes that have a vector."""
         table = self._scenes()
-        query = table.search().where(col("video") == lit(video.id)).select(["number"]) if table else None
-        return {row["number"] for row in query.to_list()} if query else set()
+        if table is None:
+            return set()
+        query = table.search().where(col("video") == lit(video.id)).select(["number"])
+        return {row["number"] for row in query.to_list()}
 
     def count(self) -> int:
         """How many scenes can be searched."""
         table = self._scenes()
-        return table.count_rows() if table else 0
+        return 0 if table is None else table.count_rows()
 
     def search(self, query: Embedding, most: int) -> list[Found]:
         """Return the scenes nearest to it, best first. Raises `MixedModels`."""
-        self.check(query.fingerprint)
+        self.check([query.fingerprint])
         table = self._scenes()
         if table is None:
             return []

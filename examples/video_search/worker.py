@@ -43,7 +43,7 @@ class Worker:
         with suppress(UnavailableError):
             fingerprint = self.client.health().fingerprint
             if fingerprint is not None:
-                self.store.check(fingerprint)
+                self.store.check([fingerprint])
         video = self._cut(path.resolve())
         for _ in range(PASSES):
             self._pass(video)

@@ -7,8 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import av
 import requests
 from clip_embedding_client import ClientSettings, ClipClient
+from PIL import Image
 from playwright.sync_api import Page
 
 from examples.video_search.page import create_app, server
@@ -50,6 +52,18 @@ def index(video: Path, store: Store, given: ClientSettings) -> None:
     """Index all of a video."""
     with ClipClient(store.accepting(given)) as client:
         assert [] == Worker(store, client).index(video)
+
+
+def write_video(path: Path, frames: list[Image.Image], *, key_frames: int = 250) -> Path:
+    """H.264 in MP4, as cameras and phones write it."""
+    with av.open(path, "w") as container:
+        stream = container.add_stream("libx264", rate=12)
+        stream.width, stream.height, stream.pix_fmt = *frames[0].size, "yuv420p"
+        stream.gop_size = key_frames
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_image(frame)))
+        container.mux(stream.encode(None))
+    return path
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,18 @@ from playwright.sync_api import Locator, Page
 
 from examples.video_search.page import MAX_PICTURE_BYTES
 from examples.video_search.store import Store
-from models.shapes import draw, single
-from tests.examples.video_search.site import NOWHERE, Site, local_handler, settings, site, wait_until, with_fallback
+from models.shapes import Background, draw, single
+from tests.examples.video_search.site import (
+    NOWHERE,
+    Site,
+    index,
+    local_handler,
+    settings,
+    site,
+    wait_until,
+    with_fallback,
+    write_video,
+)
 from tools.testbed import browser
 from tools.testbed.pictures import encoded
 from tools.testbed.process import PodProcess, pod_process
@@ -191,6 +202,26 @@ def test_page_fits_and_can_be_read(visit: Visit, width: int, scheme: str) -> Non
 
     assert overflow <= 0
     assert (brightness(ground) < brightness(ink)) == (scheme == "dark")
+
+
+def test_film_of_a_camera_plays(page: Page, pod: PodProcess, tmp_path: Path) -> None:
+    """H.264 in MP4, with its index at the end of the file, as cameras leave it."""
+    if not page.evaluate("""document.createElement("video").canPlayType('video/mp4; codecs="avc1.42E01E"')"""):
+        pytest.skip("this Chromium plays no H.264")
+    dark = Background((24, 24, 28), (24, 24, 28))
+    red, blue = single("red", "circle", aspect=4 / 3), single("blue", "square", aspect=4 / 3)
+    film = [draw(red, 240)] * 36 + [draw(replace(blue, background=dark), 240)] * 36
+    store, given = Store(tmp_path / "index"), settings(pod.base_url)
+    index(write_video(tmp_path / "film.mp4", film), store, given)
+    with site(store, given) as served:
+        visit = Visit(page, served)
+        page.goto(served.base_url)
+        visit.search("a blue square")
+        visit.wait_for_play_within(3, 6)
+        shown = visit.shown_channel()
+        page.goto("about:blank")
+
+    assert (BLUE, 2) == (shown, store.count())
 
 
 def test_video_that_is_gone_is_named(visit: Visit) -> None:

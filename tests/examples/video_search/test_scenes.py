@@ -4,7 +4,6 @@ import io
 import struct
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -18,20 +17,9 @@ from examples.video_search.scenes import (
     thumbnails,
 )
 from models.shapes_video import STORY
+from tests.examples.video_search.site import write_video
 
 ONE_FRAME_S = 1 / 12
-
-
-def write_video(path: Path, frames: list[Image.Image], *, key_frames: int = 250) -> Path:
-    """H.264 in MP4, as cameras and phones write it."""
-    with av.open(path, "w") as container:
-        stream = container.add_stream("libx264", rate=12)
-        stream.width, stream.height, stream.pix_fmt = *frames[0].size, "yuv420p"
-        stream.gop_size = key_frames
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_image(frame)))
-        container.mux(stream.encode(None))
-    return path
 
 
 def plain(colour: str, size: tuple[int, int] = (320, 240)) -> Image.Image:

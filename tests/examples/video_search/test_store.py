@@ -89,6 +89,17 @@ def test_vectors_of_another_model_are_refused(store: Store, video: Video, tmp_pa
     assert {0} == store.numbers(video)
 
 
+@pytest.mark.parametrize("together", [True, False], ids=["in one scene", "in one write"])
+def test_first_write_is_of_one_model_too(store: Store, video: Video, together: bool) -> None:
+    """A service that is rolled out in the middle leaves no mixture, not even in an empty index."""
+    one, other = embedding(1, 0), embedding(0, 1, fingerprint=OTHER)
+    mixed = [(SCENES[0], [one, other])] if together else [(SCENES[0], [one]), (SCENES[1], [other])]
+
+    with pytest.raises(MixedModels):
+        store.put_scenes(video, mixed)
+    assert 0 == store.count()
+
+
 def test_client_accepts_the_indexs_model_only(store: Store, video: Video) -> None:
     """So that the fallback can be compared before the first backend was ever seen."""
     store.put_scenes(video, [(SCENES[0], [embedding(1, 0)])])
