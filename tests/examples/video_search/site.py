@@ -59,7 +59,8 @@ def write_video(path: Path, frames: list[Image.Image], *, key_frames: int = 250)
     with av.open(path, "w") as container:
         stream = container.add_stream("libx264", rate=12)
         stream.width, stream.height, stream.pix_fmt = *frames[0].size, "yuv420p"
-        stream.gop_size = key_frames
+        # Not where the picture changes: a key frame there would be the right one by chance.
+        stream.gop_size, stream.options = key_frames, {"x264-params": "scenecut=0"}
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_image(frame)))
         container.mux(stream.encode(None))

@@ -74,9 +74,12 @@ class Visit:
         return self.page.locator("ol a")
 
     def wait_for_play_within(self, start_s: int, end_s: int) -> None:
-        """Until the player is in the scene and has played some of it."""
+        """Until the player has played some of the scene, and nothing before it."""
         wait_until(self.page, f"document.querySelector('video').currentTime > {start_s + 0.3}")
-        assert self.page.evaluate("document.querySelector('video').currentTime") <= end_s + SLACK_S
+        began_s, now_s = self.page.evaluate(
+            "(({ played, currentTime }) => [played.start(0), currentTime])(document.querySelector('video'))"
+        )
+        assert start_s <= began_s < now_s <= end_s + SLACK_S
 
     def shown_channel(self) -> int:
         """The strongest of red, green and blue in the middle of the picture."""

@@ -110,10 +110,13 @@ def test_client_accepts_the_indexs_model_only(store: Store, video: Video) -> Non
 def test_others_see_what_is_written(store: Store, video: Video, tmp_path: Path) -> None:
     """A page that was opened before searches what a worker has written since, also after it has tidied."""
     page = Store(tmp_path / "index")
+    other = Video("b" * 64, tmp_path / "other.mp4", SCENES)
+    store.put_video(other)
     store.put_scenes(video, [(SCENES[0], [embedding(1, 0)])])
     store.put_scenes(video, [(SCENES[1], [embedding(0, 1)])])
     store.tidy()
 
+    assert {video.id: video, other.id: other} == page.videos()
     assert [(0, 1.0, 1), (1, 0.0, 1)] == found(page, embedding(1, 0))
 
 
