@@ -4,6 +4,7 @@ Each worker keeps its figures where it counts, and hands them over in bulk, ever
 its end, to files that the library's multiprocess mode reads together. What was counted outlives the worker.
 """
 
+import fcntl
 import logging
 import math
 import os
@@ -12,6 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -31,16 +33,41 @@ _FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
 # In memory: a thread that writes to a mapped file on a disk that is slow holds up all others.
 _MEMORY = "/dev/shm"  # noqa: S108 - the folder gets a name that nobody can guess
+_PREFIX = "clip-metrics-"
+# Locked while anybody uses the folder.
+_OWNED = "owned"
 
 # A worker that is killed loses what it has counted since; others are seen as they were at most so long ago. Nobody asks
 # more often than every fifteen, and each time takes 4 ms of the interpreter that requests need.
 _HAND_OVER_S = 5.0
 
 
-def make_folder() -> None:
+def make_folder(*, memory: str = _MEMORY) -> None:
     """Before the first worker is started: an empty folder for the figures of all of them, which inherit its name."""
-    memory = _MEMORY if os.access(_MEMORY, os.W_OK) else None
-    os.environ[_FOLDER_VARIABLE] = tempfile.mkdtemp(prefix="clip-metrics-", dir=memory)
+    parent = memory if os.access(memory, os.W_OK) else tempfile.gettempdir()
+    _remove_orphans(Path(parent))
+    folder = tempfile.mkdtemp(prefix=_PREFIX, dir=parent)
+    # Held by this process and by the workers, which are its forks, until the last of them has ended, however that was.
+    owned = os.open(Path(folder, _OWNED), os.O_CREAT | os.O_RDONLY, 0o600)
+    fcntl.flock(owned, fcntl.LOCK_EX)
+    os.environ[_FOLDER_VARIABLE] = folder
+
+
+def _remove_orphans(parent: Path) -> None:
+    """What pods left here that were killed: nobody holds it any more."""
+    for folder in parent.glob(f"{_PREFIX}*"):
+        try:
+            # Of another user it is not to be opened; a moment after it was made it has no such file yet.
+            owned = os.open(folder / _OWNED, os.O_RDONLY)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(owned, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+        except BlockingIOError:
+            continue
+        finally:
+            os.close(owned)
 
 
 def remove_folder() -> None:

@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +13,10 @@ import requests
 from prometheus_client.parser import text_string_to_metric_families
 
 from core.metrics import DEVICE_MEMORY, METRICS, Kind
+from pod.metrics import make_folder
 from shared_auth.contract import EMBED_IMAGE, EMBED_TEXT
 from tools.testbed.image_server import ImageServer
-from tools.testbed.process import TINY_MODEL, PodProcess, pod_process
+from tools.testbed.process import ROOT, TINY_MODEL, PodProcess, pod_process
 from tools.testbed.target import signed_image, signed_text
 
 SOON_S = 30.0
@@ -171,3 +173,31 @@ def _wait_until(holds: Callable[[], bool]) -> None:
     while not holds():
         assert time.monotonic() < until_s
         time.sleep(0.1)
+
+
+def test_folder_of_a_killed_pod_goes_with_the_next_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And that of one that lives stays, as does what is none of ours."""
+    make = f"from pod.metrics import make_folder; make_folder(memory={str(tmp_path)!r}); print(1, flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", make], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT, text=True
+    ) as living:
+        assert living.stdout is not None
+        living.stdout.readline()
+        [kept] = tmp_path.iterdir()
+        with subprocess.Popen(
+            [sys.executable, "-c", make], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT, text=True
+        ) as killed:
+            assert killed.stdout is not None
+            killed.stdout.readline()
+            left = set(tmp_path.iterdir()) - {kept}
+            killed.kill()
+        others = tmp_path / "clip-metrics-others"
+        others.mkdir()
+        monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", "")
+        make_folder(memory=str(tmp_path))
+        now = set(tmp_path.iterdir())
+        living.kill()
+
+    assert 1 == len(left)
+    assert not left & now
+    assert {kept, others} < now
