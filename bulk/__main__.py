@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import NoReturn
 
 from bulk.account import Cost, Summary
@@ -89,8 +90,7 @@ class _Command:
         plan = read_plan(self._folders)
         if plan is None:
             raise BulkError(f"{self._given.output}: is no output of a run")
-        self._require_model(plan, self._model())
-        return self._run(plan).retry(Progress())
+        return self._run(self._with_model(plan, self._model())).retry(Progress())
 
     def _planned(self) -> Planned:
         given = self._given
@@ -103,19 +103,21 @@ class _Command:
             return write_plan(self._folders, planned, planned.input.batches())
         if not self._given.resume:
             raise BulkError(f"{self._given.output}: there is an output already: --resume goes on with it")
-        self._require_model(there, planned.model)
+        same = self._with_model(there, planned.model)
         for name in ("input", "dtype", "format"):
             before, now = getattr(there.planned, name), getattr(planned, name)
             if before != now:
                 raise BulkError(f"--resume: {name} was {before}, and is {now} now: use another output")
-        return there
+        return same
 
-    def _require_model(self, plan: Plan, model: Model) -> None:
+    def _with_model(self, plan: Plan, model: Model) -> Plan:
+        """The plan for another way to the same model. Raises `BulkError` for another model."""
         if model.fingerprint != plan.model.fingerprint:
             raise BulkError(
                 f"the output's vectors have fingerprint {plan.model.fingerprint} and this model's have"
                 f" {model.fingerprint}: they cannot be mixed; use the same model, or another output"
             )
+        return replace(plan, planned=replace(plan.planned, model=model))
 
     def _model(self) -> Model:
         if self._options.service is not None:
@@ -149,6 +151,8 @@ def _say(summary: Summary) -> None:
     print(f"{summary.rows:,} rows = {summary.vectors:,} vectors + {summary.rejects:,} rejects")
     for code, count in summary.rejects_by_code.items():
         print(f"  {code}: {count:,}")
+    if not summary.rows_of_this_run:
+        return
     cost = "" if summary.cost is None else f", cost {summary.cost:,.2f}"
     print(
         f"{summary.rows_of_this_run:,} rows in {summary.seconds:,.0f} s, {summary.rows_per_second:,.0f} a second{cost}"

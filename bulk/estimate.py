@@ -1,7 +1,7 @@
 """What a run would take, by a sample of its rows that goes all the way to files and is then removed."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bulk.plan import Folders, Planned, write_plan
 from bulk.progress import Progress, duration
@@ -10,6 +10,7 @@ from bulk.store import Store
 from core.settings import ServiceSettings
 
 _FOLDER = "_estimate"
+_FEWEST_PIECES = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +32,15 @@ class Estimate:
 def estimate(planned: Planned, folders: Folders, settings: ServiceSettings, options: Options, *, rows: int) -> Estimate:
     """Embed about so many rows. Raises `BulkError`."""
     beside = Folders(folders.output / _FOLDER)
+    # Enough pieces to see how fast they follow each other.
+    sample = replace(planned, piece_rows=min(planned.piece_rows, max(1, rows // _FEWEST_PIECES)))
     try:
-        plan = write_plan(beside, planned, planned.input.sample(rows))
+        plan = write_plan(beside, sample, planned.input.sample(rows))
         store = Store(plan, beside)
         progress = Progress()
         made = Run(store, settings, options).embed(progress)
         total = planned.input.count()
-        seconds = total / progress.rate
+        seconds = total / (progress.rate or made.rows_per_second)
         size = store.vectors.size() / max(1, made.vectors)
         return Estimate(total, seconds, round(total * size), options.cost.of(seconds))
     finally:

@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import orjson
@@ -142,10 +143,9 @@ class Run:
         listed = ray.data.from_arrow([_table(group) for group in _by_part(pieces)])
         # A block for each piece: what Ray gives to one call of a stage.
         each = listed.map_batches(_as_it_is, batch_size=1, batch_format="pyarrow", num_cpus=_LITTLE_CPU)
-        ready = self._stages(each.repartition(target_num_rows_per_block=1), job)
-        return ready.map_batches(
-            keep, fn_args=[self._store], batch_size=None, batch_format="pyarrow", num_cpus=_LITTLE_CPU
-        )
+        done = self._stages(each.repartition(target_num_rows_per_block=1), job)
+        kept = partial(keep, store=self._store)
+        return done.map_batches(kept, batch_size=None, batch_format="pyarrow", num_cpus=_LITTLE_CPU)
 
     def _stages(self, pieces: Dataset, job: Job) -> Dataset:
         sizes, service = self._options.sizes, self._options.service
