@@ -24,7 +24,7 @@ from core.settings import ServiceSettings, load_settings
 
 _FAILED, _INTERRUPTED = 1, 130
 _SAMPLE_ROWS = 2_000
-_PIECE_ROWS = 512
+PIECE_ROWS = 512
 
 _DESCRIPTION = """Embed every row of a table: images by URL, by path or by their bytes, or texts. Each row of the input
 is in the output once: with its vector, or among the rejects with the reason."""
@@ -207,7 +207,7 @@ def _add_embed(parser: argparse.ArgumentParser) -> None:
     add(
         "--piece-rows",
         type=_positive,
-        default=_PIECE_ROWS,
+        default=PIECE_ROWS,
         metavar="N",
         help="embedded at once; lost when a machine is",
     )

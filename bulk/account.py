@@ -49,6 +49,8 @@ class Summary:
     rows_of_this_run: int
     seconds: float
     rows_per_second: float
+    rows_per_second_once_running: float
+    """Without the start of processes and models: since the first piece was done; 0 for a single piece."""
     cost: float | None
     model: Model
     dtype: str

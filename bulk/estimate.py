@@ -37,10 +37,9 @@ def estimate(planned: Planned, folders: Folders, settings: ServiceSettings, opti
     try:
         plan = write_plan(beside, sample, planned.input.sample(rows))
         store = Store(plan, beside)
-        progress = Progress()
-        made = Run(store, settings, options).embed(progress)
+        made = Run(store, settings, options).embed(Progress())
         total = planned.input.count()
-        seconds = total / (progress.rate or made.rows_per_second)
+        seconds = total / (made.rows_per_second_once_running or made.rows_per_second)
         size = store.vectors.size() / max(1, made.vectors)
         return Estimate(total, seconds, round(total * size), options.cost.of(seconds))
     finally:

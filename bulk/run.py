@@ -116,7 +116,7 @@ class Run:
             if waiting[part] == 0:
                 merges.begin(part)
         merges.wait()
-        return self._finish(account, time.monotonic() - began_s)
+        return self._finish(account, time.monotonic() - began_s, progress.rate)
 
     def _outcomes(self, pieces: Sequence[Piece]) -> Iterator[tuple[int, Counter[str | None]]]:
         """The codes of each piece that has been kept, None for vectors, in the order in which that was done."""
@@ -168,7 +168,7 @@ class Run:
         sizes = self._options.sizes
         return _mapped(pieces, stage, [job], sizes.encoders, cpus=sizes.encoder_cpus, gpus=sizes.encoder_gpus)
 
-    def _finish(self, account: Account, seconds: float) -> Summary:
+    def _finish(self, account: Account, seconds: float, rate: float) -> Summary:
         """Count what is in the files, not what was said on the way. Raises `BulkError` unless that is every row."""
         counts = self._store.complete_parts().values()
         rejects = self._store.reject_codes()
@@ -180,6 +180,7 @@ class Run:
             rows_of_this_run=account.this_run,
             seconds=round(seconds, 1),
             rows_per_second=round(account.this_run / seconds, 1),
+            rows_per_second_once_running=round(rate, 1),
             cost=self._options.cost.of(seconds),
             model=self._plan.model,
             dtype=self._plan.dtype,
