@@ -31,7 +31,7 @@ from bench.machine import about, commit
 from bench.pod import end_with_pods, full_size_pod
 from bench.table import checklist
 from bench.trees import THIS
-from bench.work import ImageBatches
+from bench.work import ImageBatches, text_of
 from bench.workload import RESULTS, ROOT, THUMBNAIL, pictures
 from bulk.__main__ import PIECE_ROWS
 from tools.testbed.process import MODEL_CACHE, SECRET, TINY_MODEL
@@ -39,6 +39,8 @@ from tools.testbed.process import MODEL_CACHE, SECRET, TINY_MODEL
 BULK, POD = "python -m bulk, 10 hosts", "pod, batches of 16, 4 clients, 7 hosts"
 RATE, REJECTS, SECONDS = "vectors/s", "rejects", "s"
 MEMORY_EARLY, MEMORY_LATE, MEMORY_MOST = "MB at 1/4", "MB at 3/4", "MB most"
+# What Ray, the plan and the output cost by the piece, whatever is in it.
+PIECES, PIECES_RATE = "texts in pieces of one", "pieces/s"
 _GOAL = 0.9
 _FLAT = 1.1
 # Of numbers of a vector of length 1: passes of another size round otherwise.
@@ -49,6 +51,7 @@ _HOSTS = 10
 _SLOW, _FAILING, _REDIRECTING = 7, 8, 9
 _SLOW_S = 0.2
 _POD_SECONDS = 20.0
+_SMALL_PIECES = 1_000
 _LOOK_S = 0.5
 _MB = 1e6
 
@@ -73,7 +76,8 @@ def main() -> None:
         second = bench.pod()
         killed = bench.disturbed()
         differences = _differences(run.output, killed)
-    lines = [_pod_line(first, second), run.line()]
+        pieces = bench.pieces()
+    lines = [_pod_line(first, second), run.line(), Line(PIECES, THIS.label, {PIECES_RATE: pieces})]
     checks = (*_checks(lines, options.rows, run), _same(differences))
     print(f"{before['machine']['processor']}\n")
     print(lines_table(lines), "\n")
@@ -176,6 +180,15 @@ class _Bench:
                 time.sleep(_LOOK_S)
         return _Ran(output, _summary(output), memory)
 
+    def pieces(self) -> float:
+        """Pieces a second, of next to nothing."""
+        texts = self._folder / "texts.parquet"
+        parquet.write_table(pa.table({"text": [text_of(number) for number in range(_SMALL_PIECES)]}), texts)
+        output = self._folder / "pieces"
+        with self._driver(output, "--piece-rows", "1", given=[str(texts), "--text-column", "text"]):
+            pass
+        return float(_summary(output)["rows_per_second_once_running"])
+
     def disturbed(self) -> Path:
         """Kill the driver at a third, go on, and kill a process of the model at two thirds."""
         output = self._folder / "disturbed"
@@ -189,11 +202,11 @@ class _Bench:
         return output
 
     @contextmanager
-    def _driver(self, output: Path, *more: str) -> Iterator["subprocess.Popen[bytes]"]:
-        command = [sys.executable, "-m", "bulk", "embed", "--input", str(self._input), "--output", str(output)]
-        columns = ["--id-column", "id", "--url-column", "url"]
+    def _driver(self, output: Path, *more: str, given: Sequence[str] = ()) -> Iterator["subprocess.Popen[bytes]"]:
+        images = [str(self._input), "--id-column", "id", "--url-column", "url"]
+        command = [sys.executable, "-m", "bulk", "embed", "--output", str(output), "--input", *(given or images)]
         environ = {**os.environ, "CLIP_CACHE_DIR": str(MODEL_CACHE), "CLIP_DTYPE": "auto", **self._settings}
-        driver = subprocess.Popen([*command, *columns, *more], env=environ, cwd=ROOT)  # noqa: S603 - our own
+        driver = subprocess.Popen([*command, *more], env=environ, cwd=ROOT)  # noqa: S603 - our own
         try:
             yield driver
             driver.wait()
