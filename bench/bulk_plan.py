@@ -1,7 +1,7 @@
 """A hundred million thumbnails on paper: hours, bytes, money, and what breaks first: `python -m bench.bulk_plan`.
 
 Measures nothing: its rates are those in bench/results of the engine on a GPU (gpu.json), of an image's way to pixels
-(host.json) and of Ray by the piece (bulk.json). Each has its own machine: the sum is as good as their likeness to yours.
+(host.json) and of Ray by the piece (bulk.json). Each has its own machine: the sum is as good as they are like yours.
 """
 
 import argparse

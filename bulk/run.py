@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 import pyarrow as pa
 import ray
-from ray.data import ActorPoolStrategy, DataContext, Dataset
+from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
 
 from bulk.account import Account, Cost, Summary
 from bulk.cluster import Sizes, explained_by_ray
@@ -33,6 +33,7 @@ _PIECES_AHEAD = 2
 _DECODED_AT_ONCE = 2
 # Of a processor: these wait for a disk or a network.
 _LITTLE_CPU = 0.02
+_KEPT_AT_ONCE = 4
 _MERGES_AT_ONCE = 4
 
 
@@ -142,10 +143,18 @@ class Run:
         job = Job(self._plan, self._store.folders, self._settings, files)
         listed = ray.data.from_arrow([_table(group) for group in _by_part(pieces)])
         # A block for each piece: what Ray gives to one call of a stage.
-        each = listed.map_batches(_as_it_is, batch_size=1, batch_format="pyarrow", num_cpus=_LITTLE_CPU)
+        each = listed.map_batches(
+            _as_it_is, compute=TaskPoolStrategy(1), batch_size=1, batch_format="pyarrow", num_cpus=_LITTLE_CPU
+        )
         done = self._stages(each.repartition(target_num_rows_per_block=1), job)
-        kept = partial(keep, store=self._store)
-        return done.map_batches(kept, batch_size=None, batch_format="pyarrow", num_cpus=_LITTLE_CPU)
+        return done.map_batches(
+            partial(keep, store=self._store),
+            # Each is a process of Ray's, and one is enough for what an encoder makes unless the disk is far away.
+            compute=TaskPoolStrategy(_KEPT_AT_ONCE * self._options.sizes.encoders),
+            batch_size=None,
+            batch_format="pyarrow",
+            num_cpus=_LITTLE_CPU,
+        )
 
     def _stages(self, pieces: Dataset, job: Job) -> Dataset:
         sizes, service = self._options.sizes, self._options.service
