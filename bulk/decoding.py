@@ -3,10 +3,7 @@
 Knows nothing of Ray. What a stranger's image does to its decoder is between the two of them: see `core.images.pool`.
 """
 
-import logging
 import threading
-import time
-from collections import Counter, deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -14,7 +11,8 @@ from itertools import islice
 
 import numpy as np
 
-from bulk.hosts import Hosts, Need
+from bulk.downloads import Downloads
+from bulk.hosts import Hosts
 from bulk.outcomes import Reject
 from bulk.places import Place
 from bulk.sources import Source, read_file
@@ -29,8 +27,6 @@ from core.images.settings import child_settings
 from core.settings import ServiceSettings
 from shared_auth.contract import MAX_URL_CHARACTERS
 
-logger = logging.getLogger(__name__)
-
 # What an image process says of itself and not of the image: another try costs nothing but time.
 _OF_NO_IMAGE = (Overloaded, DeadlineExceeded, InternalError)
 _MAX_TRIES = 3
@@ -38,8 +34,8 @@ _MAX_TRIES = 3
 # Beyond its download an image waits for its turn to be decoded, behind at most two pieces.
 _MAX_WAIT_S = 300.0
 
-# How soon places that another machine has given back are asked for.
-_ASK_AGAIN_S = 0.2
+# More than wait for a host as a rule; an image process looks through all that wait whenever one has come.
+_DOWNLOADS_PER_PROCESS = 64
 
 # Files that are read and sent to image processes at once; of the largest allowed, 320 MB.
 _FILES_AT_ONCE = 16
@@ -69,7 +65,7 @@ class _Call:
 
 @dataclass(slots=True, eq=False)
 class _Download:
-    """An image by URL: `host` has a place for it while it is under way."""
+    """An image by URL: see `bulk.downloads.Download`."""
 
     call: _Call
     index: int
@@ -115,13 +111,6 @@ class Decoder:
         """Raises `StartError`."""
         self._settings = settings
         self._size_px = size_px
-        self._hosts = hosts
-        self._changed = threading.Condition()
-        self._waiting: dict[str, deque[_Download]] = {}
-        self._busy: Counter[str] = Counter()
-        self._granted: dict[str, int] = {}
-        self._asked_s = 0.0
-        self._closing = False
         self._groups = threading.Semaphore(_GROUPS_AT_ONCE)
         most_bytes = _GROUPS_AT_ONCE * _FILES_AT_ONCE * settings.max_image_size_bytes
         self._sent = SentLimits(settings.max_image_size_bytes, ByteBudget(most_bytes))
@@ -134,8 +123,7 @@ class Decoder:
         self._images.start()
         self._images.wait_until_ready()
         self._readers = ThreadPoolExecutor(_FILES_AT_ONCE, "read-image")
-        self._begins = threading.Thread(target=self._begin_downloads, name="begin-downloads", daemon=True)
-        self._begins.start()
+        self._downloads = Downloads(hosts, self._begin, most=processes * _DOWNLOADS_PER_PROCESS)
 
     @property
     def healthy(self) -> bool:
@@ -153,10 +141,7 @@ class Decoder:
 
     def close(self) -> None:
         """End the processes and threads; nobody may be waiting."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify_all()
-        self._begins.join()
+        self._downloads.close()
         self._readers.shutdown()
         self._images.close()
 
@@ -171,66 +156,12 @@ class Decoder:
                     call.settle(index, refused)
                 else:
                     downloads.append(_Download(call, index, source, host_of(source)))
-        with self._changed:
-            for download in downloads:
-                self._waiting.setdefault(download.host, deque()).append(download)
-            self._changed.notify_all()
-
-    # The one thread that begins downloads.
-
-    def _begin_downloads(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._closing or self._waiting or self._granted)
-                self._changed.wait_for(lambda: self._closing or self._may_begin(), _ASK_AGAIN_S)
-                if self._closing:
-                    return
-                ready = self._take_ready()
-                needs = self._needs() if self._asks_now() else None
-            self._begin(ready)
-            if needs is not None:
-                self._ask(needs)
-
-    def _may_begin(self) -> bool:
-        """Whether something waits whose host has a place, or has not been asked about."""
-        return any(host not in self._granted or self._granted[host] > self._busy[host] for host in self._waiting)
-
-    def _asks_now(self) -> bool:
-        unknown = any(host not in self._granted for host in self._waiting)
-        return unknown or time.monotonic() - self._asked_s >= _ASK_AGAIN_S
-
-    def _needs(self) -> dict[str, Need]:
-        """Of each host that is or was wanted: who wants it no more says so."""
-        hosts = {*self._waiting, *self._busy, *self._granted}
-        waiting = {host: len(self._waiting.get(host, ())) for host in hosts}
-        return {host: Need(self._busy[host] + waiting[host], self._busy[host]) for host in hosts}
-
-    def _ask(self, needs: dict[str, Need]) -> None:
-        self._asked_s = time.monotonic()
-        try:
-            granted = self._hosts.ask(needs)
-        except Exception:
-            # Whoever shares the places out is not there for a moment: what was granted holds on.
-            logger.exception("nobody says how many downloads each host may have")
-            return
-        with self._changed:
-            self._granted = {host: places for host, places in granted.items() if needs[host].wanted}
-
-    def _take_ready(self) -> list[_Download]:
-        ready = []
-        for host, waiting in list(self._waiting.items()):
-            count = max(0, min(len(waiting), self._granted.get(host, 0) - self._busy[host]))
-            ready += [waiting.popleft() for _ in range(count)]
-            self._busy[host] += count
-            if not waiting:
-                del self._waiting[host]
-        return ready
+        self._downloads.add(downloads)
 
     def _begin(self, downloads: Sequence[_Download]) -> None:
         deadline = Deadline.after(self._settings.image_download_timeout_s + _MAX_WAIT_S)
         jobs = [ImageJob(download.url, deadline, owner=download) for download in downloads]
-        if jobs:
-            self._images.begin(jobs, at_once=len(jobs))
+        self._images.begin(jobs, at_once=len(jobs))
 
     def _send_files(self, call: _Call, sources: Sequence[Source]) -> None:
         """Group by group: what is held of files has an end, however many there are."""
@@ -270,29 +201,20 @@ class Decoder:
         """Whoever waits does so for all of a piece."""
 
     def ended(self, jobs: Sequence[ImageJob]) -> None:
+        again = []
         for job in jobs:
             image: _Download | _SentFile = job.owner
-            if not self._goes_again(image, job.error):
+            if isinstance(image, _Download) and isinstance(job.error, _OF_NO_IMAGE) and image.tries < _MAX_TRIES:
+                image.tries += 1
+                again.append(image)
+            else:
                 image.call.settle(image.index, _reject(job.error) if job.pixels is None else job.pixels)
         self._images.release(jobs)
-        self._give_places_back([job.owner for job in jobs])
-
-    def _goes_again(self, image: _Download | _SentFile, error: ServiceError | None) -> bool:
-        if isinstance(image, _SentFile) or not isinstance(error, _OF_NO_IMAGE) or image.tries >= _MAX_TRIES:
-            return False
-        image.tries += 1
-        with self._changed:
-            self._waiting.setdefault(image.host, deque()).append(image)
-        return True
-
-    def _give_places_back(self, images: Sequence[_Download | _SentFile]) -> None:
-        with self._changed:
-            self._busy.subtract(image.host for image in images if isinstance(image, _Download))
-            self._busy = +self._busy
-            self._changed.notify_all()
-        for image in images:
-            if isinstance(image, _SentFile):
-                image.group.one_less()
+        self._downloads.add(again)
+        self._downloads.ended([job.owner for job in jobs if isinstance(job.owner, _Download)])
+        for job in jobs:
+            if isinstance(job.owner, _SentFile):
+                job.owner.group.one_less()
 
 
 def _reject(error: ServiceError | None) -> Reject:
