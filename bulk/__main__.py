@@ -37,6 +37,8 @@ interrupted"""
 
 # Of the service, which has callers: a run has none.
 _OF_CALLERS = ("EMBEDDING_HMAC_SECRET", "EMBEDDING_HMAC_SECRET_PREVIOUS", "EMBEDDING_HMAC_CLIENTS", "API_KEYS")
+# What other machines of a cluster are told of the environment, where they are to ask a service.
+_OF_CLIENTS = ("CLIP_", "EMBEDDING_", "RUNPOD_")
 
 
 def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -72,7 +74,7 @@ class _Command:
             self._sizes,
             host_connections=options.host_connections,
             cost=Cost(options.price_per_hour),
-            service=dict(environ) if options.through == "client" else None,
+            service=_of_clients(environ) if options.through == "client" else None,
         )
 
     def run(self) -> Summary | None:
@@ -134,6 +136,10 @@ def _settings(environ: Mapping[str, str]) -> ServiceSettings:
     settings = load_settings({**read, "ALLOW_INSECURE_AUTH": "1"})
     # Nothing comes twice; and then nobody hashes downloads.
     return settings.model_copy(update={"cache_bytes": 0})
+
+
+def _of_clients(environ: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environ.items() if name.startswith(_OF_CLIENTS)}
 
 
 def _input(options: argparse.Namespace) -> Input:
