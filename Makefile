@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TARGET ?= pod
 
 .DEFAULT_GOAL := help
-.PHONY: browser chaos demo fuzz help install run run-serverless smoke test lint types format bench bench-health bench-memory bench-gpu bench-host bench-mixed bench-parity bench-text-batch bench-cache bench-client bench-int8 bench-scaling docker-build image-check docs-check metrics-page prometheus redis settings-page trace-example clean
+.PHONY: browser chaos demo fuzz help install run run-serverless smoke test lint types format bench bench-health bench-memory bench-gpu bench-host bench-mixed bench-parity bench-text-batch bench-bulk bench-cache bench-client bench-int8 bench-scaling docker-build image-check docs-check metrics-page prometheus redis settings-page trace-example clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -80,6 +80,9 @@ bench-text-batch: $(VENV)/installed-dev ## texts in batches beside texts one by 
 
 bench-cache: $(VENV)/installed-dev ## what comes again, what is kept, and clients over their rate (full-size model, a minute)
 	$(BIN)/python -m bench.cache
+
+bench-bulk: $(VENV)/installed-dev ## 20,000 images of ten hosts through Ray Data, beside the pod's own batches (minutes)
+	$(BIN)/python -m bench.bulk
 
 bench-client: $(VENV)/installed-all ## 200,000 images through both clients: does their memory stay level, and how fast are they? (half an hour)
 	$(BIN)/python -m bench.client

@@ -24,14 +24,16 @@ class ImageServer:
 
 
 @contextmanager
-def image_server(files: Mapping[str, bytes], *, host: str = "127.0.0.1", delay_s: float = 0.0) -> Iterator[ImageServer]:
+def image_server(
+    files: Mapping[str, bytes], *, host: str = "127.0.0.1", delay_s: float = 0.0, other: bytes | None = None
+) -> Iterator[ImageServer]:
     """Serve `files`, by name, on a free port of `host` until the block ends. Queries are ignored.
 
-    Each answer leaves `delay_s` after its request.
+    Each answer leaves `delay_s` after its request. With `other` each answer is that, head and all.
     """
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    process = context.Process(target=_serve, args=(dict(files), host, delay_s, there), daemon=True)
+    process = context.Process(target=_serve, args=(_answers(files, other), host, delay_s, there), daemon=True)
     process.start()
     try:
         if not here.poll(_START_TIMEOUT_S):
@@ -43,15 +45,18 @@ def image_server(files: Mapping[str, bytes], *, host: str = "127.0.0.1", delay_s
         process.join()
 
 
-def _serve(files: dict[str, bytes], host: str, delay_s: float, port: Pipe) -> None:
-    asyncio.run(_serve_until_terminated(files, host, delay_s, port))
-
-
-async def _serve_until_terminated(files: dict[str, bytes], host: str, delay_s: float, port: Pipe) -> None:
-    answers = {
-        f"/{name}".encode(): b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(data) + data
+def _answers(files: Mapping[str, bytes], other: bytes | None) -> dict[bytes, bytes]:
+    return {
+        f"/{name}".encode(): other or b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(data) + data
         for name, data in files.items()
     }
+
+
+def _serve(answers: dict[bytes, bytes], host: str, delay_s: float, port: Pipe) -> None:
+    asyncio.run(_serve_until_terminated(answers, host, delay_s, port))
+
+
+async def _serve_until_terminated(answers: dict[bytes, bytes], host: str, delay_s: float, port: Pipe) -> None:
     server = await asyncio.get_running_loop().create_server(lambda: _Static(answers, delay_s), host, 0)
     port.send(server.sockets[0].getsockname()[1])
     await server.serve_forever()

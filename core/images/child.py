@@ -26,7 +26,7 @@ import simplejpeg  # type: ignore[import-untyped]
 
 from core.byte_budget import ByteBudget
 from core.deadline import Cancellation, Deadline
-from core.errors import DeadlineExceeded, InternalError, ServiceError, UrlNotAllowed
+from core.errors import DeadlineExceeded, InternalError, ServiceError
 from core.images.arena import Arena
 from core.images.decoding.effort import expected_decode_s
 from core.images.decoding.pixels import PixelDecoder
@@ -35,7 +35,7 @@ from core.images.downloads import LENT_PLACES, Downloads
 from core.images.fairness import Download
 from core.images.fetch.allowlist import AllowList
 from core.images.fetch.fetcher import Fetcher, FetchLimits
-from core.images.fetch.urls import parse_url
+from core.images.fetch.urls import host_of
 from core.images.job import Pixels
 from core.images.messages import (
     DECODE,
@@ -273,14 +273,6 @@ def _task(part: Part, job_id: int, slot: int, source: Source) -> Task:
         return Task(job_id, source, slot, part, Download(part.number, host_of(source), part.at_once))
     offset, size = source
     return Task(job_id, "", slot, part, Download(part.number, "", part.at_once), (offset, size))
-
-
-def host_of(url: str) -> str:
-    """Return what fairness counts by: the host that the fetch will ask, "" for a URL that it will refuse."""
-    try:
-        return parse_url(url).host
-    except UrlNotAllowed:
-        return ""
 
 
 def _end_with(parent_pid: int) -> None:

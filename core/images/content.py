@@ -9,7 +9,7 @@ import fcntl
 import hashlib
 import os
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Protocol
@@ -73,19 +73,27 @@ class SentImages:
 
         What is wrong with an image is that image's error. Raises `Overloaded` when the budget has no room.
         """
-        digest, size = hashlib.sha256(), 0
-        offset = self._size
         try:
-            for data in _decoded(base64):
-                digest.update(data)
-                size += len(data)
-                # A larger one is read to its end all the same: its signature is checked like any other.
-                if size <= self._limits.max_image_bytes:
-                    self._write(data)
+            return self._take(_decoded(base64))
         except InvalidImage as error:
             return SentImage(None, 0, error=error)
+
+    def take_file(self, content: bytes) -> SentImage:
+        """The same for an image that is not base64."""
+        return self._take([content])
+
+    def _take(self, pieces: Iterable[bytes]) -> SentImage:
+        """Raises what `pieces` does, and `Overloaded`."""
+        digest, size = hashlib.sha256(), 0
+        offset = self._size
+        for data in pieces:
+            digest.update(data)
+            size += len(data)
+            # A larger one is read to its end all the same: its signature is checked like any other.
+            if size <= self._limits.max_image_bytes:
+                self._write(data)
         if size == 0:
-            return SentImage(None, 0, error=InvalidImage("image_b64 is empty"))
+            return SentImage(None, 0, error=InvalidImage("the image has no bytes"))
         if size > self._limits.max_image_bytes:
             too_large = ImageTooLarge(f"the image has more than {self._limits.max_image_bytes} bytes")
             return SentImage(digest.hexdigest(), size, error=too_large)

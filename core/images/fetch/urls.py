@@ -97,3 +97,11 @@ def _normal(text: str, base: str | None) -> Url:
 def _refuse_length(text: str, max_chars: int) -> None:
     if len(text) > max_chars:
         raise UrlNotAllowed(f"the URL is longer than {max_chars} characters")
+
+
+def host_of(url: str) -> str:
+    """Return what fairness counts by: the host that the fetch will ask, "" for a URL that it will refuse."""
+    try:
+        return parse_url(url).host
+    except UrlNotAllowed:
+        return ""

@@ -17,7 +17,7 @@ from core.byte_budget import ByteBudget
 from core.deadline import Cancellation, Deadline
 from core.errors import DeadlineExceeded, DownloadError, InternalError, Overloaded, ServiceError
 from core.images.arena import Arena
-from core.images.child import Child, host_of
+from core.images.child import Child
 from core.images.downloads import Downloads
 from core.images.fairness import Download
 from core.images.job import Pixels

@@ -1,0 +1,92 @@
+"""Vectors from a pod or an endpoint, by the client of this service and with its own settings. Knows nothing of Ray."""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bulk.errors import BulkError
+from bulk.inputs import Kind
+from bulk.outcomes import Reject
+from bulk.places import Place
+from bulk.plan import Model
+from bulk.sources import Source, read_file
+
+if TYPE_CHECKING:
+    from clip_embedding_client import ClientSettings
+    from clip_embedding_client.values import Outcome
+
+Vectors = npt.NDArray[np.float32]
+
+_EXPECTED = "CLIP_EXPECTED_FINGERPRINT"
+_READERS = 16
+
+
+class Asker:
+    """One client, for one thread. What is away for a whole piece ends the run: its rows are not at fault."""
+
+    def __init__(self, environ: Mapping[str, str], max_file_bytes: int, *, fingerprint: str | None = None) -> None:
+        """Raises `BulkError` for settings that are of no use."""
+        from clip_embedding_client import ClipClient, ClipClientError
+
+        self._error = ClipClientError
+        expected = {} if fingerprint is None else {_EXPECTED: fingerprint}
+        try:
+            self._client = ClipClient(_settings({**environ, **expected}))
+        except ClipClientError as error:
+            raise BulkError(error.message) from error
+        self._max_file_bytes = max_file_bytes
+        self._readers = ThreadPoolExecutor(_READERS, "read-image")
+
+    def model(self) -> Model:
+        """What the service embeds with. Raises `BulkError` when it does not say."""
+        try:
+            health = self._client.health()
+        except self._error as error:
+            raise BulkError(f"the service does not answer: {error}") from error
+        if health.model_name is None or health.fingerprint is None or health.dim is None:
+            raise BulkError(f"the service is {health.status}: it does not say yet with which model it embeds")
+        return Model(health.model_name, health.fingerprint, health.dim, size_px=0)
+
+    def ask(self, sources: Sequence[Source], *, dim: int, kind: Kind) -> tuple[Vectors, list[Reject | None]]:
+        """Return float32 (n, dim) of L2 norm 1, and None or why there is none. Raises `BulkError`."""
+        loaded = list(self._readers.map(self._loaded, sources))
+        sent = [one for one in loaded if not isinstance(one, Reject)]
+        embed: Any = self._client.embed_images if kind.is_image else self._client.embed_texts
+        try:
+            answers = iter(embed(sent))
+        except self._error as error:
+            raise BulkError(str(error)) from error
+        outcomes = [one if isinstance(one, Reject) else next(answers) for one in loaded]
+        self._require_service(outcomes)
+        vectors = np.zeros((len(sources), dim), np.float32)
+        rejects = [self._taken(outcome, row) for outcome, row in zip(outcomes, vectors, strict=True)]
+        return vectors, rejects
+
+    def _loaded(self, source: Source) -> str | bytes | Reject:
+        if source is None:
+            return Reject("VALIDATION_ERROR", "there is nothing in this row", retryable=False)
+        if not isinstance(source, Place):
+            return source
+        return read_file(source, self._max_file_bytes)
+
+    def _require_service(self, outcomes: "Sequence[Outcome | Reject]") -> None:
+        errors = [one for one in outcomes if isinstance(one, self._error)]
+        if errors and len(errors) == len(outcomes) and all(error.unavailable for error in errors):
+            raise BulkError(f"the service is away: {errors[0]}; go on with --resume when it is back")
+
+    def _taken(self, outcome: "Outcome | Reject", row: npt.NDArray[np.float32]) -> Reject | None:
+        if isinstance(outcome, Reject):
+            return outcome
+        if isinstance(outcome, self._error):
+            return Reject(outcome.code, outcome.message, outcome.retryable)
+        row[:] = outcome.vector
+        return None
+
+
+def _settings(environ: Mapping[str, str]) -> "ClientSettings":
+    from clip_embedding_client import ClientSettings
+
+    return ClientSettings.from_environ(environ)

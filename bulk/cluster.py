@@ -1,0 +1,130 @@
+"""Ray: this machine alone, or the cluster that RAY_ADDRESS names; and how a run is spread over it."""
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from bulk.errors import BulkError
+from bulk.places import reason
+from core.process import cpu
+
+# Of this machine's memory, for what is on its way between the stages. A piece of 512 images takes 77 MB.
+_OBJECT_STORE_BYTES = 1_500_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How many processes each stage has, and what each takes of a machine."""
+
+    encoders: int
+    encoder_cpus: float
+    encoder_gpus: float
+    decoders: int
+    decoder_cpus: float
+    decoder_processes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Machines:
+    """What a cluster has: `cpus` and `gpus` of all machines together."""
+
+    nodes: int
+    cpus: float
+    gpus: float
+
+
+# Ray gives the step that takes the plan apart a whole processor, which it hardly uses.
+_FOR_THE_PLAN = 1.0
+# Of what is left of a machine without a GPU; the rest is for whatever reads and writes.
+_FOR_ENCODING, _FOR_DECODING = 0.5, 0.4
+_FOR_THE_REST = 1 - _FOR_ENCODING - _FOR_DECODING
+_CPUS_PER_GPU = 1.0
+_FEWEST_PROCESSORS = 2
+_CPUS_PER_DECODER = 4.0
+
+
+def sizes(machines: Machines, *, encoders: int | None, decoders: int | None) -> Sizes:
+    """One encoder per GPU, and all other processors for decoding; without a GPU one of each per machine, where the two
+    share its cores. What is counted here is what Ray plans with. Raises `BulkError` when there is not enough of it.
+    """
+    left = machines.cpus - _FOR_THE_PLAN - _CPUS_PER_GPU * machines.gpus
+    if left <= 0:
+        has = f"{machines.cpus:g} processors and {machines.gpus:g} GPUs"
+        raise BulkError(f"the cluster has {has}: a processor for each GPU and two more are needed")
+    if machines.gpus >= 1:
+        each = min(_CPUS_PER_DECODER, left * (1 - _FOR_THE_REST))
+        count = decoders or max(1, int(left * (1 - _FOR_THE_REST) // each))
+        return Sizes(encoders or int(machines.gpus), _CPUS_PER_GPU, 1.0, count, each, max(1, round(each)))
+    cores = left / machines.nodes
+    return Sizes(
+        encoders=encoders or machines.nodes,
+        encoder_cpus=cores * _FOR_ENCODING,
+        encoder_gpus=0.0,
+        decoders=decoders or machines.nodes,
+        decoder_cpus=cores * _FOR_DECODING,
+        decoder_processes=max(1, int(machines.cpus / machines.nodes)),
+    )
+
+
+@contextmanager
+def cluster(environ: Mapping[str, str]) -> Iterator[Machines]:
+    """Join the cluster of RAY_ADDRESS, or start one here. Raises `BulkError` when the cluster cannot be joined."""
+    # What matters is raised. Its C++ part would write more, on standard error.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    import ray
+
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    address = environ.get("RAY_ADDRESS")
+    alone = {
+        "include_dashboard": False,
+        "num_cpus": max(_FEWEST_PROCESSORS, cpu.available_cores()),
+        "object_store_memory": _OBJECT_STORE_BYTES,
+    }
+    here: dict[str, Any] = {} if address else alone
+    try:
+        with _quiet():
+            ray.init(address or "local", logging_level=logging.ERROR, log_to_driver=False, **here)
+    except Exception as error:
+        raise BulkError(f"RAY_ADDRESS: {address or 'this machine'}: {reason(error)}") from error
+    try:
+        nodes = [node for node in ray.nodes() if node["Alive"]]
+        resources = ray.cluster_resources()
+        yield Machines(len(nodes), resources.get("CPU", 0.0), resources.get("GPU", 0.0))
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Ray's C++ part says on standard error that it was told to say nothing."""
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+@contextmanager
+def explained_by_ray() -> Iterator[None]:
+    """What failed somewhere in the cluster, in one line. Raises `BulkError`."""
+    import ray
+
+    try:
+        yield
+    except ray.exceptions.RayError as error:
+        raise BulkError(reason(_cause(error))) from error
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What was raised first: Ray wraps it once for every process that it passes."""
+    seen = error
+    while (inner := getattr(seen, "cause", None) or seen.__cause__) is not None:
+        seen = inner
+    return seen

@@ -1,0 +1,215 @@
+"""What is to be embedded, as it lies: Parquet, CSV, JSON lines or image files, to ids and sources. Asks no service."""
+
+import fnmatch
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import csv, json, parquet
+
+from bulk.errors import BulkError
+from bulk.places import Place, explained, stem
+
+ID, SOURCE = "id", "source"
+# Where the bytes of an image lie in the input: they are read from there, not copied.
+FILE, GROUP, ROW = "file", "group", "row"
+
+_PARQUET = (".parquet", ".pq")
+_CSV = (".csv",)
+_JSON_LINES = (".jsonl", ".ndjson")
+# What the service decodes.
+_IMAGES = (".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".webp")
+_SUFFIXES = (*_PARQUET, *_CSV, *_JSON_LINES)
+
+_GLOB = frozenset("*?[")
+_BATCH_ROWS = 65_536
+_SAMPLED_FILES = 8
+
+
+class Kind(Enum):
+    """What a row gives."""
+
+    IMAGE_URL = "image-url"
+    IMAGE_PATH = "image-path"
+    IMAGE_BYTES = "image-bytes"
+    TEXT = "text"
+    IMAGE_FILE = "image-file"
+    """The rows are the image files themselves."""
+
+    @property
+    def is_image(self) -> bool:
+        return self is not Kind.TEXT
+
+
+_SUFFIXES_OF = {Kind.IMAGE_FILE: _IMAGES, Kind.IMAGE_BYTES: _PARQUET}
+# A column without any value has no other type.
+_TEXT_TYPES = (pa.types.is_string, pa.types.is_large_string, pa.types.is_null)
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """The files at `uri`: one, all of a folder, or those that a pattern fits; `column` has what is to be embedded.
+
+    Without an `id_column` a row's id is its number, from 0; that of an image file is its path below `uri`.
+    """
+
+    uri: str
+    kind: Kind
+    column: str | None
+    id_column: str | None
+
+    def files(self) -> list[Place]:
+        """Sorted by path. Raises `BulkError` when there are none."""
+        suffixes = _SUFFIXES_OF.get(self.kind, _SUFFIXES)
+        _, pattern = self._base()
+        whole = self.place
+        below = whole.files(recursive=True)
+        if below == [whole.path]:
+            return [whole]
+        found = [path for path in below if pattern is None or fnmatch.fnmatch(path, f"{whole.path}/{pattern}")]
+        usable = [whole.at(path) for path in found if stem(path).lower().endswith(suffixes)]
+        if not usable:
+            raise BulkError(f"{self.uri}: there are no files there that end in {', '.join(suffixes)}")
+        return usable
+
+    @property
+    def place(self) -> Place:
+        """The file, or the folder below which all files are."""
+        return Place.of(self._base()[0])
+
+    def _base(self) -> tuple[str, str | None]:
+        """The folder above the first part with a wildcard, and the pattern below it."""
+        parts = self.uri.split("/")
+        wild = next((index for index, part in enumerate(parts) if _GLOB & set(part)), None)
+        if wild is None:
+            return self.uri, None
+        return "/".join(parts[:wild]) or ("/" if self.uri.startswith("/") else "."), "/".join(parts[wild:])
+
+    def batches(self) -> Iterator[pa.Table]:
+        """Yield all rows in order: `id` (int64 or string, one of them throughout) and `source`, a string or null; or,
+        for bytes, where they lie. Raises `BulkError` for what cannot be read, naming the file.
+        """
+        number, id_type = 0, None
+        for index, file in enumerate(self.files()):
+            with explained(file.path):
+                for batch in self._of_file(file, index):
+                    ids = _ids(batch.column(ID), file) if ID in batch.column_names else self._numbers(batch, number)
+                    if id_type not in (None, ids.type):
+                        raise BulkError(f"{file.path}: ids of type {ids.type}, where they were {id_type} before")
+                    id_type = ids.type
+                    number += len(batch)
+                    rest = [name for name in batch.column_names if name != ID]
+                    yield pa.table({ID: ids, **{name: batch.column(name) for name in rest}})
+
+    def count(self) -> int:
+        """How many rows there are: from the files' own numbers where they have them. Raises `BulkError`."""
+        files = self.files()
+        if self.kind is Kind.IMAGE_FILE:
+            return len(files)
+        return sum(self._count_of(file, index) for index, file in enumerate(files))
+
+    def _count_of(self, file: Place, index: int) -> int:
+        with explained(file.path):
+            if not stem(file.path).lower().endswith(_PARQUET):
+                return sum(len(batch) for batch in self._of_file(file, index))
+            with file.filesystem.open_input_file(file.path) as stream:
+                rows: int = parquet.ParquetFile(stream).metadata.num_rows
+                return rows
+
+    def sample(self, rows: int) -> Iterator[pa.Table]:
+        """Yield about so many rows: the first ones of some files that lie apart. Their ids are numbers."""
+        files = self.files()
+        apart = min(len(files), rows if self.kind is Kind.IMAGE_FILE else _SAMPLED_FILES)
+        number = 0
+        for index in range(0, len(files), max(1, len(files) // apart)):
+            left = max(1, -(-rows // apart))
+            with explained(files[index].path):
+                for batch in self._of_file(files[index], index):
+                    taken = batch.slice(0, left)
+                    taken = taken.drop_columns([ID]) if ID in taken.column_names else taken
+                    yield taken.add_column(0, ID, self._numbers(taken, number))
+                    number, left = number + len(taken), left - len(taken)
+                    if left == 0:
+                        break
+
+    def _of_file(self, file: Place, index: int) -> Iterator[pa.Table]:
+        if self.kind is Kind.IMAGE_FILE:
+            yield pa.table({ID: [self._name(file)], SOURCE: [file.path]})
+            return
+        name = stem(file.path).lower()
+        if name.endswith(_PARQUET):
+            yield from self._of_parquet(file, index)
+        elif self.kind is Kind.IMAGE_BYTES or not name.endswith(_SUFFIXES):
+            raise BulkError(f"{file.path}: must be a file of {', '.join(_SUFFIXES)} (a column of bytes: Parquet)")
+        else:
+            yield from self._of_lines(file, is_csv=name.endswith(_CSV))
+
+    def _of_parquet(self, file: Place, index: int) -> Iterator[pa.Table]:
+        with file.filesystem.open_input_file(file.path) as stream:
+            opened = parquet.ParquetFile(stream)
+            self._require_columns(file, opened.schema_arrow.names)
+            if self.kind is Kind.IMAGE_BYTES:
+                yield from self._places_of_bytes(opened, index, file)
+                return
+            for batch in opened.iter_batches(_BATCH_ROWS, columns=self._columns):
+                yield self._renamed(pa.table(batch), file)
+
+    def _places_of_bytes(self, opened: parquet.ParquetFile, index: int, file: Place) -> Iterator[pa.Table]:
+        column = opened.schema_arrow.field(self.column)
+        if not pa.types.is_binary(column.type) and not pa.types.is_large_binary(column.type):
+            raise BulkError(f"{file.path}: column {self.column} is {column.type}, not bytes")
+        for group in range(opened.num_row_groups):
+            rows = opened.metadata.row_group(group).num_rows
+            ids = {} if self.id_column is None else {ID: opened.read_row_group(group, [self.id_column]).column(0)}
+            places = {FILE: [index] * rows, GROUP: [group] * rows, ROW: range(rows)}
+            yield pa.table({**ids, **{name: pa.array(where, pa.int32()) for name, where in places.items()}})
+
+    def _of_lines(self, file: Place, *, is_csv: bool) -> Iterator[pa.Table]:
+        with file.filesystem.open_input_stream(file.path) as stream:
+            reader = self._csv(stream) if is_csv else json.open_json(stream)
+            self._require_columns(file, reader.schema.names)
+            for batch in reader:
+                yield self._renamed(pa.table(batch).select(self._columns), file)
+
+    def _csv(self, stream: pa.NativeFile) -> csv.CSVStreamingReader:
+        convert = csv.ConvertOptions(column_types={str(self.column): pa.string()})
+        return csv.open_csv(stream, parse_options=csv.ParseOptions(newlines_in_values=True), convert_options=convert)
+
+    @property
+    def _columns(self) -> list[str]:
+        return [name for name in (self.id_column, self.column) if name is not None]
+
+    def _require_columns(self, file: Place, names: list[str]) -> None:
+        for name in self._columns:
+            if name not in names:
+                raise BulkError(f"{file.path}: has no column {name}; it has {', '.join(names)}")
+
+    def _renamed(self, table: pa.Table, file: Place) -> pa.Table:
+        source = table.column(self._columns[-1])
+        if not any(is_type(source.type) for is_type in _TEXT_TYPES):
+            raise BulkError(f"{file.path}: column {self.column} is {source.type}, not text")
+        columns = {SOURCE: source.cast(pa.string())}
+        return pa.table(columns if self.id_column is None else {ID: table.column(self.id_column), **columns})
+
+    def _numbers(self, batch: pa.Table, first: int) -> pa.Array:
+        return pa.array(range(first, first + len(batch)), pa.int64())
+
+    def _name(self, file: Place) -> str:
+        """Below the folder, or alone."""
+        path, base = PurePosixPath(file.path), self.place.path
+        return path.name if file.path == base else str(path.relative_to(base))
+
+
+def _ids(column: Any, file: Place) -> Any:  # noqa: ANN401 - pyarrow has no types
+    """Of one of the two types; none may be missing."""
+    if column.null_count:
+        raise BulkError(f"{file.path}: {column.null_count} rows have no id")
+    if pa.types.is_integer(column.type):
+        return pc.cast(column, pa.int64())
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        return pc.cast(column, pa.string())
+    raise BulkError(f"{file.path}: ids are {column.type}; they must be whole numbers or strings")

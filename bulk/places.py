@@ -1,0 +1,142 @@
+"""Where files lie: this machine, or any filesystem of pyarrow or fsspec, by a URI. Knows nothing of what is in them."""
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+import pyarrow as pa
+from pyarrow import fs
+
+from bulk.errors import BulkError
+
+_SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
+
+# An object is there once it has been sent whole, or not at all: nothing to rename, and renaming would be a copy.
+_OBJECT_STORES = {"s3", "gcs", "abfs"}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A file or folder: pickles, so that any machine of a cluster can open it."""
+
+    filesystem: fs.FileSystem
+    path: str
+
+    @classmethod
+    def of(cls, uri: str) -> "Place":
+        """Of a path on this machine or a URI. Raises `BulkError` for a scheme that nobody knows."""
+        if not _SCHEME.match(uri):
+            return cls(fs.LocalFileSystem(), os.path.abspath(uri))
+        with explained(uri):
+            try:
+                filesystem, path = fs.FileSystem.from_uri(uri)
+            except pa.ArrowInvalid:
+                filesystem, path = _by_fsspec(uri)
+        return cls(filesystem, path.rstrip("/") or "/")
+
+    def __truediv__(self, name: str) -> "Place":
+        return Place(self.filesystem, f"{self.path.rstrip('/')}/{name}")
+
+    def exists(self) -> bool:
+        """Whether there is a file or folder."""
+        return bool(self._type != fs.FileType.NotFound)
+
+    @property
+    def _type(self) -> fs.FileType:
+        with explained(self.path):
+            [info] = self.filesystem.get_file_info([self.path])
+        return info.type
+
+    def files(self, *, recursive: bool = False) -> list[str]:
+        """The paths of the files below it, sorted, or its own if it is a file; none where there is nothing."""
+        if self._type != fs.FileType.Directory:
+            return [self.path] if self.exists() else []
+        with explained(self.path):
+            infos = self.filesystem.get_file_info(fs.FileSelector(self.path, recursive=recursive))
+        return sorted(info.path for info in infos if info.type == fs.FileType.File)
+
+    def size(self) -> int:
+        """Of all files below it together, in bytes."""
+        with explained(self.path):
+            infos = self.filesystem.get_file_info(fs.FileSelector(self.path, recursive=True))
+        return sum(info.size or 0 for info in infos)
+
+    def at(self, path: str) -> "Place":
+        """A path as `files` gives it."""
+        return Place(self.filesystem, path)
+
+    def read(self, most_bytes: int | None = None) -> bytes:
+        """All of a file, or its beginning. Raises `OSError`."""
+        with self.filesystem.open_input_stream(self.path, compression=None) as stream:
+            content: bytes = stream.read(most_bytes)
+        return content
+
+    def make(self) -> None:
+        """Make the folder, and those above it. Raises `BulkError`."""
+        with explained(self.path):
+            self.filesystem.create_dir(self.path, recursive=True)
+
+    def write(self, write: Callable[[pa.NativeFile], object]) -> None:
+        """Have `write` fill the file, which is there whole or not at all. Raises `OSError`."""
+        if self.filesystem.type_name in _OBJECT_STORES:
+            with self.filesystem.open_output_stream(self.path) as stream:
+                write(stream)
+            return
+        unfinished = f"{self.path}.{uuid4().hex}.unfinished"
+        try:
+            with self.filesystem.open_output_stream(unfinished) as stream:
+                write(stream)
+            self.filesystem.move(unfinished, self.path)
+        except BaseException:
+            _forget(self.filesystem, unfinished)
+            raise
+
+    def remove(self) -> None:
+        """Remove a file or a folder, if it is there."""
+        [info] = self.filesystem.get_file_info([self.path])
+        if info.type == fs.FileType.Directory:
+            self.filesystem.delete_dir(self.path)
+        elif info.type == fs.FileType.File:
+            self.filesystem.delete_file(self.path)
+
+
+@contextmanager
+def explained(what: str) -> Iterator[None]:
+    """Whatever a filesystem or a reader of a format raises is one line that names `what`."""
+    try:
+        yield
+    except (OSError, pa.ArrowException, ImportError, ValueError) as error:
+        raise BulkError(f"{what}: {reason(error)}") from error
+
+
+def reason(error: BaseException) -> str:
+    """The first line of what an exception says."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return str(text).strip().splitlines()[0][:300]
+
+
+def _by_fsspec(uri: str) -> tuple[fs.FileSystem, str]:
+    from fsspec.core import url_to_fs
+
+    filesystem, path = url_to_fs(uri)
+    return fs.PyFileSystem(fs.FSSpecHandler(filesystem)), path
+
+
+def _forget(filesystem: fs.FileSystem, path: str) -> None:
+    try:
+        filesystem.delete_file(path)
+    except (OSError, pa.ArrowException):
+        # What was to be written tells more. A file by that name is nothing anybody reads.
+        return
+
+
+def stem(path: str) -> str:
+    """The name of a file without the folder, and without what says its compression."""
+    name = Path(path).name
+    for suffix in (".gz", ".bz2", ".zst", ".lz4"):
+        name = name.removesuffix(suffix)
+    return name

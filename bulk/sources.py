@@ -1,0 +1,81 @@
+"""What the rows of a piece name, read from where the plan or the input has it."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from pyarrow import parquet
+
+from bulk.inputs import FILE, GROUP, ROW, SOURCE, Kind
+from bulk.outcomes import Reject, Work
+from bulk.places import Place, reason
+from bulk.plan import Folders, Plan, read_rows
+
+Source = str | Place | bytes | None
+"""A URL or a text, a file, what is in one, or nothing."""
+
+# Row groups with images that are kept: pieces that follow each other often lie in the same one.
+_KEPT_GROUPS = 2
+
+
+class Sources:
+    """For one thread at a time. `files` are those of the input, where the rows have bytes in them."""
+
+    def __init__(self, plan: Plan, folders: Folders, files: Sequence[Place] = ()) -> None:
+        self._plan = plan
+        self._folders = folders
+        self._files = files
+        self._base = plan.input.place if plan.input.kind is Kind.IMAGE_FILE else None
+        self._groups: OrderedDict[tuple[int, int], pa.Table] = OrderedDict()
+
+    def read(self, work: Work) -> list[Source]:
+        """In order. Raises `OSError` when the plan or the input cannot be read."""
+        rows = self._rows(work)
+        kind = self._plan.input.kind
+        if kind is Kind.IMAGE_BYTES:
+            return self._bytes(rows)
+        named: list[str | None] = rows.column(SOURCE).to_pylist()
+        if kind is Kind.IMAGE_PATH:
+            return [None if name is None else Place.of(name) for name in named]
+        if self._base is not None:
+            return [None if name is None else self._base.at(name) for name in named]
+        return list(named)
+
+    def _rows(self, work: Work) -> pa.Table:
+        groups = np.unique(work.positions // self._plan.piece_rows)
+        return read_rows(self._folders, work.part, groups=groups.tolist()).take(
+            _places(work.positions, groups, self._plan.piece_rows)
+        )
+
+    def _bytes(self, rows: pa.Table) -> list[Source]:
+        where = zip(*(rows.column(name).to_pylist() for name in (FILE, GROUP, ROW)), strict=True)
+        return [self._group(file, group)[row].as_py() for file, group, row in where]
+
+    def _group(self, file: int, group: int) -> pa.ChunkedArray:
+        if (file, group) not in self._groups:
+            place = self._files[file]
+            with place.filesystem.open_input_file(place.path) as stream:
+                table = parquet.ParquetFile(stream).read_row_group(group, [self._plan.input.column])
+            self._groups[file, group] = table.column(0)
+            if len(self._groups) > _KEPT_GROUPS:
+                self._groups.popitem(last=False)
+        return self._groups[file, group]
+
+
+def _places(positions: npt.NDArray[np.int32], groups: npt.NDArray[np.int32], piece_rows: int) -> npt.NDArray[np.int64]:
+    """Where rows of a part are in a table of some of its row groups, of which all but a part's last are full."""
+    before = np.searchsorted(groups, positions // piece_rows) * piece_rows
+    return np.asarray(before + positions % piece_rows, np.int64)
+
+
+def read_file(place: Place, max_bytes: int) -> bytes | Reject:
+    """The bytes of an image, or why there are none."""
+    try:
+        content = place.read(max_bytes + 1)
+    except FileNotFoundError:
+        return Reject("FILE_UNREADABLE", "there is no such file", retryable=False)
+    except (OSError, pa.ArrowException) as error:
+        return Reject("FILE_UNREADABLE", reason(error), retryable=True)
+    return content
