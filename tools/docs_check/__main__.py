@@ -25,6 +25,7 @@ DOCUMENTS = (
     "docs/errors.md",
     "docs/observability.md",
     "docs/int8.md",
+    "docs/bulk.md",
 )
 
 
