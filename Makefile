@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TARGET ?= pod
 
 .DEFAULT_GOAL := help
-.PHONY: browser chaos demo fuzz help install run run-serverless smoke test lint types format bench bench-health bench-memory bench-gpu bench-host bench-mixed bench-parity bench-text-batch bench-bulk bench-cache bench-client bench-int8 bench-scaling docker-build image-check docs-check metrics-page prometheus redis settings-page trace-example clean
+.PHONY: browser chaos demo fuzz help install install-bulk run run-serverless smoke test lint types format bench bench-health bench-memory bench-gpu bench-host bench-mixed bench-parity bench-text-batch bench-bulk bench-cache bench-client bench-int8 bench-scaling docker-build image-check docs-check metrics-page prometheus redis settings-page trace-example clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -30,6 +30,8 @@ $(VENV)/installed-all: $(VENV)/installed-dev $(VENV)/installed-client
 	@touch $@
 
 install: $(VENV)/installed-pod+cpu ## prepare .venv with what the pod needs
+
+install-bulk: $(VENV)/installed-bulk+lance+cpu $(VENV)/installed-client ## prepare .venv with what `python -m bulk` needs
 
 run: install ## start the pod on 127.0.0.1:$PORT (8000), with the bundled model if the real one cannot be had
 	@$(BIN)/python -m tools.run_local pod

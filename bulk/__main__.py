@@ -14,6 +14,8 @@ from bulk.cluster import Machines, cluster, sizes
 from bulk.errors import BulkError
 from bulk.estimate import estimate
 from bulk.inputs import Input, Kind
+from bulk.lance import FORMAT as LANCE
+from bulk.lance import dataset_uri
 from bulk.places import Place
 from bulk.plan import Folders, Model, Plan, Planned, read_plan, write_plan
 from bulk.progress import Progress
@@ -92,10 +94,12 @@ class _Command:
         plan = read_plan(self._folders)
         if plan is None:
             raise BulkError(f"{self._given.output}: is no output of a run")
+        self._require_format(plan.planned.format)
         return self._run(self._with_model(plan, self._model())).retry(Progress())
 
     def _planned(self) -> Planned:
         given = self._given
+        self._require_format(given.format)
         return Planned(_input(given), self._model(), given.dtype, given.format, given.piece_rows)
 
     def _plan(self, planned: Planned) -> Plan:
@@ -111,6 +115,11 @@ class _Command:
             if before != now:
                 raise BulkError(f"--resume: {name} was {before}, and is {now} now: use another output")
         return same
+
+    def _require_format(self, name: str) -> None:
+        """Before there is anything to lose. Raises `BulkError` when it cannot be written here."""
+        if name == LANCE:
+            dataset_uri(self._folders)
 
     def _with_model(self, plan: Plan, model: Model) -> Plan:
         """The plan for another way to the same model. Raises `BulkError` for another model."""
@@ -208,7 +217,7 @@ def _add_embed(parser: argparse.ArgumentParser) -> None:
     column.add_argument("--bytes-column", metavar="NAME", help="of images, in Parquet")
     column.add_argument("--text-column", metavar="NAME")
     add("--dtype", choices=tuple(DTYPES), default="float32", help="of the vectors")
-    add("--format", choices=("parquet", "lance"), default="parquet", help="lance: a dataset beside the Parquet")
+    add("--format", choices=("parquet", LANCE), default="parquet", help="lance: a dataset beside the Parquet")
     add("--resume", action="store_true", help="go on with the output that is there")
     add(
         "--piece-rows",

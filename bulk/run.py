@@ -17,6 +17,8 @@ from bulk.cluster import Sizes, explained_by_ray
 from bulk.encoding import Encoder
 from bulk.errors import BulkError
 from bulk.inputs import Kind
+from bulk.lance import FORMAT as LANCE
+from bulk.lance import write_dataset
 from bulk.outcomes import CODE, PART
 from bulk.places import Place
 from bulk.plan import Model
@@ -196,6 +198,8 @@ class Run:
         )
         if made.vectors + made.rejects != made.rows or rejects.total() != made.rejects:
             raise BulkError(f"{made.vectors + made.rejects} of {made.rows} rows are accounted for: use --resume")
+        if self._plan.planned.format == LANCE:
+            write_dataset(self._store)
         document = orjson.dumps(made.as_json(), option=orjson.OPT_INDENT_2)
         (self._store.folders.output / SUMMARY).write(lambda stream: stream.write(document + b"\n"))
         return made

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 _ROOT = Path(__file__).resolve().parent.parent
-_PASSED_ON = (
+_OF_BOTH = (
     "BASE_IMAGE",
     "TORCH",
     "TORCH_CPU_INDEX",
@@ -20,20 +20,24 @@ _PASSED_ON = (
     "MODEL_REVISION",
     "MODEL_FINGERPRINT",
 )
+_PASSED_ON = {"pod": (*_OF_BOTH, "EXTRAS"), "serverless": _OF_BOTH}
 
 
 def commands(environ: Mapping[str, str], version: str, commit: str) -> list[list[str]]:
     """Return the two commands; PREFIXclip-pod:VERSION and PREFIXclip-serverless:VERSION are the images' names."""
-    given = {name: environ[name] for name in _PASSED_ON if environ.get(name)}
-    arguments = [
-        f"--build-arg={name}={value}" for name, value in (given | {"VERSION": version, "COMMIT": commit}).items()
-    ]
     prefix = environ.get("IMAGE_PREFIX", "")
-    common = ["docker", "build", "--platform=linux/amd64", *arguments]
     return [
-        [*common, f"--file=Dockerfile.{role}", f"--tag={prefix}clip-{role}:{version}", "."]
-        for role in ("pod", "serverless")
+        [
+            *("docker", "build", "--platform=linux/amd64"),
+            *_arguments({name: environ[name] for name in names if environ.get(name)}, version, commit),
+            *(f"--file=Dockerfile.{role}", f"--tag={prefix}clip-{role}:{version}", "."),
+        ]
+        for role, names in _PASSED_ON.items()
     ]
+
+
+def _arguments(given: Mapping[str, str], version: str, commit: str) -> list[str]:
+    return [f"--build-arg={name}={value}" for name, value in {**given, "VERSION": version, "COMMIT": commit}.items()]
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,30 @@ def test_baking_stage_has_what_baking_imports(role: str) -> None:
     assert all(f"COPY {room.rstrip('/')} " in copied for room in rooms)
 
 
+@pytest.mark.parametrize("role", ROLES)
+def test_code_stage_has_every_package(role: str) -> None:
+    """It installs the project, and pip refuses one that names a folder which is not there."""
+    packages = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]["packages"]
+    copied = {line.split()[1] for line in stage(role, "code") if line.startswith("COPY")}
+
+    assert set() == {package.partition(".")[0] for package in packages} - copied
+    assert set() == copied - allowed_in_the_build()
+
+
+def allowed_in_the_build() -> set[str]:
+    rules = (ROOT / ".dockerignore").read_text("utf-8").splitlines()
+    return {rule[1:] for rule in rules if rule.startswith("!")}
+
+
+def test_pod_image_can_embed_tables_too() -> None:
+    """The extras that the comment in the Dockerfile names exist, and bring Ray with its dashboard."""
+    [extras] = re.findall(r"([\w,-]+) for one that also embeds", (ROOT / "Dockerfile.pod").read_text("utf-8"))
+    script = [sys.executable, "deploy/requirements.py", extras]
+    needed = subprocess.run(script, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+
+    assert {"ray[data]", "ray[default]", "gunicorn>=27"} <= set(needed)
+
+
 def test_build_context_holds_no_secret_and_no_test() -> None:
     """Everything is ignored but what is named."""
     rules = [
@@ -146,7 +171,7 @@ def test_docker_build_names_both_images() -> None:
 def test_docker_build_passes_on_what_a_dockerfile_takes(role: str) -> None:
     """An argument that the Dockerfile reads and the command does not hand over would be set in vain."""
     taken = {line.split()[1].partition("=")[0] for line in instructions(role) if line.startswith("ARG ")}
-    command, _ = commands(dict.fromkeys(taken, "x"), "1.2.3", "abc")
+    command = commands(dict.fromkeys(taken, "x"), "1.2.3", "abc")[ROLES.index(role)]
     passed = {argument.split("=")[1] for argument in command if argument.startswith("--build-arg=")}
 
     assert taken == passed

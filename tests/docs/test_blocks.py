@@ -28,6 +28,7 @@ def fence(info: str, text: str = "true") -> str:
         pytest.param("sh docker", Doing.SKIP, NOT_RUN["docker"], id="docker"),
         pytest.param("sh account", Doing.SKIP, NOT_RUN["account"], id="account"),
         pytest.param("python", Doing.RUN, "", id="python"),
+        pytest.param("python postgres", Doing.SKIP, NOT_RUN["postgres"], id="python that needs a database"),
         pytest.param("json", Doing.READ, "", id="json"),
         pytest.param("", Doing.READ, "", id="nothing"),
     ],

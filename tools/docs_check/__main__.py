@@ -26,6 +26,7 @@ DOCUMENTS = (
     "docs/errors.md",
     "docs/observability.md",
     "docs/int8.md",
+    "docs/bulk.md",
 )
 
 

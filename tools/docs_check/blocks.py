@@ -2,8 +2,8 @@
 
 sh                  run in the reader's shell
 sh until=URL        started in a terminal of its own, and left there once the URL answers
-sh ci|docker|…      not run here; `NOT_RUN` says why
 python              run with the interpreter of .venv, in the environment of that shell
+sh ci|docker|…      not run here, nor is python with such a word; `NOT_RUN` says why
 json, or nothing    only read
 """
 
@@ -19,8 +19,9 @@ NOT_RUN: Mapping[str, str] = {
     "ci": "continuous integration runs it by itself",
     "docker": "needs Docker",
     "account": "needs a RunPod account",
-    "cluster": "needs a Kubernetes cluster",
+    "cluster": "needs a cluster, of Kubernetes or of Ray",
     "data": "needs vectors of the system before",
+    "postgres": "needs a PostgreSQL with pgvector; tests/bulk/test_loading.py runs it on one",
     "pictures": "needs pictures of one's own, and half an hour",
     "buildah": "needs root, buildah and debootstrap",
 }
@@ -70,14 +71,12 @@ def _block(place: str, info: list[str], text: str) -> Block:
         if language == "json":
             _parsed(place, text)
         return Block(place, language, text, Doing.READ)
-    if language == "python" and not words:
-        return Block(place, language, text, Doing.RUN)
-    match words if language == "sh" else None:
+    match words if language in ("sh", "python") else None:
         case []:
             return Block(place, language, text, Doing.RUN)
         case [word] if word in NOT_RUN:
             return Block(place, language, text, Doing.SKIP, NOT_RUN[word])
-        case [word] if word.startswith(_UNTIL):
+        case [word] if word.startswith(_UNTIL) and language == "sh":
             return Block(place, language, text, Doing.START, word.removeprefix(_UNTIL))
     raise UnknownFence(f"{place}: {' '.join(info)} is no fence of docs-check")
 
