@@ -4,6 +4,7 @@ Twelve drawings, of each colour and form, are embedded by `python -m bulk`; then
 """
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -61,12 +62,19 @@ def run(block: Block) -> dict[str, Any]:
     return names
 
 
-def embed(folder: Path, *options: str) -> None:
+def bulk(*arguments: str, model: str = MODEL) -> "subprocess.CompletedProcess[str]":
     # Short: the sockets of Ray lie there.
     with tempfile.TemporaryDirectory(prefix="r-") as ray:
-        environ = {**os.environ, "RAY_TMPDIR": ray, "CLIP_MODEL": MODEL, "CLIP_DEVICE": "cpu"}
-        command = [sys.executable, "-m", "bulk", "embed", "--output", str(folder / "out"), *options]
-        subprocess.run(command, cwd=ROOT, env=environ, check=True, timeout=RUN_TIMEOUT_S)
+        environ = {**os.environ, "RAY_TMPDIR": ray, "CLIP_MODEL": model, "CLIP_DEVICE": "cpu"}
+        command = [sys.executable, "-m", "bulk", *arguments]
+        return subprocess.run(
+            command, cwd=ROOT, env=environ, check=False, capture_output=True, text=True, timeout=RUN_TIMEOUT_S
+        )
+
+
+def embed(folder: Path, *options: str) -> None:
+    done = bulk("embed", "--output", str(folder / "out"), *options)
+    assert 0 == done.returncode, done.stderr
 
 
 def drawings(folder: Path) -> list[Path]:
@@ -161,6 +169,18 @@ def test_dataset_of_a_run_is_a_table_of_lancedb(page: Loaded, queries: dict[str,
     nearest = {text: table.search(query).limit(1).to_list()[0]["id"] for text, query in queries.items()}
 
     assert page.ids == nearest
+
+
+def test_output_that_lance_cannot_write_is_refused_first(tmp_path: Path) -> None:
+    """Before there is a model, which here is none, or a plan: one line, and nothing to throw away."""
+    drawings(tmp_path / "images")
+    done = bulk(
+        *("embed", "--input", str(tmp_path / "images"), "--output", "memory://out", "--format", "lance"),
+        model=str(tmp_path / "no-model"),
+    )
+
+    assert 1 == done.returncode
+    assert re.fullmatch(r"--format lance: \S+ must be on this machine.*\n", done.stderr)
 
 
 @pytest.mark.usefixtures("postgres")
