@@ -385,18 +385,3 @@ def test_forgotten_image_is_not_decoded() -> None:
 
         assert [(11, "DEADLINE_EXCEEDED")] == child.ended()
         assert not child.arena.slots[0].any()
-
-
-@pytest.mark.parametrize(
-    ("url", "host"),
-    [
-        pytest.param("http://example.com/a", "example.com", id="plain"),
-        pytest.param("HTTP:EXAMPLE.com\\a", "example.com", id="as browsers read it"),
-        pytest.param("http://example.com?a", "example.com", id="no path"),
-        pytest.param("http://example.com:8080/a", "example.com", id="port"),
-        pytest.param("ftp://example.com/a", "", id="refused"),
-    ],
-)
-def test_downloads_are_counted_by_the_host_that_is_asked(url: str, host: str) -> None:
-    """Another spelling of a slow host is no other host."""
-    assert host == host_of(url)

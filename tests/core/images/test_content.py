@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from core.byte_budget import ByteBudget
-from core.errors import InvalidImage, Overloaded
+from core.errors import ImageTooLarge, InvalidImage, Overloaded
 from core.images.content import Content, SentImages, SentLimits
 from core.wire.long_strings import LongString
 from shared_auth import image_content_payload_id
@@ -144,6 +144,20 @@ def test_bytes_are_held_until_the_end() -> None:
 
     assert MAX_IMAGE_BYTES < held <= 2 * MAX_IMAGE_BYTES
     assert 0 == budget.used_bytes
+
+
+def test_file_is_held_as_it_is() -> None:
+    """Bytes that were never base64 obey the same rules: named by what they hash to, bounded, and not nothing."""
+    with closing(sent_images()) as images:
+        one, empty, large, two = (images.take_file(data) for data in (b"ABC", b"", bytes(MAX_IMAGE_BYTES + 1), b"DE"))
+        images.seal()
+        assert one.content is not None
+        assert two.content is not None
+
+        assert (b"ABC", b"DE") == (read(one.content), read(two.content))
+    assert (image_content_payload_id(b"ABC"), 3) == (one.payload_id, one.size)
+    assert [InvalidImage, ImageTooLarge] == [type(empty.error), type(large.error)]
+    assert (None, None) == (empty.content, large.content)
 
 
 def test_image_that_is_no_base64_costs_its_request_nothing() -> None:

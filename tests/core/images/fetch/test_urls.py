@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from core.errors import UrlNotAllowed
-from core.images.fetch.urls import Url, parse_url, resolve_location
+from core.images.fetch.urls import Url, host_of, parse_url, resolve_location
 
 SYMBOLS = st.sampled_from(":/?#[]@\\%.-_ \t\n0a\u00fc\u3002\ud800")
 WORDS = st.sampled_from(["http", "HTTPS", "://", "example.com", "127.0.0.1", "0x7f", "\uff11", "[::1]", "xn--"])
@@ -225,3 +225,18 @@ def test_any_location_is_refused_or_rebuilt(location: bytes) -> None:
 
     assert url == parse_url(str(url))
     assert VISIBLE.fullmatch(str(url))
+
+
+@pytest.mark.parametrize(
+    ("url", "host"),
+    [
+        pytest.param("http://example.com/a", "example.com", id="plain"),
+        pytest.param("HTTP:EXAMPLE.com\\a", "example.com", id="as browsers read it"),
+        pytest.param("http://example.com?a", "example.com", id="no path"),
+        pytest.param("http://example.com:8080/a", "example.com", id="port"),
+        pytest.param("ftp://example.com/a", "", id="refused"),
+    ],
+)
+def test_downloads_are_counted_by_the_host_that_is_asked(url: str, host: str) -> None:
+    """Another spelling of a slow host is no other host."""
+    assert host == host_of(url)
