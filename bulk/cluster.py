@@ -2,17 +2,21 @@
 
 import logging
 import os
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from bulk.errors import BulkError
-from bulk.places import reason
+from bulk.places import explained, reason
 from core.process import cpu
 
 # Of this machine's memory, for what is on its way between the stages. A piece of 512 images takes 77 MB.
 _OBJECT_STORE_BYTES = 1_500_000_000
+
+# A cluster's head takes a connection at once, or it is not there.
+_ANSWER_WITHIN_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +88,8 @@ def cluster(environ: Mapping[str, str]) -> Iterator[Machines]:
         "object_store_memory": _OBJECT_STORE_BYTES,
     }
     here: dict[str, Any] = {} if address else alone
+    if address:
+        _require_answer(address)
     try:
         with _quiet():
             ray.init(address or "local", logging_level=logging.ERROR, log_to_driver=False, **here)
@@ -95,6 +101,19 @@ def cluster(environ: Mapping[str, str]) -> Iterator[Machines]:
         yield Machines(len(nodes), resources.get("CPU", 0.0), resources.get("GPU", 0.0))
     finally:
         ray.shutdown()
+
+
+def _require_answer(address: str) -> None:
+    """Ray itself asks for minutes where nobody is. Raises `BulkError`."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not port.isdigit():
+        # A word of Ray's own, such as `auto`.
+        return
+    with (
+        explained(f"RAY_ADDRESS: {address}"),
+        socket.create_connection((host.strip("[]"), int(port)), _ANSWER_WITHIN_S),
+    ):
+        return
 
 
 @contextmanager

@@ -150,6 +150,8 @@ class Decoder:
         for index, source in enumerate(sources):
             if source is None:
                 call.settle(index, Reject("VALIDATION_ERROR", "there is nothing in this row", retryable=False))
+            elif isinstance(source, Reject):
+                call.settle(index, source)
             elif isinstance(source, str):
                 refused = _refused_url(source)
                 if refused is not None:

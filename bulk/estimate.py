@@ -33,6 +33,8 @@ def estimate(planned: Planned, folders: Folders, settings: ServiceSettings, opti
     """Embed about so many rows. Raises `BulkError`."""
     beside = Folders(folders.output / _FOLDER)
     # Enough pieces to see how fast they follow each other.
+    # One that was killed has left its own.
+    beside.output.remove()
     sample = replace(planned, piece_rows=min(planned.piece_rows, max(1, rows // _FEWEST_PIECES)))
     try:
         plan = write_plan(beside, sample, planned.input.sample(rows))

@@ -70,13 +70,3 @@ class Places:
 
 def _current(shares: Mapping[str, _Share], now_s: float) -> dict[str, _Share]:
     return {name: share for name, share in shares.items() if now_s - share.asked_s < FORGET_S}
-
-
-class OwnHosts:
-    """For one machine alone."""
-
-    def __init__(self, limit: int) -> None:
-        self._places = Places(limit)
-
-    def ask(self, needs: Mapping[str, Need]) -> dict[str, int]:
-        return self._places.ask("", needs)

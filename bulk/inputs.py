@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from pyarrow import csv, json, parquet
 
 from bulk.errors import BulkError
-from bulk.places import Place, explained, stem
+from bulk.places import Place, explained, is_uri, stem
 
 ID, SOURCE = "id", "source"
 # Where the bytes of an image lie in the input: they are read from there, not copied.
@@ -83,20 +83,23 @@ class Input:
 
     def _base(self) -> tuple[str, str | None]:
         """The folder above the first part with a wildcard, and the pattern below it."""
-        parts = self.uri.split("/")
+        # In a URI a question mark begins its query, which says how to come to a filesystem.
+        path, mark, query = self.uri.partition("?") if is_uri(self.uri) else (self.uri, "", "")
+        parts = path.split("/")
         wild = next((index for index, part in enumerate(parts) if _GLOB & set(part)), None)
         if wild is None:
             return self.uri, None
-        return "/".join(parts[:wild]) or ("/" if self.uri.startswith("/") else "."), "/".join(parts[wild:])
+        above = "/".join(parts[:wild]) or ("/" if path.startswith("/") else ".")
+        return above + mark + query, "/".join(parts[wild:])
 
     def batches(self) -> Iterator[pa.Table]:
         """Yield all rows in order: `id` (int64 or string, one of them throughout) and `source`, a string or null; or,
         for bytes, where they lie. Raises `BulkError` for what cannot be read, naming the file.
         """
         number, id_type = 0, None
-        for index, file in enumerate(self.files()):
+        for file in self.files():
             with explained(file.path):
-                for batch in self._of_file(file, index):
+                for batch in self._of_file(file):
                     ids = _ids(batch.column(ID), file) if ID in batch.column_names else self._numbers(batch, number)
                     if id_type not in (None, ids.type):
                         raise BulkError(f"{file.path}: ids of type {ids.type}, where they were {id_type} before")
@@ -110,12 +113,12 @@ class Input:
         files = self.files()
         if self.kind is Kind.IMAGE_FILE:
             return len(files)
-        return sum(self._count_of(file, index) for index, file in enumerate(files))
+        return sum(self._count_of(file) for file in files)
 
-    def _count_of(self, file: Place, index: int) -> int:
+    def _count_of(self, file: Place) -> int:
         with explained(file.path):
             if not stem(file.path).lower().endswith(_PARQUET):
-                return sum(len(batch) for batch in self._of_file(file, index))
+                return sum(len(batch) for batch in self._of_file(file))
             with file.filesystem.open_input_file(file.path) as stream:
                 rows: int = parquet.ParquetFile(stream).metadata.num_rows
                 return rows
@@ -125,10 +128,10 @@ class Input:
         files = self.files()
         apart = min(len(files), rows if self.kind is Kind.IMAGE_FILE else _SAMPLED_FILES)
         number = 0
-        for index in range(0, len(files), max(1, len(files) // apart)):
+        for file in (files[number * len(files) // apart] for number in range(apart)):
             left = max(1, -(-rows // apart))
-            with explained(files[index].path):
-                for batch in self._of_file(files[index], index):
+            with explained(file.path):
+                for batch in self._of_file(file):
                     taken = batch.slice(0, left)
                     taken = taken.drop_columns([ID]) if ID in taken.column_names else taken
                     yield taken.add_column(0, ID, self._numbers(taken, number))
@@ -136,37 +139,42 @@ class Input:
                     if left == 0:
                         break
 
-    def _of_file(self, file: Place, index: int) -> Iterator[pa.Table]:
+    def _of_file(self, file: Place) -> Iterator[pa.Table]:
         if self.kind is Kind.IMAGE_FILE:
             yield pa.table({ID: [self._name(file)], SOURCE: [file.path]})
             return
         name = stem(file.path).lower()
         if name.endswith(_PARQUET):
-            yield from self._of_parquet(file, index)
+            yield from self._of_parquet(file)
         elif self.kind is Kind.IMAGE_BYTES or not name.endswith(_SUFFIXES):
             raise BulkError(f"{file.path}: must be a file of {', '.join(_SUFFIXES)} (a column of bytes: Parquet)")
         else:
             yield from self._of_lines(file, is_csv=name.endswith(_CSV))
 
-    def _of_parquet(self, file: Place, index: int) -> Iterator[pa.Table]:
+    def _of_parquet(self, file: Place) -> Iterator[pa.Table]:
         with file.filesystem.open_input_file(file.path) as stream:
             opened = parquet.ParquetFile(stream)
             self._require_columns(file, opened.schema_arrow.names)
             if self.kind is Kind.IMAGE_BYTES:
-                yield from self._places_of_bytes(opened, index, file)
+                yield from self._places_of_bytes(opened, file)
                 return
             for batch in opened.iter_batches(_BATCH_ROWS, columns=self._columns):
                 yield self._renamed(pa.table(batch), file)
 
-    def _places_of_bytes(self, opened: parquet.ParquetFile, index: int, file: Place) -> Iterator[pa.Table]:
+    def _places_of_bytes(self, opened: parquet.ParquetFile, file: Place) -> Iterator[pa.Table]:
         column = opened.schema_arrow.field(self.column)
         if not pa.types.is_binary(column.type) and not pa.types.is_large_binary(column.type):
             raise BulkError(f"{file.path}: column {self.column} is {column.type}, not bytes")
         for group in range(opened.num_row_groups):
             rows = opened.metadata.row_group(group).num_rows
             ids = {} if self.id_column is None else {ID: opened.read_row_group(group, [self.id_column]).column(0)}
-            places = {FILE: [index] * rows, GROUP: [group] * rows, ROW: range(rows)}
-            yield pa.table({**ids, **{name: pa.array(where, pa.int32()) for name, where in places.items()}})
+            # By its path: a number would be another file's once the folder has one more.
+            places = {
+                FILE: pa.array([file.path] * rows, pa.string()),
+                GROUP: pa.array([group] * rows, pa.int32()),
+                ROW: pa.array(range(rows), pa.int32()),
+            }
+            yield pa.table({**ids, **places})
 
     def _of_lines(self, file: Place, *, is_csv: bool) -> Iterator[pa.Table]:
         with file.filesystem.open_input_stream(file.path) as stream:
@@ -181,7 +189,7 @@ class Input:
 
     @property
     def _columns(self) -> list[str]:
-        return [name for name in (self.id_column, self.column) if name is not None]
+        return list(dict.fromkeys(name for name in (self.id_column, self.column) if name is not None))
 
     def _require_columns(self, file: Place, names: list[str]) -> None:
         for name in self._columns:

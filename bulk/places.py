@@ -14,6 +14,7 @@ from pyarrow import fs
 from bulk.errors import BulkError
 
 _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
+_CREDENTIALS = re.compile(r"//[^/]*@")
 
 # An object is there once it has been sent whole, or not at all: nothing to rename, and renaming would be a copy.
 _OBJECT_STORES = {"s3", "gcs", "abfs"}
@@ -29,9 +30,9 @@ class Place:
     @classmethod
     def of(cls, uri: str) -> "Place":
         """Of a path on this machine or a URI. Raises `BulkError` for a scheme that nobody knows."""
-        if not _SCHEME.match(uri):
+        if not is_uri(uri):
             return cls(fs.LocalFileSystem(), os.path.abspath(uri))
-        with explained(uri):
+        with explained(_CREDENTIALS.sub("//", uri)):
             try:
                 filesystem, path = fs.FileSystem.from_uri(uri)
             except pa.ArrowInvalid:
@@ -83,8 +84,11 @@ class Place:
     def write(self, write: Callable[[pa.NativeFile], object]) -> None:
         """Have `write` fill the file, which is there whole or not at all. Raises `OSError`."""
         if self.filesystem.type_name in _OBJECT_STORES:
+            # Closing a stream that failed halfway would leave the half: nothing is sent before all of it is there.
+            whole = pa.BufferOutputStream()
+            write(whole)
             with self.filesystem.open_output_stream(self.path) as stream:
-                write(stream)
+                stream.write(whole.getvalue())
             return
         unfinished = f"{self.path}.{uuid4().hex}.unfinished"
         try:
@@ -104,6 +108,11 @@ class Place:
             self.filesystem.delete_file(self.path)
 
 
+def is_uri(text: str) -> bool:
+    """Whether it names a filesystem, and is no path on this machine."""
+    return _SCHEME.match(text) is not None
+
+
 @contextmanager
 def explained(what: str) -> Iterator[None]:
     """Whatever a filesystem or a reader of a format raises is one line that names `what`."""
@@ -115,8 +124,9 @@ def explained(what: str) -> Iterator[None]:
 
 def reason(error: BaseException) -> str:
     """The first line of what an exception says."""
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return str(text).strip().splitlines()[0][:300]
+    text = getattr(error, "strerror", None) or str(error)
+    lines = str(text).strip().splitlines() or [type(error).__name__]
+    return lines[0][:300]
 
 
 def _by_fsspec(uri: str) -> tuple[fs.FileSystem, str]:

@@ -24,6 +24,7 @@ from bulk.places import Place, explained
 
 _VERSION = 1
 _FOLDER, _FILE, _ROWS, _PIECES = "_bulk", "plan.json", "rows", "pieces"
+_VECTORS, _REJECTS = "vectors", "rejects"
 PART_ROWS = 65_536
 
 
@@ -93,6 +94,14 @@ class Folders:
     output: Place
 
     @property
+    def vectors(self) -> Place:
+        return self.output / _VECTORS
+
+    @property
+    def rejects(self) -> Place:
+        return self.output / _REJECTS
+
+    @property
     def state(self) -> Place:
         return self.output / _FOLDER
 
@@ -120,6 +129,8 @@ def part_name(part: int) -> str:
 
 def write_plan(folders: Folders, planned: Planned, batches: Iterable[pa.Table]) -> Plan:
     """Write down all rows, and then the plan. Raises `BulkError` for what is wrong with them; then there is no plan."""
+    if folders.vectors.exists():
+        raise BulkError(f"{folders.vectors.path}: has vectors of another run, whose plan is gone: use another output")
     with explained(folders.output.path):
         folders.state.remove()
         for folder in (folders.rows, folders.pieces):

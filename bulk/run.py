@@ -16,9 +16,7 @@ from bulk.account import Account, Cost, Summary
 from bulk.cluster import Sizes, explained_by_ray
 from bulk.encoding import Encoder
 from bulk.errors import BulkError
-from bulk.inputs import Kind
 from bulk.outcomes import CODE, PART
-from bulk.places import Place
 from bulk.plan import Model
 from bulk.progress import Progress
 from bulk.stages import VECTORS, WORK_SCHEMA, AskService, Decode, EncodeImages, EncodeTexts, Job, SharedHosts, keep
@@ -68,7 +66,9 @@ class Run:
 
     def embed(self, progress: Progress) -> Summary:
         """Do all that has not been done, and say what is there then. Raises `BulkError`."""
-        complete, there = self._merge_leftovers()
+        self._store.make()
+        self._store.merge_leftovers()
+        complete, there = self._store.complete_parts(), self._store.pieces_there()
         pieces = []
         for part in range(len(self._plan.parts)):
             if part not in complete:
@@ -79,7 +79,9 @@ class Run:
 
     def retry(self, progress: Progress) -> Summary:
         """Try the rows again that were rejected and may have a vector now. Raises `BulkError` for an unfinished run."""
-        complete, _ = self._merge_leftovers()
+        self._store.make()
+        self._store.merge_leftovers()
+        complete = self._store.complete_parts()
         if len(complete) < len(self._plan.parts):
             raise BulkError("the run has not come to its end: go on with it first, with embed --resume")
         pieces = []
@@ -90,15 +92,6 @@ class Run:
             pieces += [Piece(part, number, group) for number, group in enumerate(groups)]
         again = sum(len(piece.positions or ()) for piece in pieces)
         return self._do(pieces, complete, Account(again), progress)
-
-    def _merge_leftovers(self) -> tuple[dict[int, PartCounts], dict[int, dict[int, Place]]]:
-        """What a run was killed in the middle of: pieces beside a complete part belong into it."""
-        self._store.make()
-        complete, there = self._store.complete_parts(), self._store.pieces_there()
-        for part in complete.keys() & there.keys():
-            complete[part] = self._store.merge(part)
-            del there[part]
-        return complete, there
 
     def _do(
         self, pieces: Sequence[Piece], complete: dict[int, PartCounts], account: Account, progress: Progress
@@ -117,6 +110,7 @@ class Run:
             if waiting[part] == 0:
                 merges.begin(part)
         merges.wait()
+        progress.end()
         return self._finish(account, time.monotonic() - began_s, progress.rate)
 
     def _outcomes(self, pieces: Sequence[Piece]) -> Iterator[tuple[int, Counter[str | None]]]:
@@ -138,9 +132,7 @@ class Run:
                 yield row[PART], codes
 
     def _dataset(self, pieces: Sequence[Piece]) -> Dataset:
-        given = self._plan.input
-        files = given.files() if given.kind is Kind.IMAGE_BYTES else ()
-        job = Job(self._plan, self._store.folders, self._settings, files)
+        job = Job(self._plan, self._store.folders, self._settings)
         listed = ray.data.from_arrow([_table(group) for group in _by_part(pieces)])
         # A block for each piece: what Ray gives to one call of a stage.
         each = listed.map_batches(
@@ -162,7 +154,9 @@ class Run:
             return _mapped(pieces, AskService, [job, service], sizes.encoders, cpus=sizes.encoder_cpus)
         if not self._plan.input.kind.is_image:
             return self._encoded(pieces, EncodeTexts, job)
-        hosts = ray.remote(num_cpus=0)(SharedHosts).remote(self._options.host_connections)
+        # The machine that it is on may be lost; whoever asks then waits for the next one.
+        shared = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(SharedHosts)
+        hosts = shared.remote(self._options.host_connections)
         decoded = _mapped(
             pieces,
             Decode,

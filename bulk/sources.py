@@ -1,34 +1,35 @@
 """What the rows of a piece name, read from where the plan or the input has it."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 from pyarrow import parquet
 
+from bulk.errors import BulkError
 from bulk.inputs import FILE, GROUP, ROW, SOURCE, Kind
 from bulk.outcomes import Reject, Work
 from bulk.places import Place, reason
 from bulk.plan import Folders, Plan, read_rows
 
-Source = str | Place | bytes | None
-"""A URL or a text, a file, what is in one, or nothing."""
+Source = str | Place | bytes | Reject | None
+"""A URL or a text, a file, what is in one, why it cannot be named, or nothing."""
+
+_UNREADABLE = "FILE_UNREADABLE"
 
 # Row groups with images that are kept: pieces that follow each other often lie in the same one.
 _KEPT_GROUPS = 2
 
 
 class Sources:
-    """For one thread at a time. `files` are those of the input, where the rows have bytes in them."""
+    """For one thread at a time."""
 
-    def __init__(self, plan: Plan, folders: Folders, files: Sequence[Place] = ()) -> None:
+    def __init__(self, plan: Plan, folders: Folders) -> None:
         self._plan = plan
         self._folders = folders
-        self._files = files
-        self._base = plan.input.place if plan.input.kind is Kind.IMAGE_FILE else None
-        self._groups: OrderedDict[tuple[int, int], pa.Table] = OrderedDict()
+        self._base = plan.input.place
+        self._groups: OrderedDict[tuple[str, int], pa.Table] = OrderedDict()
 
     def read(self, work: Work) -> list[Source]:
         """In order. Raises `OSError` when the plan or the input cannot be read."""
@@ -38,8 +39,8 @@ class Sources:
             return self._bytes(rows)
         named: list[str | None] = rows.column(SOURCE).to_pylist()
         if kind is Kind.IMAGE_PATH:
-            return [None if name is None else Place.of(name) for name in named]
-        if self._base is not None:
+            return [None if name is None else _place_of(name) for name in named]
+        if kind is Kind.IMAGE_FILE:
             return [None if name is None else self._base.at(name) for name in named]
         return list(named)
 
@@ -53,9 +54,9 @@ class Sources:
         where = zip(*(rows.column(name).to_pylist() for name in (FILE, GROUP, ROW)), strict=True)
         return [self._group(file, group)[row].as_py() for file, group, row in where]
 
-    def _group(self, file: int, group: int) -> pa.ChunkedArray:
+    def _group(self, file: str, group: int) -> pa.ChunkedArray:
         if (file, group) not in self._groups:
-            place = self._files[file]
+            place = self._base.at(file)
             with place.filesystem.open_input_file(place.path) as stream:
                 table = parquet.ParquetFile(stream).read_row_group(group, [self._plan.input.column])
             self._groups[file, group] = table.column(0)
@@ -70,12 +71,20 @@ def _places(positions: npt.NDArray[np.int32], groups: npt.NDArray[np.int32], pie
     return np.asarray(before + positions % piece_rows, np.int64)
 
 
+def _place_of(path: str) -> Place | Reject:
+    """Of a path that a row names: what is wrong with it is that row's."""
+    try:
+        return Place.of(path)
+    except BulkError as error:
+        return Reject(_UNREADABLE, str(error), retryable=True)
+
+
 def read_file(place: Place, max_bytes: int) -> bytes | Reject:
     """The bytes of an image, or why there are none."""
     try:
         content = place.read(max_bytes + 1)
     except FileNotFoundError:
-        return Reject("FILE_UNREADABLE", "there is no such file", retryable=False)
+        return Reject(_UNREADABLE, "there is no such file", retryable=False)
     except (OSError, pa.ArrowException) as error:
-        return Reject("FILE_UNREADABLE", reason(error), retryable=True)
+        return Reject(_UNREADABLE, reason(error), retryable=True)
     return content

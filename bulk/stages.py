@@ -7,7 +7,7 @@ processes do not survive ends that process: Ray starts another one and gives it 
 import logging
 import logging.config
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -20,7 +20,6 @@ from bulk.decoding import Decoder
 from bulk.encoding import Encoder
 from bulk.hosts import Need, Places
 from bulk.outcomes import CODE, PART, PIECE, POSITION, VECTOR, Work, rejects_of, table_of, vectors_array, work_of
-from bulk.places import Place
 from bulk.plan import Folders, Plan
 from bulk.sources import Sources
 from bulk.store import Store
@@ -44,7 +43,6 @@ class Job:
     plan: Plan
     folders: Folders
     settings: ServiceSettings
-    files: Sequence[Place]
 
     def work(self, row: pa.Table) -> Work:
         """The piece that a row names."""
@@ -91,7 +89,7 @@ class Decode:
 
     def __call__(self, row: pa.Table) -> pa.Table:
         work = self._job.work(row)
-        sources = Sources(self._job.plan, self._job.folders, self._job.files).read(work)
+        sources = Sources(self._job.plan, self._job.folders).read(work)
         pixels, rejects = self._decoder.pixels(sources)
         if not self._decoder.healthy:
             _end_process("image processes do not start")
@@ -147,7 +145,7 @@ class AskService:
 
     def __call__(self, row: pa.Table) -> pa.Table:
         work = self._job.work(row)
-        sources = Sources(self._job.plan, self._job.folders, self._job.files).read(work)
+        sources = Sources(self._job.plan, self._job.folders).read(work)
         vectors, rejects = self._asker.ask(sources, dim=self._job.plan.model.dim, kind=self._job.plan.input.kind)
         return table_of(work, rejects, vectors_array(vectors, pa.float32()))
 

@@ -21,7 +21,6 @@ from bulk.places import Place, explained
 from bulk.plan import Folders, Plan, part_name, read_rows
 
 FINGERPRINT = "fingerprint"
-_VECTORS, _REJECTS = "vectors", "rejects"
 
 # Of row groups in vectors: some megabytes, which a reader can take one by one.
 _GROUP_ROWS = 8192
@@ -53,11 +52,11 @@ class Store:
 
     @property
     def vectors(self) -> Place:
-        return self.folders.output / _VECTORS
+        return self.folders.vectors
 
     @property
     def rejects(self) -> Place:
-        return self.folders.output / _REJECTS
+        return self.folders.rejects
 
     def write_piece(self, work: Work, outcomes: pa.Table) -> None:
         """Raises `OSError`."""
@@ -86,9 +85,18 @@ class Store:
 
     def complete_parts(self) -> dict[int, PartCounts]:
         """Raises `BulkError` for a file that is none of this plan's."""
+        return {part: self.counts(part) for part in self._parts_there()}
+
+    def merge_leftovers(self) -> None:
+        """Pieces beside a complete part belong into it: a run was killed before or while it put them there, and its
+        files are right again only then. Raises `BulkError`.
+        """
+        for part in self.pieces_there().keys() & set(self._parts_there()):
+            self.merge(part)
+
+    def _parts_there(self) -> list[int]:
         rejects = {path.rpartition("/")[2] for path in self.rejects.files()}
-        parts = [part for part in range(len(self.plan.parts)) if part_name(part) in rejects]
-        return {part: self.counts(part) for part in parts}
+        return [part for part in range(len(self.plan.parts)) if part_name(part) in rejects]
 
     def counts(self, part: int) -> PartCounts:
         """Of a complete part, by its files' own numbers. Raises `BulkError` unless all its rows are in them, once."""

@@ -1,0 +1,121 @@
+"""Where files lie: paths and URIs, and that a file is there whole or not at all."""
+
+import pickle
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from pyarrow import fs
+
+from bulk.errors import BulkError
+from bulk.places import Place, explained, reason, stem
+
+
+@pytest.fixture(params=[pytest.param("path", id="path"), pytest.param("uri", id="file URI")])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    return Place.of(str(tmp_path) if request.param == "path" else tmp_path.as_uri())
+
+
+def test_what_is_written_is_read(folder: Place) -> None:
+    """Files and folders are made, found in order, measured and removed."""
+    (folder / "b").make()
+    (folder / "b" / "two").write(lambda stream: stream.write(b"22"))
+    (folder / "one").write(lambda stream: stream.write(b"1"))
+
+    assert ["one"] == [Path(path).name for path in folder.files()]
+    assert ["two", "one"] == [Path(path).name for path in folder.files(recursive=True)]
+    assert (3, b"22", b"2") == (folder.size(), (folder / "b" / "two").read(), (folder / "b" / "two").read(1))
+    for place in (folder / "b", folder / "one", folder / "never"):
+        place.remove()
+    assert [] == folder.files(recursive=True)
+
+
+def test_a_file_is_its_own_only_file(folder: Place) -> None:
+    """What is named alone is what is found; where there is nothing, nothing is."""
+    (folder / "one").write(lambda stream: stream.write(b"1"))
+
+    assert [(folder / "one").path] == (folder / "one").files()
+    assert [] == (folder / "none").files()
+    assert (True, False) == ((folder / "one").exists(), (folder / "none").exists())
+
+
+def test_any_machine_can_open_it(folder: Place) -> None:
+    """Places go to other processes."""
+    (folder / "one").write(lambda stream: stream.write(b"1"))
+
+    assert b"1" == pickle.loads(pickle.dumps(folder / "one")).read()  # noqa: S301 - our own bytes
+
+
+def test_a_file_is_whole_or_not_there(folder: Place) -> None:
+    """Whoever fails in the middle leaves what was there before, and nothing beside it."""
+
+    def fail(stream: pa.NativeFile) -> None:
+        stream.write(b"half of it")
+        raise MemoryError
+
+    (folder / "one").write(lambda stream: stream.write(b"before"))
+    for name in ("one", "two"):
+        with pytest.raises(MemoryError):
+            (folder / name).write(fail)
+
+    assert b"before" == (folder / "one").read()
+    assert [(folder / "one").path] == folder.files()
+
+
+def test_any_filesystem_of_fsspec() -> None:
+    """Whoever has a scheme that pyarrow does not know has it from there."""
+    place = Place.of("memory://somewhere")
+    (place / "one").write(lambda stream: stream.write(b"1"))
+
+    assert b"1" == (Place.of("memory://somewhere") / "one").read()
+    assert isinstance(place.filesystem, fs.PyFileSystem)
+
+
+def test_uri_that_nobody_knows() -> None:
+    """One line that names it."""
+    with pytest.raises(BulkError, match=r"^nobodys://bucket/a: ") as caught:
+        Place.of("nobodys://bucket/a")
+
+    assert 1 == len(str(caught.value).splitlines())
+
+
+def test_a_relative_path_is_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever changes the folder later means the same file."""
+    monkeypatch.chdir(tmp_path)
+
+    assert str(tmp_path / "a b" / "c") == Place.of("a b/c").path
+
+
+@given(st.text() | st.none())
+@example(" ")
+def test_any_reason_is_one_line(text: str | None) -> None:
+    """Whatever a library says, or if it says nothing."""
+    error = ValueError() if text is None else ValueError(text)
+
+    said = reason(error)
+
+    assert 1 == len(said.splitlines())
+    assert 0 < len(said) <= 300
+
+
+def test_only_what_a_file_can_cause_is_explained() -> None:
+    """A mistake in the code is not an input's."""
+    with pytest.raises(ZeroDivisionError), explained("x"):
+        raise ZeroDivisionError
+    with pytest.raises(BulkError, match=r"^x: No such file or directory$"), explained("x"):
+        Path("/nowhere/at/all").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        pytest.param("/a/b.csv.gz", "b.csv", id="compressed"),
+        pytest.param("b.parquet", "b.parquet", id="plain"),
+        pytest.param("/a.gz/b.jsonl.zst", "b.jsonl", id="folder that looks compressed"),
+    ],
+)
+def test_stem_tells_the_format(path: str, expected: str) -> None:
+    """The suffix of the compression says nothing of what is in it."""
+    assert expected == stem(path)

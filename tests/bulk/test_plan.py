@@ -1,0 +1,121 @@
+"""The plan: every row once, in pieces, and written down whole or not at all."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import bulk.plan
+from bulk.errors import BulkError
+from bulk.inputs import ID
+from bulk.places import Place
+from bulk.plan import Folders, read_plan, read_rows, write_plan
+from tests.bulk.plans import plan_of, planned, rows_table
+
+
+@given(
+    st.lists(st.integers(0, 9), min_size=1, max_size=8).filter(any),
+    st.integers(1, 7),
+    st.integers(1, 12),
+)
+def test_every_row_has_one_place(
+    tmp_path_factory: pytest.TempPathFactory, batches: list[int], piece_rows: int, part_rows: int
+) -> None:
+    """However the batches fall, all rows are there in order, and each piece is a row group of its part."""
+    folders = Folders(Place.of(str(tmp_path_factory.mktemp("plan"))))
+    total = sum(batches)
+    begins = [sum(batches[:number]) for number in range(len(batches))]
+    tables = [rows_table(range(begin, begin + size)) for begin, size in zip(begins, batches, strict=True) if size]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bulk.plan, "PART_ROWS", part_rows)
+        plan = write_plan(folders, planned("x", piece_rows=piece_rows), tables)
+
+    found = []
+    for part in range(len(plan.parts)):
+        groups = [read_rows(folders, part, groups=[piece]) for piece in range(plan.pieces_of(part))]
+        assert [plan.rows_of(part, piece) for piece in range(plan.pieces_of(part))] == [len(group) for group in groups]
+        assert plan.parts[part] == sum(len(group) for group in groups)
+        found += pa.concat_tables(groups).column(ID).to_pylist()
+    assert list(range(total)) == found
+    assert total == plan.rows
+    assert plan == read_plan(folders)
+
+
+@pytest.mark.parametrize(
+    "ids", [pytest.param([5, 7, 9, 7], id="numbers"), pytest.param(["a", "c", "d", "c"], id="strings")]
+)
+@pytest.mark.parametrize("cut", [pytest.param(4, id="in one batch"), pytest.param(2, id="in two batches")])
+def test_an_id_that_comes_twice(tmp_path: Path, ids: list[int | str], cut: int) -> None:
+    """It is named with both its rows, and there is no plan."""
+    folders = Folders(Place.of(str(tmp_path)))
+    with pytest.raises(BulkError, match=f"the id {ids[1]!r} comes twice, in rows 1 and 3"):
+        write_plan(folders, planned("x"), [rows_table(batch) for batch in (ids[:cut], ids[cut:]) if batch])
+
+    assert read_plan(folders) is None
+
+
+def test_an_id_that_comes_twice_in_two_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows are counted over all of the input."""
+    monkeypatch.setattr(bulk.plan, "PART_ROWS", 3)
+
+    with pytest.raises(BulkError, match="the id 2 comes twice, in rows 2 and 7"):
+        plan_of(tmp_path, [0, 1, 2, 3, 4, 5, 6, 2])
+
+
+def test_two_ids_with_one_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are two ids all the same."""
+    monkeypatch.setattr(pd.util, "hash_array", lambda ids: np.zeros(len(ids), np.uint64))
+
+    plan, _ = plan_of(tmp_path, ["a", "b", "c"])
+    with pytest.raises(BulkError, match="the id 'b' comes twice"):
+        plan_of(tmp_path, ["a", "b", "b"])
+
+    assert 3 == plan.rows
+
+
+def test_no_rows(tmp_path: Path) -> None:
+    """There is nothing to plan."""
+    for batches in ([], [pa.table({ID: pa.array([], pa.int64()), "source": pa.array([], pa.string())})]):
+        with pytest.raises(BulkError, match="the input has no rows"):
+            write_plan(Folders(Place.of(str(tmp_path))), planned("x"), batches)
+
+    assert read_plan(Folders(Place.of(str(tmp_path)))) is None
+
+
+def test_input_that_breaks_in_the_middle_leaves_no_plan(tmp_path: Path) -> None:
+    """And what was begun is not in the way of the next try."""
+    folders = Folders(Place.of(str(tmp_path)))
+
+    def breaking() -> Iterator[pa.Table]:
+        yield rows_table([1, 2, 3])
+        raise OSError("gone")
+
+    with pytest.raises(BulkError, match="gone"):
+        write_plan(folders, planned("x"), breaking())
+    assert read_plan(folders) is None
+    plan = write_plan(folders, planned("x"), [rows_table([8])])
+
+    assert [8] == read_rows(folders, 0).column(ID).to_pylist()
+    assert (1,) == plan.parts
+
+
+def test_plan_of_another_version(tmp_path: Path) -> None:
+    """It is refused, not guessed at."""
+    _, folders = plan_of(tmp_path, [1])
+    folders.plan.write(lambda stream: stream.write(b'{"version": 0}'))
+
+    with pytest.raises(BulkError, match="another version"):
+        read_plan(folders)
+
+
+def test_output_without_its_plan_is_not_taken_for_this_run(tmp_path: Path) -> None:
+    """Vectors of who knows which input would pass for this one's."""
+    (tmp_path / "vectors").mkdir()
+
+    with pytest.raises(BulkError, match="vectors of another run"):
+        plan_of(tmp_path, [1])
