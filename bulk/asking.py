@@ -23,6 +23,9 @@ Vectors = npt.NDArray[np.float32]
 _EXPECTED = "CLIP_EXPECTED_FINGERPRINT"
 _READERS = 16
 
+# What is between the client and the service: no row is rejected for it.
+_OF_NO_ROW = {"AUTH_FAILED", "CONFIGURATION_ERROR", "FINGERPRINT_MISMATCH", "NOT_FOUND"}
+
 
 class Asker:
     """One client, for one thread. What is away for a whole piece ends the run: its rows are not at fault."""
@@ -73,8 +76,13 @@ class Asker:
         return read_file(source, self._max_file_bytes)
 
     def _require_service(self, outcomes: "Sequence[Outcome | Reject]") -> None:
-        errors = [one for one in outcomes if isinstance(one, self._error)]
-        if errors and len(errors) == len(outcomes) and all(error.unavailable for error in errors):
+        """Of the rows that were sent."""
+        sent = [one for one in outcomes if not isinstance(one, Reject)]
+        errors = [one for one in sent if isinstance(one, self._error)]
+        for error in errors:
+            if error.code in _OF_NO_ROW:
+                raise BulkError(str(error))
+        if errors and len(errors) == len(sent) and all(error.unavailable for error in errors):
             raise BulkError(f"the service is away: {errors[0]}; go on with --resume when it is back")
 
     def _taken(self, outcome: "Outcome | Reject", row: npt.NDArray[np.float32]) -> Reject | None:

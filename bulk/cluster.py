@@ -3,6 +3,7 @@
 import logging
 import os
 import socket
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -81,6 +82,8 @@ def cluster(environ: Mapping[str, str]) -> Iterator[Machines]:
     import ray
 
     logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # It advises where there is less to do than there are processes.
+    warnings.filterwarnings("ignore", "The maximum number of concurrent tasks", UserWarning)
     address = environ.get("RAY_ADDRESS")
     alone = {
         "include_dashboard": False,
@@ -95,6 +98,8 @@ def cluster(environ: Mapping[str, str]) -> Iterator[Machines]:
             ray.init(address or "local", logging_level=logging.ERROR, log_to_driver=False, **here)
     except Exception as error:
         raise BulkError(f"RAY_ADDRESS: {address or 'this machine'}: {reason(error)}") from error
+    # Of processes that die it tells on standard output, whatever `log_to_driver` says; there is no other switch.
+    ray._private.worker._worker_logs_enabled = False
     try:
         nodes = [node for node in ray.nodes() if node["Alive"]]
         resources = ray.cluster_resources()

@@ -120,6 +120,8 @@ class Run:
         context = DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False
+        # What was raised in a stage says what is wrong; Ray's own says only that something is.
+        context.raise_original_map_exception = True
         # One block for each piece, whatever its size.
         context.target_max_block_size = None
         with explained_by_ray():

@@ -111,7 +111,10 @@ class Store:
         pieces = [piece for _, piece in sorted(self.pieces_there().get(part, {}).items())]
         ids = read_rows(self.folders, part).column(ID).combine_chunks()
         known = [self._part_as_outcomes(part, ids), *(_read(piece) for piece in pieces if self.is_whole(piece))]
-        outcomes = pa.concat_tables([table for table in known if table is not None])
+        known = [table for table in known if table is not None]
+        if not known:
+            raise BulkError(f"{part_name(part)}: none of its pieces can be read")
+        outcomes = pa.concat_tables(known)
         rows = _one_for_each(outcomes, len(ids), part)
         with explained(part_name(part)):
             self._write_part(part, ids, rows)

@@ -31,11 +31,19 @@ class Gate:
 
 @dataclass(slots=True)
 class ImageServer:
-    """`files` maps a path to the bytes answered for it; any other path is a 404. `gates` hold a path's answer back."""
+    """`files` maps a path to the bytes answered for it; any other path is a 404. `gates` hold a path's answer back, and
+    `busy` paths are answered 503 instead; `redirects` lead elsewhere. `most_at_once` is of requests that were there at
+    the same time.
+    """
 
     base_url: str
     files: dict[str, bytes] = field(default_factory=dict)
     gates: dict[str, Gate] = field(default_factory=dict)
+    busy: set[str] = field(default_factory=set)
+    redirects: dict[str, str] = field(default_factory=dict)
+    most_at_once: int = 0
+    _at_once: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, path: str, data: bytes) -> str:
         """Serve `data` under `path` and return its URL."""
@@ -46,6 +54,18 @@ class ImageServer:
         """Like `add`, but the answer is held until the returned gate is opened."""
         gate = self.gates[path] = Gate()
         return self.add(path, data), gate
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """A request is there for as long as the block."""
+        with self._lock:
+            self._at_once += 1
+            self.most_at_once = max(self.most_at_once, self._at_once)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._at_once -= 1
 
 
 @contextmanager
@@ -64,13 +84,19 @@ def image_server() -> Iterator[ImageServer]:
 class _Handler(QuietHandler):
     def do_GET(self) -> None:
         images: ImageServer = self.server.images  # type: ignore[attr-defined]
-        path = self.path.partition("?")[0]
+        with images.counted():
+            self._answer(images, self.path.partition("?")[0])
+
+    def _answer(self, images: ImageServer, path: str) -> None:
         if path in images.gates:
             images.gates[path].pass_through()
-        data = images.files.get(path)
+        data = None if path in images.busy else images.files.get(path)
+        status = 503 if path in images.busy else 302 if path in images.redirects else 404 if data is None else 200
         # Whoever asked may have given up, or have been killed, while the gate was closed.
         with suppress(ConnectionError):
-            self.send_response(200 if data is not None else 404)
+            self.send_response(status)
+            if status == 302:
+                self.send_header("Location", images.redirects[path])
             self.send_header("Content-Length", str(len(data or b"")))
             self.end_headers()
             self.wfile.write(data or b"")

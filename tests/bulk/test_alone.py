@@ -1,0 +1,73 @@
+"""A run on this machine alone, with a Ray of its own that ends with it, however it ends."""
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pyarrow as pa
+import pytest
+from pyarrow import csv
+
+from tests.bulk.commands import Command, ray_folder, run, started, table_of
+from tools.testbed.image_server import ImageServer
+from tools.testbed.pictures import encoded, natural
+
+pytestmark = pytest.mark.timeout(600)
+
+ROWS = 24
+PIECES_BEFORE_THE_GATE = 3
+
+
+@pytest.fixture
+def settings() -> Iterator[dict[str, str]]:
+    with ray_folder() as folder:
+        yield {"RAY_TMPDIR": str(folder), "IMAGE_DOWNLOAD_TIMEOUT_SECONDS": "200"}
+
+
+def below(command: Command) -> list[psutil.Process]:
+    """All processes of a run."""
+    return psutil.Process(command.process.pid).children(recursive=True)
+
+
+def wait_for_end(processes: list[psutil.Process]) -> None:
+    _, alive = psutil.wait_procs(processes, timeout=120)
+
+    assert [] == alive
+
+
+def test_nothing_is_left_running_and_nothing_lost(
+    images: ImageServer, settings: dict[str, str], tmp_path: Path
+) -> None:
+    """Killed, interrupted by Ctrl-C, and then gone on with to the end: each time its processes end with it."""
+    url, gate = images.add_gated("/alone-gated.png", encoded(natural(60, 40, 1), "PNG"))
+    quick = images.add("/alone.png", encoded(natural(60, 40, 2), "PNG"))
+    urls = [quick] * ROWS
+    # In two pieces, as many as are decoded at once.
+    urls[PIECES_BEFORE_THE_GATE * 4] = urls[PIECES_BEFORE_THE_GATE * 4 + 4] = url
+    csv.write_csv(pa.table({"url": urls}), tmp_path / "rows.csv")
+    out = tmp_path / "out"
+    arguments = ["embed", "--input", str(tmp_path / "rows.csv"), "--url-column", "url", "--output", str(out)]
+    arguments += ["--piece-rows", "4", "--resume"]
+
+    ends = []
+    for number in (signal.SIGKILL, signal.SIGINT):
+        with started(arguments, settings, output=out) as command:
+            command.wait_for_pieces(PIECES_BEFORE_THE_GATE)
+            gate.wait_for_request()
+            processes = below(command)
+            command.process.send_signal(number)
+            ends.append(command.end())
+            wait_for_end(processes)
+    gate.open()
+    after = run(arguments, settings, output=out)
+
+    killed, interrupted = ends
+    assert -signal.SIGKILL == killed.status
+    last = "interrupted: the same command with --resume goes on after what is done"
+    assert (130, "", last) == (interrupted.status, interrupted.out, interrupted.err.splitlines()[-1])
+    assert "Traceback" not in interrupted.err
+    assert (0, f"{ROWS} rows = {ROWS} vectors + 0 rejects") == (after.status, after.out.splitlines()[0]), after
+    assert list(range(ROWS)) == table_of(out).ids
+    # What was done was not done again.
+    assert after.out.splitlines()[1].startswith(f"{ROWS - 4 * PIECES_BEFORE_THE_GATE} rows in ")

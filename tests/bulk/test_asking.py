@@ -1,0 +1,80 @@
+"""Vectors by the client of this service, from a real pod."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from clip_embedding_client import ClientSettings, ClipClient, Embedding
+
+from bulk.asking import Asker
+from bulk.errors import BulkError
+from bulk.inputs import Kind
+from bulk.outcomes import Reject
+from bulk.places import Place
+from bulk.sources import Source
+from tools.testbed.image_server import ImageServer
+from tools.testbed.loopback import free_port
+from tools.testbed.pictures import encoded, natural
+from tools.testbed.process import SECRET, PodProcess
+
+TOLERANCE = 1e-4
+MAX_BYTES = 100_000
+
+
+def environ(base_url: str) -> dict[str, str]:
+    return {
+        "CLIP_INFERENCE_BACKEND": "runpod_pod",
+        "CLIP_POD_BASE_URL": base_url,
+        "EMBEDDING_HMAC_SECRET": SECRET,
+        "CLIP_RETRY_ATTEMPTS": "1",
+    }
+
+
+def test_rows_are_what_the_pod_says(pod: PodProcess, images: ImageServer, tmp_path: Path) -> None:
+    """By URL, file and bytes, each in its place, with the pod's own code where there is no vector."""
+    data = encoded(natural(50, 40, 5), "PNG")
+    (tmp_path / "a.png").write_bytes(data)
+    url = images.add("/asked.png", data)
+    asker = Asker(environ(pod.base_url), MAX_BYTES)
+    model = asker.model()
+
+    sources: list[Source] = [url, None, Place.of(str(tmp_path / "a.png")), data, images.base_url + "/asked-missing.png"]
+    sources += [Place.of(str(tmp_path / "none.png")), Reject("FILE_UNREADABLE", "no such scheme", retryable=True)]
+    vectors, rejects = asker.ask(sources, dim=model.dim, kind=Kind.IMAGE_PATH)
+    texts, none = asker.ask(["a red circle", None], dim=model.dim, kind=Kind.TEXT)
+    with ClipClient(ClientSettings.from_environ(environ(pod.base_url))) as client:
+        image, text = client.embed_image(url), client.embed_text("a red circle")
+
+    assert (image.fingerprint, 512, "tiny-shapes") == (model.fingerprint, model.dim, model.name)
+    codes = [None, "VALIDATION_ERROR", None, None, "DOWNLOAD_ERROR", "FILE_UNREADABLE", "FILE_UNREADABLE"]
+    assert codes == [reject and reject.code for reject in rejects]
+    for row in (0, 2, 3):
+        assert float(np.linalg.norm(image.vector - vectors[row])) < TOLERANCE
+    assert isinstance(text, Embedding)
+    assert float(np.linalg.norm(text.vector - texts[0])) < TOLERANCE
+    assert [None, "VALIDATION_ERROR"] == [reject and reject.code for reject in none]
+
+
+def test_vectors_of_another_model_are_refused(pod: PodProcess) -> None:
+    """The run ends: they could not be mixed."""
+    asker = Asker(environ(pod.base_url), MAX_BYTES, fingerprint="2:0000")
+
+    with pytest.raises(BulkError, match="fingerprint"):
+        asker.ask(["a red circle"], dim=512, kind=Kind.TEXT)
+
+
+def test_a_service_that_is_away_ends_the_run() -> None:
+    """Its rows are not at fault: none of them is rejected, and one line says how to go on."""
+    asker = Asker(environ(f"http://127.0.0.1:{free_port()}"), MAX_BYTES)
+
+    with pytest.raises(BulkError, match="--resume") as caught:
+        asker.ask(["a red circle", None], dim=512, kind=Kind.TEXT)
+    with pytest.raises(BulkError, match="the service does not answer"):
+        asker.model()
+    assert 1 == len(str(caught.value).splitlines())
+
+
+def test_settings_of_no_use() -> None:
+    """Said by the client itself, in one line."""
+    with pytest.raises(BulkError, match="CLIP_INFERENCE_BACKEND"):
+        Asker({"CLIP_INFERENCE_BACKEND": "nobody"}, MAX_BYTES)

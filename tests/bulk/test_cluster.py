@@ -1,0 +1,53 @@
+"""The machines: how a run is spread over them, and that a cluster that is away is said at once."""
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from bulk.cluster import Machines, cluster, sizes
+from bulk.errors import BulkError
+from tools.testbed.loopback import free_port
+
+
+@given(st.integers(1, 50), st.integers(2, 64), st.integers(0, 8))
+def test_what_is_planned_is_there(nodes: int, cpus: int, gpus: int) -> None:
+    """No stage waits for processors or GPUs that the cluster does not have, and each has at least one process."""
+    machines = Machines(nodes, float(nodes * cpus), float(nodes * gpus))
+    assume(machines.cpus - machines.gpus > 1)
+
+    made = sizes(machines, encoders=None, decoders=None)
+
+    taken = made.encoders * made.encoder_cpus + made.decoders * made.decoder_cpus
+    assert taken <= machines.cpus - 1
+    assert made.encoders * made.encoder_gpus <= machines.gpus
+    assert min(made.encoders, made.decoders, made.decoder_processes) >= 1
+    assert made.encoders == (machines.gpus or nodes)
+
+
+def test_what_was_asked_for_is_taken() -> None:
+    """Whoever knows the machines better says how many processes there are."""
+    made = sizes(Machines(2, 16.0, 0.0), encoders=3, decoders=5)
+
+    assert (3, 5) == (made.encoders, made.decoders)
+
+
+@pytest.mark.parametrize(
+    "machines",
+    [pytest.param(Machines(1, 1.0, 0.0), id="one processor"), pytest.param(Machines(1, 4.0, 4.0), id="GPUs alone")],
+)
+def test_too_few_processors(machines: Machines) -> None:
+    """Said at once: such a run would wait for ever."""
+    with pytest.raises(BulkError, match="a processor for each GPU and two more are needed"):
+        sizes(machines, encoders=None, decoders=None)
+
+
+@pytest.mark.parametrize("scheme", [pytest.param("", id="address"), pytest.param("ray://", id="client")])
+def test_cluster_that_is_away(scheme: str) -> None:
+    """Ray would ask there for minutes; the line names the variable."""
+    address = f"{scheme}127.0.0.1:{free_port()}"
+
+    with (
+        pytest.raises(BulkError, match=f"^RAY_ADDRESS: {address}: Connection refused$"),
+        cluster({"RAY_ADDRESS": address}),
+    ):
+        pytest.fail("there is no such cluster")

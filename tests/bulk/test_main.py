@@ -1,0 +1,41 @@
+"""The command line, as far as it needs no Ray: what is wrong with it is said before anything starts."""
+
+from pathlib import Path
+
+import pytest
+
+from bulk.__main__ import main
+from tools.testbed.loopback import free_port
+
+EMBED = ["embed", "--input", "in", "--output", "out"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        pytest.param([], "required: COMMAND", id="nothing"),
+        pytest.param(["embed", "--input", "in"], "required: --output", id="no output"),
+        pytest.param([*EMBED, "--piece-rows", "0"], "--piece-rows: invalid", id="no rows"),
+        pytest.param([*EMBED, "--encoders", "x"], "--encoders: invalid", id="no number"),
+        pytest.param([*EMBED, "--url-column", "a", "--text-column", "b"], "not allowed with", id="two columns"),
+        pytest.param([*EMBED, "--dtype", "int8"], "invalid choice", id="dtype"),
+        pytest.param(["retry"], "required: OUTPUT", id="nothing to retry"),
+    ],
+)
+def test_wrong_use(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is argparse that says so, with its own status."""
+    with pytest.raises(SystemExit) as caught:
+        main(arguments, {})
+
+    assert 2 == caught.value.code
+    assert message in capsys.readouterr().err
+
+
+def test_cluster_that_is_away_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """And no output is begun."""
+    address = f"127.0.0.1:{free_port()}"
+    status = main(["embed", "--input", "in", "--output", str(tmp_path / "out")], {"RAY_ADDRESS": address})
+
+    assert 1 == status
+    assert ("", f"RAY_ADDRESS: {address}: Connection refused\n") == capsys.readouterr()
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,98 @@
+"""What the rows of a piece name, read from where it lies: the right row's, whichever rows a piece has."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pyarrow import parquet
+
+from bulk.inputs import Input, Kind
+from bulk.outcomes import Reject, Work
+from bulk.places import Place
+from bulk.plan import Folders, Plan, Planned, write_plan
+from bulk.sources import Sources, read_file
+from tests.bulk.plans import MODEL
+
+ROWS = 17
+
+
+def plan_of(output: Path, given: Input) -> tuple[Plan, Folders]:
+    folders = Folders(Place.of(str(output)))
+    return write_plan(folders, Planned(given, MODEL, "float32", "parquet", 4), given.batches()), folders
+
+
+def work(positions: list[int]) -> Work:
+    return Work(0, 0, np.asarray(positions, np.int32))
+
+
+@pytest.fixture(scope="module")
+def bytes_in_files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, Folders]:
+    """In two files with row groups that are no pieces."""
+    folder = tmp_path_factory.mktemp("bytes")
+    images = [None if number == 9 else b"%d" % number for number in range(ROWS)]
+    for name, part in (("b.parquet", images[:8]), ("c.parquet", images[8:])):
+        parquet.write_table(pa.table({"image": pa.array(part, pa.binary())}), folder / name, row_group_size=3)
+    made = plan_of(tmp_path_factory.mktemp("out"), Input(str(folder), Kind.IMAGE_BYTES, "image", None))
+    # What comes into the folder later is no row of this plan, and moves none.
+    parquet.write_table(pa.table({"image": [b"new"] * 50}), folder / "a.parquet")
+    return made
+
+
+@given(st.lists(st.integers(0, ROWS - 1), min_size=1, unique=True))
+def test_bytes_are_the_rows_own(bytes_in_files: tuple[Plan, Folders], positions: list[int]) -> None:
+    """Any rows in any order, from whichever row groups."""
+    found = Sources(*bytes_in_files).read(work(positions))
+
+    assert [None if number == 9 else b"%d" % number for number in positions] == found
+
+
+@given(positions=st.lists(st.integers(0, ROWS - 1), min_size=1, unique=True))
+def test_texts_are_the_rows_own(tmp_path_factory: pytest.TempPathFactory, positions: list[int]) -> None:
+    """Also some rows of some pieces, as when they are tried again."""
+    folder = tmp_path_factory.mktemp("texts")
+    parquet.write_table(pa.table({"text": [f"text {number}" for number in range(ROWS)]}), folder / "a.parquet")
+    sources = Sources(*plan_of(folder / "out", Input(str(folder / "a.parquet"), Kind.TEXT, "text", None)))
+
+    assert [f"text {number}" for number in positions] == sources.read(work(positions))
+
+
+def test_paths_and_files_are_places(tmp_path: Path) -> None:
+    """A path that leads nowhere at all is that row's alone."""
+    (tmp_path / "a.png").write_bytes(b"x")
+    paths = [str(tmp_path / "a.png"), f"file://{tmp_path}/a.png", "nobodys://x/y", None]
+    parquet.write_table(pa.table({"path": paths}), tmp_path / "rows.parquet")
+    named = Input(str(tmp_path / "rows.parquet"), Kind.IMAGE_PATH, "path", None)
+    files = Input(str(tmp_path), Kind.IMAGE_FILE, None, None)
+
+    one, two, wrong, nothing = Sources(*plan_of(tmp_path / "o1", named)).read(work([0, 1, 2, 3]))
+    [file] = Sources(*plan_of(tmp_path / "o2", files)).read(work([0]))
+
+    for place in (one, two, file):
+        assert isinstance(place, Place)
+        assert b"x" == read_file(place, 9)
+    assert isinstance(wrong, Reject)
+    assert "nobodys" in wrong.message
+    assert nothing is None
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [pytest.param(9, 9, id="fits"), pytest.param(10, 10, id="fits just"), pytest.param(99, 11, id="too large")],
+)
+def test_a_file_is_read_so_far_as_its_size_is_known(tmp_path: Path, size: int, expected: int) -> None:
+    """A byte more than may be tells that it is too large, and no more of it is read."""
+    (tmp_path / "a").write_bytes(bytes(size))
+
+    assert bytes(expected) == read_file(Place.of(str(tmp_path / "a")), 10)
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    """One that is not there stays away; a disk may come back."""
+    missing, folder = (read_file(Place.of(str(path)), 10) for path in (tmp_path / "a", tmp_path))
+
+    assert isinstance(missing, Reject)
+    assert isinstance(folder, Reject)
+    assert (False, True) == (missing.retryable, folder.retryable)
