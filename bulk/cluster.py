@@ -81,7 +81,7 @@ def cluster(environ: Mapping[str, str]) -> Iterator[Machines]:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     import ray
 
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     # It advises where there is less to do than there are processes.
     warnings.filterwarnings("ignore", "The maximum number of concurrent tasks", UserWarning)
     address = environ.get("RAY_ADDRESS")

@@ -58,6 +58,18 @@ def test_every_format_gives_the_same_rows(tmp_path: Path, name: str) -> None:
     assert 3 == texts(given).count()
 
 
+def test_lines_within_a_value_do_not_end_a_row(tmp_path: Path) -> None:
+    """Also where a large file is read in blocks."""
+    text = "one\n" * 50
+    (tmp_path / "a.csv").write_text("key,text\n" + "".join(f'{number},"{text}"\n' for number in range(20_000)))
+
+    tables = list(texts(tmp_path / "a.csv", id_column="key").batches())
+
+    assert len(tables) > 1
+    assert list(range(20_000)) == [one for table in tables for one in table.column(ID).to_pylist()]
+    assert {text} == {one for table in tables for one in table.column(SOURCE).to_pylist()}
+
+
 def test_files_of_a_folder_follow_each_other(tmp_path: Path) -> None:
     """By their paths, the folders below included; what is no table is left out; numbers go on."""
     (tmp_path / "b").mkdir()

@@ -104,6 +104,17 @@ def test_input_that_breaks_in_the_middle_leaves_no_plan(tmp_path: Path) -> None:
     assert (1,) == plan.parts
 
 
+def test_pieces_of_a_plan_that_is_gone_are_gone(tmp_path: Path) -> None:
+    """They would pass for pieces of this one."""
+    _, folders = plan_of(tmp_path, [1])
+    (folders.pieces / "part-00000-00000.parquet").write(lambda stream: stream.write(b"of another input"))
+    folders.plan.remove()
+
+    plan_of(tmp_path, [2])
+
+    assert [] == folders.pieces.files()
+
+
 def test_plan_of_another_version(tmp_path: Path) -> None:
     """It is refused, not guessed at."""
     _, folders = plan_of(tmp_path, [1])

@@ -157,6 +157,25 @@ def test_torn_piece_is_done_again(
     assert expected(becomes) == in_output(folder)
 
 
+def test_vector_stays_where_its_reject_is_still_there(new_folder: Callable[[], Path]) -> None:
+    """A retry that ended between the two files, and whose piece was lost with its machine."""
+    folder = new_folder()
+    store = store_of(folder)
+    becomes: list[Reject | None] = [LATER] * ROWS
+    for piece in range(3):
+        write(store, piece, positions_of(piece), becomes)
+    store.merge(0)
+    old = (folder / "rejects" / "part-00000.parquet").read_bytes()
+    write(store, 0, [2, 5], [None] * ROWS)
+    store.merge(0)
+    (folder / "rejects" / "part-00000.parquet").write_bytes(old)
+    (folder / "_bulk" / "pieces" / "part-00000-00000.parquet").write_bytes(b"torn")
+
+    store.merge_leftovers()
+
+    assert expected([None if number in (2, 5) else LATER for number in range(ROWS)]) == in_output(folder)
+
+
 def test_part_cut_between_its_files_is_made_again(new_folder: Callable[[], Path]) -> None:
     """Its vectors alone make it not complete."""
     folder = new_folder()
