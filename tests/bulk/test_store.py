@@ -227,7 +227,8 @@ def test_part_is_read_back(new_folder: Callable[[], Path], monkeypatch: pytest.M
     for piece in range(3):
         write(store, piece, positions_of(piece), [None] * ROWS)
     put = Store._write
-    twice = [0, *range(ROWS - 1)]
+    # The first row twice, and the last one not at all.
+    twice = pa.array([0, *range(ROWS - 1)], pa.int32())
     monkeypatch.setattr(Store, "_write", lambda self, place, table: put(self, place, table.take(twice[: len(table)])))
 
     with pytest.raises(BulkError, match="have not each row once"):
