@@ -54,7 +54,8 @@ def test_nothing_is_left_running_and_nothing_lost(
     for number in (signal.SIGKILL, signal.SIGINT):
         with started(arguments, settings, output=out) as command:
             command.wait_for_pieces(PIECES_BEFORE_THE_GATE)
-            gate.wait_for_request()
+            for _ in range(2):
+                gate.wait_for_request()
             processes = below(command)
             command.process.send_signal(number)
             ends.append(command.end())

@@ -11,6 +11,7 @@ from pyarrow import fs
 
 from bulk.errors import BulkError
 from bulk.places import Place, explained, reason, stem
+from tests.bulk.object_store import s3
 
 
 @pytest.fixture(params=[pytest.param("path", id="path"), pytest.param("uri", id="file URI")])
@@ -62,6 +63,31 @@ def test_a_file_is_whole_or_not_there(folder: Place) -> None:
 
     assert b"before" == (folder / "one").read()
     assert [(folder / "one").path] == folder.files()
+
+
+def test_an_object_is_whole_or_not_there() -> None:
+    """Where nothing can be renamed, closing what failed halfway must not leave the half."""
+
+    def fail(stream: pa.NativeFile) -> None:
+        stream.write(b"half of it")
+        raise MemoryError
+
+    with s3() as (_, filesystem):
+        place = Place(filesystem, "bucket/out")
+        (place / "one").write(lambda stream: stream.write(b"1"))
+        with pytest.raises(MemoryError):
+            (place / "two").write(fail)
+
+        assert ["bucket/out/one"] == place.files()
+        assert b"1" == (place / "one").read()
+
+
+def test_credentials_are_in_no_message() -> None:
+    """A URI may have them; what is said of it has not."""
+    with pytest.raises(BulkError, match=r"^nobodys://bucket/a: ") as caught:
+        Place.of("nobodys://key:secret@bucket/a")
+
+    assert "secret" not in str(caught.value)
 
 
 def test_any_filesystem_of_fsspec() -> None:

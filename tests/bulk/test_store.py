@@ -221,6 +221,22 @@ def test_part_with_rows_missing_is_refused(new_folder: Callable[[], Path]) -> No
         store.complete_parts()
 
 
+def test_part_is_read_back(new_folder: Callable[[], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Right in number is not enough: each row must be there, and its pieces stay until it is."""
+    store = store_of(new_folder())
+    for piece in range(3):
+        write(store, piece, positions_of(piece), [None] * ROWS)
+    put = Store._write
+    # The first row twice, and the last one not at all.
+    twice = pa.array([0, *range(ROWS - 1)], pa.int32())
+    monkeypatch.setattr(Store, "_write", lambda self, place, table: put(self, place, table.take(twice[: len(table)])))
+
+    with pytest.raises(BulkError, match="have not each row once"):
+        store.merge(0)
+
+    assert 3 == len(store.pieces_there()[0])
+
+
 def test_every_file_says_whose_vectors_it_has(new_folder: Callable[[], Path]) -> None:
     """The fingerprint is beside each vector and in what describes the file."""
     folder = new_folder()
