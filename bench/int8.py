@@ -24,7 +24,6 @@ from typing import Any
 
 import nncf
 import numpy as np
-import openvino  # type: ignore[import-untyped]
 
 from bench.figures import Check
 from bench.images import image_server
@@ -48,6 +47,7 @@ from core.clip.int8.selection import choose_layers_to_leave
 from core.clip.int8.trial import Subject, each_layer, rates, subjects, try_int8
 from core.clip.openvino_engine import OpenVinoEngine
 from core.clip.openvino_export import export, save
+from core.clip.silent_openvino import openvino
 from core.clip.towers import Towers
 from core.clip.weights import read_weights
 from core.process import cpu

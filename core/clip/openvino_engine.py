@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino  # type: ignore[import-untyped]
 
 from core.clip.engine import Pixels, TokenIds, Vectors
 from core.clip.graph_files import IMAGES, INT8, INT8_GROUP_SIZE, TEXTS, GraphFiles
+from core.clip.silent_openvino import openvino
 from core.process import cpu
 
 _PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}

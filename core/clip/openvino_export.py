@@ -7,10 +7,10 @@ import tempfile
 import warnings
 from pathlib import Path
 
-import openvino  # type: ignore[import-untyped]
 import torch
 
 from core.clip.graph_files import IMAGES, TEXTS
+from core.clip.silent_openvino import openvino
 from core.clip.towers import Towers
 
 logger = logging.getLogger(__name__)

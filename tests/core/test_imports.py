@@ -1,9 +1,12 @@
 """The directions of the arrows: who may know whom, seen in a fresh interpreter."""
 
+import re
 import subprocess
 import sys
 
 import pytest
+
+from tools.testbed.process import ROOT
 
 TRANSPORTS = ["flask", "gevent", "gunicorn", "runpod", "requests"]
 
@@ -55,3 +58,22 @@ def test_decoding_needs_no_torch() -> None:
     decoding = "core.images.decoding.pixels, core.images.decoding.strict_decoding"
 
     assert [] == loaded_after(f"import {decoding}", ["torch", "transformers", "pydantic", *TRANSPORTS])
+
+
+def test_openvino_tells_nobody() -> None:
+    """Its own telemetry neither runs nor forks a process to send what it knows; whoever needs OpenVINO gets it so."""
+    program = (
+        "import os, sys; os.register_at_fork(before=lambda: print('forked'));"
+        " import core.clip.openvino_engine, core.clip.openvino_export, core.clip.int8.graphs, openvino.tools.ovc as ovc;"
+        " print(type(ovc.telemetry).__module__)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    direct = [
+        str(path.relative_to(ROOT))
+        for folder in ("core", "bulk", "bench", "tools")
+        for path in (ROOT / folder).rglob("*.py")
+        if re.search(r"^\s*(import|from) openvino\b", path.read_text("utf-8"), re.MULTILINE)
+    ]
+
+    assert ["openvino.tools.ovc.telemetry_stub"] == done.stdout.split()
+    assert ["core/clip/silent_openvino.py"] == direct

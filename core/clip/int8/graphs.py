@@ -3,10 +3,9 @@
 from collections.abc import Mapping
 
 import numpy as np
-import openvino  # type: ignore[import-untyped]
-import openvino.opset13 as operations  # type: ignore[import-untyped]
 
 from core.clip.int8.rounding import Int8Weights
+from core.clip.silent_openvino import openvino, operations
 
 _PREFIX = "self."
 _SUFFIX = ".weight"

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import openvino  # type: ignore[import-untyped]
 
 from core.clip.engine import Pixels
 from core.clip.graph_files import IMAGES, INT8, GraphFiles
 from core.clip.openvino_engine import OpenVinoEngine
+from core.clip.silent_openvino import openvino
 from core.process import cpu
 
 # Less is within what the measurement itself moves by.
