@@ -101,7 +101,8 @@ def cluster(environ: Mapping[str, str]) -> Iterator[Machines]:
     # Of processes that die it tells on standard output, whatever `log_to_driver` says; there is no other switch.
     ray._private.worker._worker_logs_enabled = False
     try:
-        nodes = [node for node in ray.nodes() if node["Alive"]]
+        # A head may have no processors of its own, and then it has no process of a stage either.
+        nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
         resources = ray.cluster_resources()
         yield Machines(len(nodes), resources.get("CPU", 0.0), resources.get("GPU", 0.0))
     finally:

@@ -5,7 +5,9 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
 import pyarrow as pa
@@ -18,6 +20,8 @@ _CREDENTIALS = re.compile(r"//[^/]*@")
 
 # An object is there once it has been sent whole, or not at all: nothing to rename, and renaming would be a copy.
 _OBJECT_STORES = {"s3", "gcs", "abfs"}
+# Schemes of URIs whose host is a bucket.
+_BUCKETS = {"s3", "gs", "gcs"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +38,7 @@ class Place:
             return cls(fs.LocalFileSystem(), os.path.abspath(uri))
         with explained(_CREDENTIALS.sub("//", uri)):
             try:
-                filesystem, path = fs.FileSystem.from_uri(uri)
+                filesystem, path = _by_pyarrow(uri)
             except pa.ArrowInvalid:
                 filesystem, path = _by_fsspec(uri)
         return cls(filesystem, path.rstrip("/") or "/")
@@ -127,6 +131,21 @@ def reason(error: BaseException) -> str:
     text = getattr(error, "strerror", None) or str(error)
     lines = str(text).strip().splitlines() or [type(error).__name__]
     return lines[0][:300]
+
+
+def _by_pyarrow(uri: str) -> tuple[fs.FileSystem, str]:
+    """A bucket is asked for its region once, not for each of its objects."""
+    parts = urlsplit(uri)
+    if parts.scheme not in _BUCKETS or "%" in uri or "#" in uri:
+        return fs.FileSystem.from_uri(uri)
+    filesystem, bucket = _bucket(urlunsplit((parts.scheme, parts.netloc, "", parts.query, "")))
+    return filesystem, f"{bucket}{parts.path}"
+
+
+@lru_cache(maxsize=64)
+def _bucket(uri: str) -> tuple[fs.FileSystem, str]:
+    filesystem, path = fs.FileSystem.from_uri(uri)
+    return filesystem, path.rstrip("/")
 
 
 def _by_fsspec(uri: str) -> tuple[fs.FileSystem, str]:

@@ -19,6 +19,7 @@ from bench.gpu import DRY, FULL, NOT_A_GPU, QUICK, CudaTests, Plan, host, measur
 from bench.gpu_card import card, mean_use, watched
 from bench.gpu_serving import median_row, plans
 from bench.timing import Rates
+from tests.source import parsed
 from tools.testbed.process import ROOT, TINY_MODEL
 
 # As `nvidia-smi` does: of one field that it does not know it says so, and fails.
@@ -232,7 +233,7 @@ def _is_for(requirement: Requirement, needed: Requirement) -> bool:
 def imported_by(path: Path, seen: dict[Path, set[str]]) -> None:
     """Add to `seen` what a file of this repository imports when it is imported, and all files behind it."""
     seen[path] = set()
-    for statement in ast.parse(path.read_text("utf-8")).body:
+    for statement in parsed(path).body:
         for name in _names(statement, ".".join(path.relative_to(ROOT).parent.parts)):
             seen[path].add(name.partition(".")[0])
             for file in (ROOT / f"{name.replace('.', '/')}{end}" for end in (".py", "/__init__.py")):

@@ -145,3 +145,15 @@ def test_only_what_a_file_can_cause_is_explained() -> None:
 def test_stem_tells_the_format(path: str, expected: str) -> None:
     """The suffix of the compression says nothing of what is in it."""
     assert expected == stem(path)
+
+
+def test_bucket_is_asked_once() -> None:
+    """Objects of one bucket share its filesystem, which looks up the region; their paths are as pyarrow has them."""
+    uris = [
+        f"s3://access:secret@bucket/{name}?region=eu-central-1&scheme=http" for name in ("a/b.jpg", "c.jpg", "a%20b")
+    ]
+    places = [Place.of(uri) for uri in uris]
+
+    assert [fs.FileSystem.from_uri(uri)[1] for uri in uris] == [place.path for place in places]
+    assert places[0].filesystem is places[1].filesystem
+    assert places[0].filesystem is not Place.of(uris[0].replace("bucket", "other")).filesystem

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.source import parsed
 from tools.docker_build import commands
 from tools.testbed.process import ROOT
 
@@ -86,7 +87,7 @@ def imported(module: Path, seen: set[Path]) -> set[Path]:
     if module in seen:
         return seen
     seen.add(module)
-    for node in ast.walk(ast.parse((ROOT / module).read_text("utf-8"))):
+    for node in ast.walk(parsed(ROOT / module)):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "core":
             package = Path(*node.module.split("."))
             files = [

@@ -56,10 +56,17 @@ def wait_until(holds: Callable[[], bool]) -> None:
 
 
 async def nothing_is_left(client: AsyncClipClient) -> bool:
-    """No task, and no connection that is in use or waited for."""
+    """No task, and no connection that is in use or waited for: a loop that is busy may have some turns to take."""
+    until_s = time.monotonic() + PATIENCE_S
+    while _is_left(client) and time.monotonic() < until_s:
+        await asyncio.sleep(0.02)
+    return not _is_left(client)
+
+
+def _is_left(client: AsyncClipClient) -> bool:
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     pool: Any = client._driver._http._transport._pool  # type: ignore[attr-defined]
-    return not tasks and not pool._requests and all(each.is_idle() for each in pool.connections)
+    return bool(tasks or pool._requests or not all(each.is_idle() for each in pool.connections))
 
 
 async def one(client: AsyncClipClient, items: list[ImageItem]) -> object:
