@@ -137,7 +137,8 @@ def _by_pyarrow(uri: str) -> tuple[fs.FileSystem, str]:
     """A bucket is asked for its region once, not for each of its objects."""
     parts = urlsplit(uri)
     if parts.scheme not in _BUCKETS or "%" in uri or "#" in uri:
-        return fs.FileSystem.from_uri(uri)
+        filesystem, path = fs.FileSystem.from_uri(uri)
+        return filesystem, path
     filesystem, bucket = _bucket(urlunsplit((parts.scheme, parts.netloc, "", parts.query, "")))
     return filesystem, f"{bucket}{parts.path}"
 
