@@ -67,7 +67,13 @@ def main() -> None:
     options = parser.parse_args()
     end_with_pods()
     model = {} if options.full_size else {"CLIP_MODEL": str(TINY_MODEL)}
-    before = about({"rows": options.rows, "model": "ViT-B/32" if options.full_size else TINY_MODEL.name, "commit": commit(THIS.folder)})
+    before = about(
+        {
+            "rows": options.rows,
+            "model": "ViT-B/32" if options.full_size else TINY_MODEL.name,
+            "commit": commit(THIS.folder),
+        }
+    )
     with tempfile.TemporaryDirectory() as folder, _hosts() as hosts:
         settings = {**model, "DOWNLOAD_ALLOW_HOSTS": ",".join(host.address for host in hosts), "CACHE_BYTES": "0"}
         bench = _Bench(Path(folder), hosts, settings, options.rows)
