@@ -41,11 +41,10 @@ class Machines:
     gpus: float
 
 
-# Ray gives the step that takes the plan apart a whole processor, which it hardly uses.
+# Ray gives the step that takes the plan apart a whole processor, which it hardly uses, of whichever machine has it free.
 _FOR_THE_PLAN = 1.0
 # Of what is left of a machine without a GPU; the rest is for whatever reads and writes.
 _FOR_ENCODING, _FOR_DECODING = 0.5, 0.4
-_FOR_THE_REST = 1 - _FOR_ENCODING - _FOR_DECODING
 _CPUS_PER_GPU = 1.0
 _FEWEST_PROCESSORS = 2
 _CPUS_PER_DECODER = 4.0
@@ -55,22 +54,30 @@ def sizes(machines: Machines, *, encoders: int | None, decoders: int | None) -> 
     """One encoder per GPU, and all other processors for decoding; without a GPU one of each per machine, where the two
     share its cores. What is counted here is what Ray plans with. Raises `BulkError` when there is not enough of it.
     """
-    left = machines.cpus - _FOR_THE_PLAN - _CPUS_PER_GPU * machines.gpus
+    nodes, gpus = machines.nodes, int(machines.gpus)
+    # As if all machines were alike.
+    cpus = machines.cpus / nodes
+    left = cpus - _CPUS_PER_GPU * gpus / nodes - _FOR_THE_PLAN
     if left <= 0:
-        has = f"{machines.cpus:g} processors and {machines.gpus:g} GPUs"
-        raise BulkError(f"the cluster has {has}: a processor for each GPU and two more are needed")
-    if machines.gpus >= 1:
-        each = min(_CPUS_PER_DECODER, left * (1 - _FOR_THE_REST))
-        count = decoders or max(1, int(left * (1 - _FOR_THE_REST) // each))
-        return Sizes(encoders or int(machines.gpus), _CPUS_PER_GPU, 1.0, count, each, max(1, round(each)))
-    cores = left / machines.nodes
+        has = f"{machines.cpus:g} processors and {gpus} GPUs on {nodes} machines"
+        raise BulkError(f"the cluster has {has}: a processor for each GPU and two more on each machine are needed")
+    if gpus:
+        each = min(_CPUS_PER_DECODER, left)
+        return Sizes(
+            encoders=encoders or gpus,
+            encoder_cpus=_CPUS_PER_GPU,
+            encoder_gpus=1.0,
+            decoders=decoders or nodes * int(left // each),
+            decoder_cpus=each,
+            decoder_processes=max(1, round(each)),
+        )
     return Sizes(
-        encoders=encoders or machines.nodes,
-        encoder_cpus=cores * _FOR_ENCODING,
+        encoders=encoders or nodes,
+        encoder_cpus=left * _FOR_ENCODING,
         encoder_gpus=0.0,
-        decoders=decoders or machines.nodes,
-        decoder_cpus=cores * _FOR_DECODING,
-        decoder_processes=max(1, int(machines.cpus / machines.nodes)),
+        decoders=decoders or nodes,
+        decoder_cpus=left * _FOR_DECODING,
+        decoder_processes=max(1, int(cpus)),
     )
 
 

@@ -11,14 +11,17 @@ from tools.testbed.loopback import free_port
 
 @given(st.integers(1, 50), st.integers(2, 64), st.integers(0, 8))
 def test_what_is_planned_is_there(nodes: int, cpus: int, gpus: int) -> None:
-    """No stage waits for processors or GPUs that the cluster does not have, and each has at least one process."""
+    """No stage waits for processors or GPUs that the machines do not have, one of each machine's is left, as Ray needs it
+    for the plan on one of them, and each stage has at least one process.
+    """
     machines = Machines(nodes, float(nodes * cpus), float(nodes * gpus))
-    assume(machines.cpus - machines.gpus > 1)
+    assume(cpus - gpus > 1)
 
     made = sizes(machines, encoders=None, decoders=None)
 
-    taken = made.encoders * made.encoder_cpus + made.decoders * made.decoder_cpus
-    assert taken <= machines.cpus - 1
+    taken = made.encoders / nodes * made.encoder_cpus + made.decoders / nodes * made.decoder_cpus
+    assert taken <= cpus - 1 + 1e-9
+    assert made.decoders % nodes == made.encoders % nodes == 0
     assert made.encoders * made.encoder_gpus <= machines.gpus
     assert min(made.encoders, made.decoders, made.decoder_processes) >= 1
     assert made.encoders == (machines.gpus or nodes)
@@ -33,11 +36,15 @@ def test_what_was_asked_for_is_taken() -> None:
 
 @pytest.mark.parametrize(
     "machines",
-    [pytest.param(Machines(1, 1.0, 0.0), id="one processor"), pytest.param(Machines(1, 4.0, 4.0), id="GPUs alone")],
+    [
+        pytest.param(Machines(1, 1.0, 0.0), id="one processor"),
+        pytest.param(Machines(4, 4.0, 0.0), id="one processor each"),
+        pytest.param(Machines(1, 4.0, 4.0), id="GPUs alone"),
+    ],
 )
 def test_too_few_processors(machines: Machines) -> None:
     """Said at once: such a run would wait for ever."""
-    with pytest.raises(BulkError, match="a processor for each GPU and two more are needed"):
+    with pytest.raises(BulkError, match="a processor for each GPU and two more on each machine"):
         sizes(machines, encoders=None, decoders=None)
 
 
