@@ -41,7 +41,7 @@ class Machines:
     gpus: float
 
 
-# Ray gives the step that takes the plan apart a whole processor, which it hardly uses, of whichever machine has it free.
+# Ray gives the step that takes the plan apart a whole processor of any machine that has one, and hardly uses it.
 _FOR_THE_PLAN = 1.0
 # Of what is left of a machine without a GPU; the rest is for whatever reads and writes.
 _FOR_ENCODING, _FOR_DECODING = 0.5, 0.4
