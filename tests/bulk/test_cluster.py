@@ -11,8 +11,9 @@ from tools.testbed.loopback import free_port
 
 @given(st.integers(1, 50), st.integers(2, 64), st.integers(0, 8))
 def test_what_is_planned_is_there(nodes: int, cpus: int, gpus: int) -> None:
-    """No stage waits for processors or GPUs that the machines do not have, and each has at least one process. One of each
-    machine's processors is left: Ray needs it for the plan on one of them.
+    """No stage waits for processors or GPUs that the machines do not have, and each has at least one process.
+
+    One of each machine's processors is left: Ray needs it for the plan, on one of them.
     """
     machines = Machines(nodes, float(nodes * cpus), float(nodes * gpus))
     assume(cpus - gpus > 1)
