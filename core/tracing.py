@@ -7,15 +7,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from core.batching.items import Encoded, Group, Modality
 from core.errors import ServiceError
 from core.images.job import ImageJob
-from shared_tracing import open_exporter
-
-if TYPE_CHECKING:
-    from core.spans import Tracing
 
 Result = TypeVar("Result")
 
@@ -51,19 +47,6 @@ class Trace(Protocol):
 
 
 _current: ContextVar[Trace | None] = ContextVar("trace", default=None)
-
-
-def start_tracing(environ: Mapping[str, str], *, service: str) -> "Tracing | None":
-    """Return what begins the spans of this process' requests; None where no traces are wanted, or none can be told.
-
-    Starts a thread: to be called after a fork.
-    """
-    exporter = open_exporter(environ, service=service, distribution="clip-embedding-service")
-    if exporter is None:
-        return None
-    from core.spans import Tracing
-
-    return Tracing(exporter)
 
 
 def within(trace: Trace, call: Callable[[], Result]) -> Result:

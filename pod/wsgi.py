@@ -8,7 +8,7 @@ import os
 from core.build import build_service
 from core.process import cpu
 from core.settings import load_settings
-from core.tracing import start_tracing
+from core.start_tracing import start_tracing
 from pod.app import create_app
 from pod.workers import share_of_one
 

@@ -10,7 +10,7 @@ from core.old_names import warn_of_old_names
 from core.process.garbage import kept_from_collector
 from core.process.logs import logging_config
 from core.service import Service
-from core.tracing import start_tracing
+from core.start_tracing import start_tracing
 from core.watchdog import FAULT_EXIT_STATUS, Watchdog, WatchdogLimits
 from serverless.adapter import JobHandler
 from serverless.auth import build_authenticator
