@@ -48,8 +48,9 @@ demo: $(VENV)/installed-pod+cpu+demo $(VENV)/installed-client ## find scenes of 
 # More than there are cores: half of a test's time is waiting, for a pod to start or a pause to end.
 TEST_PROCESSES ?= 3
 
+# In their order: by number, the files with the fewest and longest tests would come last, and one process would have them.
 test: $(VENV)/installed-all lint types ## lint, types and all tests
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/installed-all ## ruff: rules and formatting
 	$(BIN)/ruff check .

@@ -46,17 +46,15 @@ _OF_CLIENTS = ("CLIP_", "EMBEDDING_", "RUNPOD_")
 def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     """Run a command and return its exit status. Raises `SystemExit` for what argparse says itself."""
     options = _parser().parse_args(arguments)
+    _end_by_signals()
     try:
         with cluster(environ) as machines:
-            # As Ctrl-C: what is done is kept, and processes are told. Only now: Ray has set one of its own.
-            signal.signal(signal.SIGTERM, _interrupt)
+            # Again: Ray has set its own.
+            _end_by_signals()
             summary = _Command(options, environ, machines).run()
     except (BulkError, StartError) as error:
         print(error, file=sys.stderr)
         return _FAILED
-    except KeyboardInterrupt:
-        print("interrupted: the same command with --resume goes on after what is done", file=sys.stderr)
-        return _INTERRUPTED
     if summary is not None:
         _say(summary)
     return 0
@@ -243,8 +241,18 @@ def _positive(text: str) -> int:
     return number
 
 
-def _interrupt(_signal: int, _frame: object) -> NoReturn:
-    raise KeyboardInterrupt
+def _end_by_signals() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _end)
+
+
+def _end(_signal: int, _frame: object) -> NoReturn:
+    """At once: an exception may be raised where nobody hears it, in a finaliser of Ray's, and then the run would go on.
+
+    What is done is in files, each of which is whole; what Ray has started for this run ends with the process.
+    """
+    os.write(sys.stderr.fileno(), b"\ninterrupted: the same command with --resume goes on after what is done\n")
+    os._exit(_INTERRUPTED)
 
 
 if __name__ == "__main__":

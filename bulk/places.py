@@ -20,6 +20,7 @@ _CREDENTIALS = re.compile(r"//[^/]*@")
 
 # An object is there once it has been sent whole, or not at all: nothing to rename, and renaming would be a copy.
 _OBJECT_STORES = {"s3", "gcs", "abfs"}
+_UNFINISHED = ".unfinished"
 # Schemes of URIs whose host is a bucket.
 _BUCKETS = {"s3", "gs", "gcs"}
 
@@ -94,7 +95,9 @@ class Place:
             with self.filesystem.open_output_stream(self.path) as stream:
                 stream.write(whole.getvalue())
             return
-        unfinished = f"{self.path}.{uuid4().hex}.unfinished"
+        folder, _, name = self.path.rpartition("/")
+        # By its first character whoever reads tables passes over it: a machine that dies here leaves it behind.
+        unfinished = f"{folder}/_{name}.{uuid4().hex}{_UNFINISHED}"
         try:
             with self.filesystem.open_output_stream(unfinished) as stream:
                 write(stream)
@@ -102,6 +105,12 @@ class Place:
         except BaseException:
             _forget(self.filesystem, unfinished)
             raise
+
+    def remove_unfinished(self) -> None:
+        """What writing into this folder has left behind. Raises `OSError`."""
+        for path in self.files():
+            if path.endswith(_UNFINISHED):
+                self.filesystem.delete_file(path)
 
     def remove(self) -> None:
         """Remove a file or a folder, if it is there."""

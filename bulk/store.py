@@ -46,9 +46,11 @@ class Store:
         self.folders = folders
 
     def make(self) -> None:
-        """Make the folders. Raises `BulkError`."""
+        """Make the folders, and tidy them after a run that died. Raises `BulkError`."""
         for folder in (self.vectors, self.rejects, self.folders.pieces):
             folder.make()
+            with explained(folder.path):
+                folder.remove_unfinished()
 
     @property
     def vectors(self) -> Place:

@@ -1,5 +1,6 @@
 """Fixtures shared by all packages: one image server, one pod and one serverless handler for the whole run."""
 
+import locale
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +14,15 @@ from tools.testbed.target import HandlerTarget, PodTarget
 # A slow machine is no finding: neither one example's time nor that of making them decides.
 settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any-machine")
+
+
+# Of the process as it was started.
+LOCALE = locale.setlocale(locale.LC_CTYPE)
+
+
+def pytest_runtest_setup() -> None:
+    """A library may have set the locale in an earlier test: this one must not read or write in it."""
+    locale.setlocale(locale.LC_CTYPE, LOCALE)
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,7 @@ PIECES_BEFORE_THE_GATE = 3
 @pytest.fixture
 def settings() -> Iterator[dict[str, str]]:
     with ray_folder() as folder:
-        yield {"RAY_TMPDIR": str(folder), "IMAGE_DOWNLOAD_TIMEOUT_SECONDS": "200"}
+        yield {"RAY_TMPDIR": str(folder), "IMAGE_DOWNLOAD_TIMEOUT_S": "200"}
 
 
 def below(command: Command) -> list[psutil.Process]:

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from pyarrow import fs
+from pyarrow import dataset, fs
 
 from bulk.errors import BulkError
 from bulk.places import Place, explained, reason, stem
@@ -63,6 +63,25 @@ def test_a_file_is_whole_or_not_there(folder: Place) -> None:
 
     assert b"before" == (folder / "one").read()
     assert [(folder / "one").path] == folder.files()
+
+
+def test_what_a_killed_machine_leaves_is_no_table(folder: Place) -> None:
+    """Readers of tables pass over names that begin so; the next run removes it."""
+    left: list[str] = []
+
+    def look(stream: pa.NativeFile) -> None:
+        left.extend(folder.files())
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        (folder / "part-00000.parquet").write(look)
+    [unfinished] = left
+    folder.at(unfinished).filesystem.open_output_stream(unfinished).close()
+    seen = dataset.dataset(folder.path).files
+    folder.remove_unfinished()
+
+    assert [] == seen
+    assert [] == folder.files()
 
 
 def test_an_object_is_whole_or_not_there() -> None:

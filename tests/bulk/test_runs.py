@@ -40,7 +40,7 @@ REJECTED = {
     "busy": ("/bulk-busy.png", "DOWNLOAD_ERROR", True),
 }
 # A gate may be closed for long where a machine has much to do.
-SETTINGS = {"IMAGE_DOWNLOAD_TIMEOUT_SECONDS": "200"}
+SETTINGS = {"IMAGE_DOWNLOAD_TIMEOUT_S": "200"}
 
 
 @pytest.fixture(scope="module")
