@@ -251,7 +251,9 @@ def _end(_signal: int, _frame: object) -> NoReturn:
 
     What is done is in files, each of which is whole; what Ray has started for this run ends with the process.
     """
-    os.write(sys.stderr.fileno(), b"\ninterrupted: the same command with --resume goes on after what is done\n")
+    behind_the_bar = b"\n" if sys.stderr.isatty() else b""
+    message = b"interrupted: the same command with --resume goes on after what is done\n"
+    os.write(sys.stderr.fileno(), behind_the_bar + message)
     os._exit(_INTERRUPTED)
 
 
