@@ -150,8 +150,16 @@ def explained_by_ray() -> Iterator[None]:
 
     try:
         yield
+    except ray.exceptions.ActorDiedError as error:
+        raise BulkError(_said_by_actor(str(error))) from error
     except ray.exceptions.RayError as error:
         raise BulkError(reason(_cause(error))) from error
+
+
+def _said_by_actor(text: str) -> str:
+    """What it could not start for stands in the last line, behind the name of the exception; else the first says it."""
+    lines = text.strip().splitlines()
+    return lines[-1].partition(": ")[2] if "its creation task" in lines[0] else lines[0]
 
 
 def _cause(error: BaseException) -> BaseException:

@@ -32,9 +32,9 @@ class Estimate:
 def estimate(planned: Planned, folders: Folders, settings: ServiceSettings, options: Options, *, rows: int) -> Estimate:
     """Embed about so many rows. Raises `BulkError`."""
     beside = Folders(folders.output / _FOLDER)
-    # Enough pieces to see how fast they follow each other.
     # One that was killed has left its own.
     beside.output.remove()
+    # Enough pieces to see how fast they follow each other.
     sample = replace(planned, piece_rows=min(planned.piece_rows, max(1, rows // _FEWEST_PIECES)))
     try:
         plan = write_plan(beside, sample, planned.input.sample(rows))

@@ -18,6 +18,7 @@ import ray
 from bulk.asking import Asker
 from bulk.decoding import Decoder
 from bulk.encoding import Encoder
+from bulk.errors import BulkError
 from bulk.hosts import Need, Places
 from bulk.outcomes import CODE, PART, PIECE, POSITION, VECTOR, Work, rejects_of, table_of, vectors_array, work_of
 from bulk.plan import Folders, Plan
@@ -51,9 +52,7 @@ class Job:
         if positions is not None:
             return Work(part, piece, positions.to_numpy())
         begin = piece * self.plan.piece_rows
-        return Work(
-            part, piece, np.arange(begin, min(begin + self.plan.piece_rows, self.plan.parts[part]), dtype=np.int32)
-        )
+        return Work(part, piece, np.arange(begin, begin + self.plan.rows_of(part, piece), dtype=np.int32))
 
 
 class SharedHosts:
@@ -80,7 +79,7 @@ class _HostsOfCluster:
 
 
 class Decode:
-    """Images to pixels: a table with a row for each, of which `pixels` are bytes of (3, size, size)."""
+    """Images to pixels: a table with a row for each, which has bytes of (3, size, size) where its vector will be."""
 
     def __init__(self, job: Job, hosts: "ray.actor.ActorHandle[SharedHosts]", processes: int) -> None:
         logging.config.dictConfig(logging_config(job.settings.log_level))
@@ -163,8 +162,9 @@ def _encoder(job: Job) -> Encoder:
     cpu.limit_library_threads(cpu.available_cores())
     encoder = Encoder(job.settings)
     if encoder.fingerprint != job.plan.model.fingerprint:
-        # A machine with another model, or other files: its vectors would be mixed with the others'.
-        _end_process(f"the model here is {encoder.fingerprint}, and the run's is {job.plan.model.fingerprint}")
+        # Its vectors would be mixed with the others', and another try would find the same files.
+        here, wanted = encoder.fingerprint, job.plan.model.fingerprint
+        raise BulkError(f"a machine has another model: its fingerprint is {here}, and the run's is {wanted}")
     return encoder
 
 

@@ -21,6 +21,7 @@ from tools.testbed.process import ROOT, environment
 
 # Nets, not expectations.
 _DONE_WITHIN_S = 240.0
+_PROGRAM = ("-m", "bulk")
 _SOON_S = 120.0
 _LOOK_AGAIN_S = 0.05
 
@@ -106,10 +107,12 @@ def head(settings: dict[str, str]) -> Iterator[Head]:
 
 
 @contextmanager
-def started(arguments: Sequence[str], settings: dict[str, str], *, output: Path) -> Iterator[Command]:
+def started(
+    arguments: Sequence[str], settings: dict[str, str], *, output: Path, program: Sequence[str] = _PROGRAM
+) -> Iterator[Command]:
     """Run a command until the block ends; nothing of it is left running."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "bulk", *arguments],
+        [sys.executable, *program, *arguments],
         cwd=ROOT,
         env=_environment(settings),
         stdout=subprocess.PIPE,
@@ -124,9 +127,11 @@ def started(arguments: Sequence[str], settings: dict[str, str], *, output: Path)
         process.communicate()
 
 
-def run(arguments: Sequence[str], settings: dict[str, str], *, output: Path) -> Ended:
+def run(
+    arguments: Sequence[str], settings: dict[str, str], *, output: Path, program: Sequence[str] = _PROGRAM
+) -> Ended:
     """Run a command to its end."""
-    with started(arguments, settings, output=output) as command:
+    with started(arguments, settings, output=output, program=program) as command:
         return command.end()
 
 

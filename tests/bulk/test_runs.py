@@ -171,6 +171,24 @@ def test_processes_that_die_are_others_work(case: Case, ray: Head, gate: Gate, t
     assert_same(case.made, table_of(out))
 
 
+def test_machine_with_another_model_ends_the_run(case: Case, ray: Head, tmp_path: Path) -> None:
+    """Its vectors would be among the others; nobody tries for ever, and the line says what is wrong there."""
+    program = (
+        "import os, sys; from dataclasses import replace; from bulk import __main__ as bulk;"
+        " command = bulk._Command; known = command._model;"
+        " command._model = lambda self: replace(known(self), fingerprint='2-0000000000000000');"
+        " sys.exit(bulk.main(sys.argv[1:], os.environ))"
+    )
+    arguments = [*case.arguments, "--output", str(tmp_path / "out")]
+
+    ended = run(arguments, SETTINGS | ray.settings, output=tmp_path / "out", program=["-c", program])
+
+    [line] = ended.err.splitlines()
+    fingerprint = next(iter(case.made.fingerprints))
+    said = f"a machine has another model: its fingerprint is {fingerprint}, and the run's is 2-0000000000000000"
+    assert (1, said) == (ended.status, line)
+
+
 def test_another_model_is_refused(case: Case, ray: Head, tmp_path: Path) -> None:
     """Its vectors are not comparable with those that are there."""
     model = copytree(TINY_MODEL, tmp_path / "model")
