@@ -1,4 +1,7 @@
-"""A pod on a GPU over HTTP: by clients, distance, device batch and processes; what the card does meanwhile."""
+"""A pod on a GPU over HTTP: by clients, distance, device batch and processes; what the card does meanwhile.
+
+And searches beside bulk: how long a text waits while many clients send batches, and what that takes from them.
+"""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -6,24 +9,29 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from bench.delay import delayed
-from bench.figures import Row
+from bench.figures import Percentiles, Row
 from bench.gpu_card import watched
 from bench.images import ImageServer, image_server
+from bench.mixed import Asking, Mixed
 from bench.pod import full_size_pod, wait_for_workers
 from bench.serving import Bench, Case, image_batches, named_files, single_images, texts
+from bench.timing import new_process
 from bench.workload import THUMBNAIL, pictures
+from tools.testbed.process import PodProcess
 
 LARGE = "1080p"
 # As shipped more than that many requests at once are refused: MAX_CONCURRENT_REQUESTS.
 _MOST_AS_SHIPPED = 64
 _FAR_CLIENTS = 16
+# Together with the texts beside them they are fewer than are refused.
+_BULK_CLIENTS = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Length:
     """How much is asked over HTTP: `rounds` times `seconds` for each case, and of the steady load so many minutes.
 
-    `clients`, `device_batches`, `workers` and `round_trips_ms` are what is gone through.
+    `clients`, `device_batches`, `workers`, `round_trips_ms` and, beside batches, `text_clients` are gone through.
     """
 
     seconds: float
@@ -34,6 +42,7 @@ class Length:
     device_batches: Sequence[int]
     workers: Sequence[int]
     round_trips_ms: Sequence[int]
+    text_clients: Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +112,27 @@ def _measure(
         if steady:
             label = f"{plan.label}, for {length.steady_s * length.steady_rounds:.0f} s"
             yield _run(bench, _steady(plan.cases), length.steady_s, length.steady_rounds, label)
+            yield from _searches_beside_bulk(pod, images, length, plan.label)
+
+
+def _searches_beside_bulk(pod: PodProcess, images: ImageServer, length: Length, label: str) -> Iterator[Row]:
+    """Batches of thumbnails without pause, beside none to many who search by text."""
+    bulk = min(max(length.clients), _BULK_CLIENTS)
+    with new_process() as with_images, new_process() as with_texts:
+        asking = Asking(pod, images, (with_images, with_texts), bulk)
+        for searching in length.text_clients:
+            what = f"{label}: {bulk} clients with batches, {searching} with texts"
+            row = asking.row(THUMBNAIL, searching, length.seconds * length.rounds)
+            yield Row("http", f"{what}: images", row.images_per_s, "images/s")
+            yield from _of_texts(what, row) if searching else ()
+
+
+def _of_texts(what: str, row: Mixed) -> Iterator[Row]:
+    waited = Percentiles.of(row.text_ms)
+    yield Row("http", f"{what}: texts", row.texts / row.elapsed_s, "texts/s")
+    yield Row("http", f"{what}: a text's p50", waited.p50, "ms")
+    yield Row("http", f"{what}: a text's p99", waited.p99, "ms")
+    yield Row("http", f"{what}: failed requests of both", float(row.failed), "requests")
 
 
 def _run(bench: Bench, case: Case, seconds: float, rounds: int, label: str) -> Row:

@@ -37,7 +37,7 @@ _IMAGE_CLIENTS = 4
 _WARM_UP_S = 3.0
 _LEAD_S, _TRAIL_S = 4.0, 1.0
 # More than any row asks for, so that no two rows ask for the same.
-_NUMBERS_PER_ROW = 20_000
+_NUMBERS_PER_ROW = 100_000
 
 IMAGES, SHARE, TEXTS, P50, P99 = "images/s", "of alone", "texts/s", "text p50 ms", "text p99 ms"
 CORES, FAILED = "pod cores", "failed"
@@ -140,7 +140,7 @@ def _measure(compared: Sequence[Tree], settings: Mapping[str, str], rounds: int,
         images = stack.enter_context(image_server(named_files({size: pictures(size) for size in SIZES})))
         clients = [stack.enter_context(new_process()) for _ in range(2)]
         pods = {tree: stack.enter_context(full_size_pod(settings, tree)) for tree in compared}
-        asking = {tree: _Asking(pod, images, clients) for tree, pod in pods.items()}
+        asking = {tree: Asking(pod, images, clients) for tree, pod in pods.items()}
         for size in SIZES:
             for tree in compared:
                 asking[tree].row(size, max(TEXT_CLIENTS), _WARM_UP_S)
@@ -158,14 +158,21 @@ def _measure(compared: Sequence[Tree], settings: Mapping[str, str], rounds: int,
     )
 
 
-class _Asking:
-    """The clients of one pod: those with images in a process of their own, and those with texts."""
+class Asking:
+    """The clients of one pod, in two processes: `image_clients` that send batches, and those with texts."""
 
-    def __init__(self, pod: PodProcess, images: ImageServer, clients: Sequence[ProcessPoolExecutor]) -> None:
+    def __init__(
+        self,
+        pod: PodProcess,
+        images: ImageServer,
+        clients: Sequence[ProcessPoolExecutor],
+        image_clients: int = _IMAGE_CLIENTS,
+    ) -> None:
         self._base_url = pod.base_url
         self._worker_pid = worker_of(pod).pid
         self._images = images
         self._with_images, self._with_texts = clients
+        self._image_clients = image_clients
         self._numbers = count(1, _NUMBERS_PER_ROW)
 
     def row(self, size: str, text_clients: int, seconds: float) -> Mixed:
@@ -175,8 +182,8 @@ class _Asking:
         images come a while longer, and are never waited for beside texts, which may be for ever.
         """
         number = next(self._numbers)
-        work = image_batches(size, _IMAGE_CLIENTS).work(self._images)
-        images = Load(self._base_url, work, _IMAGE_CLIENTS, _LEAD_S + seconds + _TRAIL_S, number)
+        work = image_batches(size, self._image_clients).work(self._images)
+        images = Load(self._base_url, work, self._image_clients, _LEAD_S + seconds + _TRAIL_S, number)
         searches = Load(self._base_url, Texts(SECRET), text_clients, _LEAD_S + seconds, number)
         running = [self._with_images.submit(drive, images)]
         running += [self._with_texts.submit(drive, searches)] if text_clients else []
