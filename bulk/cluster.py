@@ -7,14 +7,19 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from shutil import disk_usage
 from typing import Any
 
 from bulk.errors import BulkError
 from bulk.places import explained, reason
 from core.process import cpu
 
-# Of this machine's memory, for what is on its way between the stages. A piece of 512 images takes 77 MB.
-_OBJECT_STORE_BYTES = 1_500_000_000
+# Of this machine's memory, for what is on its way between the stages. A piece of 512 images takes 77 MB: the more cores
+# decode, the more of them there are.
+_OBJECT_STORE_BYTES, _OBJECT_STORE_BYTES_PER_CORE = 1_500_000_000, 250_000_000
+# Where there is less than it asks for, Ray puts them on a disk.
+_SHARED_MEMORY, _SHARE_OF_IT = Path("/dev/shm"), 0.9  # noqa: S108 - a filesystem, not a name that somebody could take
 
 # A cluster's head takes a connection at once, or it is not there.
 _ANSWER_WITHIN_S = 10.0
@@ -63,13 +68,15 @@ def sizes(machines: Machines, *, encoders: int | None, decoders: int | None) -> 
         raise BulkError(f"the cluster has {has}: a processor for each GPU and two more on each machine are needed")
     if gpus:
         each = min(_CPUS_PER_DECODER, left)
+        of_machine = int(left // each)
         return Sizes(
             encoders=encoders or gpus,
             encoder_cpus=_CPUS_PER_GPU,
             encoder_gpus=1.0,
-            decoders=decoders or nodes * int(left // each),
+            decoders=decoders or nodes * of_machine,
             decoder_cpus=each,
-            decoder_processes=max(1, round(each)),
+            # What is left over decodes too, and so does what the plan hardly uses.
+            decoder_processes=max(1, int((left + _FOR_THE_PLAN) / of_machine)),
         )
     return Sizes(
         encoders=encoders or nodes,
@@ -79,6 +86,15 @@ def sizes(machines: Machines, *, encoders: int | None, decoders: int | None) -> 
         decoder_cpus=left * _FOR_DECODING,
         decoder_processes=max(1, int(cpus)),
     )
+
+
+def object_store_bytes(cores: int, shared_memory_bytes: int) -> int:
+    """Of a Ray of this machine alone: by its cores, as far as there is shared memory for it."""
+    return max(_OBJECT_STORE_BYTES, min(cores * _OBJECT_STORE_BYTES_PER_CORE, int(_SHARE_OF_IT * shared_memory_bytes)))
+
+
+def _shared_memory_bytes() -> int:
+    return disk_usage(_SHARED_MEMORY).free if _SHARED_MEMORY.is_dir() else 0
 
 
 @contextmanager
@@ -95,7 +111,7 @@ def cluster(environ: Mapping[str, str]) -> Iterator[Machines]:
     alone = {
         "include_dashboard": False,
         "num_cpus": max(_FEWEST_PROCESSORS, cpu.available_cores()),
-        "object_store_memory": _OBJECT_STORE_BYTES,
+        "object_store_memory": object_store_bytes(cpu.available_cores(), _shared_memory_bytes()),
     }
     here: dict[str, Any] = {} if address else alone
     if address:

@@ -1,7 +1,7 @@
 """What is to be embedded, as it lies: Parquet, CSV, JSON lines or image files, to ids and sources. Asks no service."""
 
 import fnmatch
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import PurePosixPath
@@ -96,8 +96,13 @@ class Input:
         """Yield all rows in order: `id` (int64 or string, one of them throughout) and `source`, a string or null; or,
         for bytes, where they lie. Raises `BulkError` for what cannot be read, naming the file.
         """
+        files = self.files()
+        if self.kind is Kind.IMAGE_FILE:
+            # As many at once as of a table: each alone would cost more than its row.
+            yield from (self._of_images(files[at : at + _BATCH_ROWS]) for at in range(0, len(files), _BATCH_ROWS))
+            return
         number, id_type = 0, None
-        for file in self.files():
+        for file in files:
             with explained(file.path):
                 for batch in self._of_file(file):
                     ids = _ids(batch.column(ID), file) if ID in batch.column_names else self._numbers(batch, number)
@@ -141,7 +146,7 @@ class Input:
 
     def _of_file(self, file: Place) -> Iterator[pa.Table]:
         if self.kind is Kind.IMAGE_FILE:
-            yield pa.table({ID: [self._name(file)], SOURCE: [file.path]})
+            yield self._of_images([file])
             return
         name = stem(file.path).lower()
         if name.endswith(_PARQUET):
@@ -150,6 +155,13 @@ class Input:
             raise BulkError(f"{file.path}: must be a file of {', '.join(_SUFFIXES)} (a column of bytes: Parquet)")
         else:
             yield from self._of_lines(file, is_csv=name.endswith(_CSV))
+
+    def _of_images(self, files: Sequence[Place]) -> pa.Table:
+        """Each by its name below the folder; one alone by its own."""
+        base = PurePosixPath(self.place.path)
+        paths = [PurePosixPath(file.path) for file in files]
+        names = [path.name if path == base else str(path.relative_to(base)) for path in paths]
+        return pa.table({ID: pa.array(names, pa.string()), SOURCE: [file.path for file in files]})
 
     def _of_parquet(self, file: Place) -> Iterator[pa.Table]:
         with file.filesystem.open_input_file(file.path) as stream:
@@ -205,11 +217,6 @@ class Input:
 
     def _numbers(self, batch: pa.Table, first: int) -> pa.Array:
         return pa.array(range(first, first + len(batch)), pa.int64())
-
-    def _name(self, file: Place) -> str:
-        """Below the folder, or alone."""
-        path, base = PurePosixPath(file.path), self.place.path
-        return path.name if file.path == base else str(path.relative_to(base))
 
 
 def _ids(column: Any, file: Place) -> Any:  # noqa: ANN401 - pyarrow has no types

@@ -67,6 +67,19 @@ def rejects_of(table: pa.Table) -> list[Reject | None]:
     return [None if code is None else Reject(code, *rest) for code, *rest in zip(*columns, strict=True)]
 
 
+def as_row(table: pa.Table) -> pa.Table:
+    """All of a table of `table_of` in one row of lists: what Ray gives to one call is counted in rows."""
+    whole = pa.array([0, len(table)], pa.int64())
+    # Its one chunk as it is: `combine_chunks` copies, and the pixels of a piece are 77 MB.
+    columns = [pa.LargeListArray.from_arrays(whole, column.chunk(0)) for column in table.columns]
+    return pa.table(columns, names=table.column_names)
+
+
+def of_row(row: pa.Table) -> pa.Table:
+    """What was put in it."""
+    return pa.table({name: row.column(name)[0].values for name in row.column_names})
+
+
 def vectors_array(vectors: npt.NDArray[np.floating], numbers: pa.DataType) -> pa.Array:
     """(n, dim) as fixed-size lists of `numbers`."""
     flat = pa.array(np.ascontiguousarray(vectors).reshape(-1)).cast(numbers)

@@ -263,7 +263,8 @@ def _mapped(
             max_concurrent_calls_per_actor=at_once,
             enable_true_multi_threading=at_once > 1,
         ),
-        batch_size=None,
+        # A row is a piece. For a stage with a GPU Ray takes no other word for "a block".
+        batch_size=1,
         batch_format="pyarrow",
         num_cpus=cpus,
         num_gpus=gpus or None,

@@ -20,7 +20,20 @@ from bulk.decoding import Decoder
 from bulk.encoding import Encoder
 from bulk.errors import BulkError
 from bulk.hosts import Need, Places
-from bulk.outcomes import CODE, PART, PIECE, POSITION, VECTOR, Work, rejects_of, table_of, vectors_array, work_of
+from bulk.outcomes import (
+    CODE,
+    PART,
+    PIECE,
+    POSITION,
+    VECTOR,
+    Work,
+    as_row,
+    of_row,
+    rejects_of,
+    table_of,
+    vectors_array,
+    work_of,
+)
 from bulk.plan import Folders, Plan
 from bulk.sources import Sources
 from bulk.store import Store
@@ -79,7 +92,7 @@ class _HostsOfCluster:
 
 
 class Decode:
-    """Images to pixels: a table with a row for each, which has bytes of (3, size, size) where its vector will be."""
+    """Images to pixels: a row of all of a piece, which has bytes of (3, size, size) where each vector will be."""
 
     def __init__(self, job: Job, hosts: "ray.actor.ActorHandle[SharedHosts]", processes: int) -> None:
         logging.config.dictConfig(logging_config(job.settings.log_level))
@@ -95,7 +108,7 @@ class Decode:
         flat = pa.FixedSizeBinaryArray.from_buffers(
             pa.binary(pixels[0].nbytes), len(pixels), [None, pa.py_buffer(pixels)]
         )
-        return table_of(work, rejects, flat)
+        return as_row(table_of(work, rejects, flat))
 
 
 class EncodeImages:
@@ -105,10 +118,11 @@ class EncodeImages:
         self._encoder = _encoder(job)
         self._size_px = job.plan.model.size_px
 
-    def __call__(self, decoded: pa.Table) -> pa.Table:
+    def __call__(self, row: pa.Table) -> pa.Table:
+        decoded = of_row(row)
         work = work_of(decoded)
         rejects = rejects_of(decoded)
-        column = decoded.column(VECTOR).combine_chunks()
+        column = decoded.column(VECTOR).chunk(0)
         pixels = np.frombuffer(column.buffers()[1], np.uint8).reshape(-1, 3, self._size_px, self._size_px)
         begin = column.offset
         try:

@@ -20,9 +20,9 @@ from pyarrow import parquet
 from tools.testbed.process import ROOT, environment
 
 # Nets, not expectations.
-_DONE_WITHIN_S = 240.0
+_DONE_WITHIN_S = 600.0
 _PROGRAM = ("-m", "bulk")
-_SOON_S = 120.0
+_SOON_S = 400.0
 _LOOK_AGAIN_S = 0.05
 
 # A Ray that is not alone asks for one.
@@ -30,7 +30,7 @@ _TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "5c" * 32}
 
 _HEAD = """
 import sys, ray
-ray.init("local", include_dashboard=False, num_cpus=4, object_store_memory=200_000_000)
+ray.init("local", include_dashboard=False, num_cpus=4, num_gpus=1, object_store_memory=200_000_000)
 print(ray.get_runtime_context().gcs_address, flush=True)
 sys.stdin.read()
 """
@@ -89,7 +89,10 @@ def ray_folder() -> Iterator[Path]:
 
 @contextmanager
 def head(settings: dict[str, str]) -> Iterator[Head]:
-    """A Ray for many commands, which is there until the block ends; every process of it has `settings`."""
+    """A Ray for many commands, which is there until the block ends; every process of it has `settings`.
+
+    It counts a GPU, as a machine that has one does; the model runs on the CPU all the same, by CLIP_DEVICE.
+    """
     with ray_folder() as folder:
         process = subprocess.Popen(
             [sys.executable, "-c", _HEAD],
@@ -140,9 +143,15 @@ def pieces_of(output: Path) -> list[Path]:
 
 
 def kill_actor(root_pid: int, stage: str) -> None:
-    """End a process of a stage, as a machine without memory does; of the Ray below `root_pid` alone."""
-    [victim, *_] = [one for one in psutil.Process(root_pid).children(recursive=True) if stage in _title(one)]
-    victim.send_signal(signal.SIGKILL)
+    """End a process of a stage, as a machine without memory does; of the Ray below `root_pid` alone.
+
+    Between two calls it may have no name: it is waited for.
+    """
+    until_s = time.monotonic() + _SOON_S
+    while not (named := [one for one in psutil.Process(root_pid).children(recursive=True) if stage in _title(one)]):
+        assert time.monotonic() < until_s, f"no process of {stage}"
+        time.sleep(_LOOK_AGAIN_S)
+    named[0].send_signal(signal.SIGKILL)
 
 
 def _title(process: psutil.Process) -> str:

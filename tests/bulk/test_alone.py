@@ -13,7 +13,7 @@ from tests.bulk.commands import Command, ray_folder, run, started, table_of
 from tools.testbed.image_server import ImageServer
 from tools.testbed.pictures import encoded, natural
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1800)
 
 ROWS = 24
 PIECES_BEFORE_THE_GATE = 3
@@ -31,7 +31,7 @@ def below(command: Command) -> list[psutil.Process]:
 
 
 def wait_for_end(processes: list[psutil.Process]) -> None:
-    _, alive = psutil.wait_procs(processes, timeout=120)
+    _, alive = psutil.wait_procs(processes, timeout=400)
 
     assert [] == alive
 

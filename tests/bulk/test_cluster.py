@@ -4,7 +4,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from bulk.cluster import Machines, cluster, sizes
+from bulk.cluster import Machines, cluster, object_store_bytes, sizes
 from bulk.errors import BulkError
 from tools.testbed.loopback import free_port
 
@@ -26,6 +26,31 @@ def test_what_is_planned_is_there(nodes: int, cpus: int, gpus: int) -> None:
     assert made.encoders * made.encoder_gpus <= machines.gpus
     assert min(made.encoders, made.decoders, made.decoder_processes) >= 1
     assert made.encoders == (machines.gpus or nodes)
+
+
+@given(st.integers(2, 64), st.integers(1, 8))
+def test_every_processor_of_a_machine_with_gpus_decodes(cpus: int, gpus: int) -> None:
+    """But for one per GPU: what is counted for the plan hardly uses its processor, and a GPU is fed by the others."""
+    assume(cpus - gpus > 1)
+
+    made = sizes(Machines(1, float(cpus), float(gpus)), encoders=None, decoders=None)
+
+    free = cpus - gpus
+    assert free - made.decoders < made.decoders * made.decoder_processes <= free
+
+
+@pytest.mark.parametrize(
+    ("cores", "shared_memory_gb", "expected_gb"),
+    [
+        pytest.param(2, 64, 1.5, id="two cores"),
+        pytest.param(16, 64, 4.0, id="sixteen cores"),
+        pytest.param(16, 3, 2.7, id="little shared memory"),
+        pytest.param(16, 0, 1.5, id="none"),
+    ],
+)
+def test_more_cores_have_more_pieces_on_their_way(cores: int, shared_memory_gb: int, expected_gb: float) -> None:
+    """Otherwise they wait for each other; but where shared memory is short, Ray would use a disk."""
+    assert expected_gb * 1e9 == pytest.approx(object_store_bytes(cores, shared_memory_gb * 1_000_000_000))
 
 
 def test_what_was_asked_for_is_taken() -> None:

@@ -21,7 +21,7 @@ from tools.testbed.image_server import Gate, ImageServer
 from tools.testbed.pictures import encoded, natural
 from tools.testbed.process import SECRET, TINY_MODEL, PodProcess
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1800)
 
 # Relative to the length of a vector, in float32: batches of different sizes add in a different order.
 TOLERANCE = 1e-4

@@ -19,7 +19,7 @@ class Gate:
         """Let every request through, those that wait and those to come."""
         self._opened.set()
 
-    def wait_for_request(self, timeout_s: float = 60.0) -> None:
+    def wait_for_request(self, timeout_s: float = 400.0) -> None:
         """Wait until one more request has arrived."""
         assert self._arrived.acquire(timeout=timeout_s), "no request came to the gate"
 
