@@ -33,9 +33,9 @@ from core.clip.cuda import why_no_device
 from tools.testbed.process import TINY_MODEL
 
 # By their files: what else is there needs packages that an image for GPUs has not.
-_CUDA_TEST_FILES = [*sorted(ROOT.glob("tests/core/clip/test_cuda*.py")), ROOT / "tests/pod/test_cuda.py"]
+CUDA_TEST_FILES = [*sorted(ROOT.glob("tests/core/clip/test_cuda*.py")), ROOT / "tests/pod/test_cuda.py"]
 # A host that is slow or busy is no finding of theirs.
-_CUDA_TESTS = [sys.executable, "-m", "pytest", "-q", "--timeout=900", *map(str, _CUDA_TEST_FILES)]
+_CUDA_TESTS = [sys.executable, "-m", "pytest", "-q", "--timeout=900", *map(str, CUDA_TEST_FILES)]
 _OUTCOME = re.compile(r"(\d+) (passed|failed|skipped|error)")
 _DRY = "DRY RUN ON A CPU: these are no figures of a GPU"
 NOT_A_GPU = "[no GPU]"

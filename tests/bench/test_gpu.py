@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from bench.figures import CardUse, Percentiles, Report, Row, Served
-from bench.gpu import DRY, FULL, NOT_A_GPU, QUICK, CudaTests, Plan, host, measured, page, write
+from bench.gpu import CUDA_TEST_FILES, DRY, FULL, NOT_A_GPU, QUICK, CudaTests, Plan, host, measured, page, write
 from bench.gpu_card import card, mean_use, watched
 from bench.gpu_serving import median_row, plans
 from bench.timing import Rates
@@ -254,7 +254,7 @@ def _names(statement: ast.stmt, package: str) -> list[str]:
 def test_image_and_one_extra_have_all_that_is_imported() -> None:
     """What docs/deploy.md installs into the pod's image is enough for the measurement and for the CUDA tests."""
     seen: dict[Path, set[str]] = {}
-    for path in (ROOT / "bench" / "gpu.py", ROOT / "tests" / "conftest.py", *(ROOT / "tests/core/clip").glob("*.py")):
+    for path in (ROOT / "bench" / "gpu.py", ROOT / "tests" / "conftest.py", *CUDA_TEST_FILES):
         imported_by(path, seen)
     there, of_module = installed_by("pod", "bench-gpu"), packages_distributions()
     modules = {name for names in seen.values() for name in names} - sys.stdlib_module_names
@@ -262,3 +262,12 @@ def test_image_and_one_extra_have_all_that_is_imported() -> None:
 
     assert {"torch", "psutil", "pytest"} < known
     assert set() == {name for name in known if not {canonicalize_name(each) for each in of_module[name]} & there}
+
+
+def test_no_cuda_test_is_left_out() -> None:
+    """Those that are skipped without a device are in the files that are run where there is one."""
+    of_devices = {
+        path for path in (ROOT / "tests").rglob("test_*.py") if "not torch.cuda.is_available()" in path.read_text()
+    }
+
+    assert of_devices - {Path(__file__)} <= set(CUDA_TEST_FILES)
