@@ -189,15 +189,27 @@ class Input:
             yield pa.table({**ids, **places})
 
     def _of_lines(self, file: Place, *, is_csv: bool) -> Iterator[pa.Table]:
+        dates = [] if is_csv else self._taken_for_dates(file)
         with file.filesystem.open_input_stream(file.path) as stream:
-            reader = self._csv(stream) if is_csv else json.open_json(stream)
+            reader = self._csv(stream) if is_csv else _json(stream, dates)
             self._require_columns(file, reader.schema.names)
             for batch in reader:
-                yield self._renamed(pa.table(batch).select(self._columns), file)
+                table = self._renamed(pa.table(batch).select(self._columns), file)
+                if is_csv and self.id_column is not None:
+                    table = table.set_column(table.column_names.index(ID), ID, _numbers_or_text(table.column(ID)))
+                yield table
 
     def _csv(self, stream: pa.NativeFile) -> csv.CSVStreamingReader:
-        convert = csv.ConvertOptions(column_types={str(self.column): pa.string()})
+        convert = csv.ConvertOptions(column_types=dict.fromkeys(self._columns, pa.string()))
         return csv.open_csv(stream, parse_options=csv.ParseOptions(newlines_in_values=True), convert_options=convert)
+
+    def _taken_for_dates(self, file: Place) -> list[str]:
+        """Columns of text in JSON lines that look like dates as far as the reader looks."""
+        with file.filesystem.open_input_stream(file.path) as stream, json.open_json(stream) as reader:
+            schema = reader.schema
+        return [
+            name for name in self._columns if name in schema.names and pa.types.is_timestamp(schema.field(name).type)
+        ]
 
     @property
     def _columns(self) -> list[str]:
@@ -217,6 +229,22 @@ class Input:
 
     def _numbers(self, batch: pa.Table, first: int) -> pa.Array:
         return pa.array(range(first, first + len(batch)), pa.int64())
+
+
+def _json(stream: pa.NativeFile, texts: Sequence[str]) -> pa.RecordBatchReader:
+    """`texts` are columns of strings, whatever they look like."""
+    explicit = pa.schema([(name, pa.string()) for name in texts])
+    return json.open_json(stream, parse_options=json.ParseOptions(explicit_schema=explicit) if texts else None)
+
+
+def _numbers_or_text(column: Any) -> Any:  # noqa: ANN401 - pyarrow has no types
+    """Ids of a CSV, which has text alone: whole numbers if each is written as one is, and otherwise what is written."""
+    text = pc.if_else(pc.equal(column, ""), None, column)
+    try:
+        numbers = pc.cast(text, pa.int64())
+    except pa.ArrowInvalid:
+        return text
+    return numbers if pc.all(pc.equal(pc.cast(numbers, pa.string()), text)).as_py() else text
 
 
 def _ids(column: Any, file: Place) -> Any:  # noqa: ANN401 - pyarrow has no types

@@ -203,6 +203,49 @@ def test_table_of_no_use(
         assert message in str(caught.value)
 
 
+@pytest.mark.parametrize("end", ["csv", "jsonl"])
+@pytest.mark.parametrize(
+    "ids",
+    [
+        pytest.param(["007", "7"], id="zeros in front"),
+        pytest.param(["2024-01-01", "2024-01-02"], id="dates"),
+        pytest.param(["2024-01-01T10:00:00Z", "x"], id="a date and none"),
+        pytest.param(["1e3", "1000.0"], id="other numbers"),
+        pytest.param(["true", "false"], id="yes and no"),
+        pytest.param(["+1", " 1", "-0"], id="almost whole numbers"),
+        pytest.param(["9223372036854775808", "1"], id="beyond all whole numbers"),
+    ],
+)
+def test_ids_are_what_is_written(tmp_path: Path, ids: list[str], end: str) -> None:
+    """A reader's guess of what they are meant for makes others of them, or one of two."""
+    path = tmp_path / f"a.{end}"
+    records = [{"key": identity, "text": "2024-01-01"} for identity in ids]
+    if end == "csv":
+        path.write_text("key,text\n" + "".join(f"{record['key']},{record['text']}\n" for record in records))
+    else:
+        path.write_text(lines(records))
+
+    assert [(identity, "2024-01-01") for identity in ids] == rows(texts(path, id_column="key"))
+
+
+def test_whole_numbers_of_a_csv_are_numbers(tmp_path: Path) -> None:
+    """As they are in any other format; only Parquet and JSON say it themselves."""
+    path = tmp_path / "a.csv"
+    path.write_text("key,text\n-3,a\n0,b\n9223372036854775807,c\n")
+
+    assert [(-3, "a"), (0, "b"), (2**63 - 1, "c")] == rows(texts(path, id_column="key"))
+
+
+@pytest.mark.parametrize("ids", [pytest.param("1,", id="of numbers"), pytest.param("a,", id="of text")])
+def test_csv_without_an_id(tmp_path: Path, ids: str) -> None:
+    """An id that is not there is none, also where ids are text."""
+    path = tmp_path / "a.csv"
+    path.write_text("key,text\n" + "".join(f"{identity},a\n" for identity in ids.split(",")))
+
+    with pytest.raises(BulkError, match=rf"^{path}: 1 rows have no id$"):
+        rows(texts(path, id_column="key"))
+
+
 def test_ids_of_two_types(tmp_path: Path) -> None:
     """They could not be told apart in the output."""
     write_parquet(tmp_path / "a.parquet", {"key": [1], "text": ["a"]})
