@@ -9,7 +9,7 @@ import argparse
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import reduce
@@ -20,7 +20,7 @@ from bench import slow_host
 from bench.figures import Check, Percentiles
 from bench.images import ImageServer, image_server
 from bench.lines import Findings, Line, at_least, at_most, find, lines_table, unless_failed, with_ratios
-from bench.load import Load, drive
+from bench.load import Load, Outcome, drive
 from bench.machine import about, commit
 from bench.pod import Passes, cpu_s, end_with_pods, full_size_pod, worker_of
 from bench.serving import image_batches, named_files
@@ -184,21 +184,31 @@ class Asking:
         number = next(self._numbers)
         work = image_batches(size, self._image_clients).work(self._images)
         images = Load(self._base_url, work, self._image_clients, _LEAD_S + seconds + _TRAIL_S, number)
-        searches = Load(self._base_url, Texts(SECRET), text_clients, _LEAD_S + seconds, number)
-        running = [self._with_images.submit(drive, images)]
-        running += [self._with_texts.submit(drive, searches)] if text_clients else []
-        time.sleep(_LEAD_S)
+        running = self._with_images.submit(drive, images)
+        # Those who search are there from the start, and asked how long they waited only when all is as it stays.
+        self._search(text_clients, _LEAD_S, number).result()
         before = self._done()
+        searching = self._search(text_clients, seconds, number + _NUMBERS_PER_ROW // 2)
         time.sleep(seconds)
         counted = self._done() - before
-        outcomes = [one.result() for one in running]
-        text_ms = tuple(outcomes[1].latencies_ms) if text_clients else ()
-        return replace(counted, failed=sum(outcome.failed for outcome in outcomes), text_ms=text_ms)
+        searched, embedded = searching.result(), running.result()
+        failed = searched.failed + embedded.failed
+        return replace(counted, failed=failed, text_ms=tuple(searched.latencies_ms))
+
+    def _search(self, clients: int, seconds: float, first_number: int) -> "Future[Outcome]":
+        """Without clients it only takes its time."""
+        load = Load(self._base_url, Texts(SECRET), clients, seconds, first_number)
+        return self._with_texts.submit(drive, load) if clients else self._with_texts.submit(_wait, seconds)
 
     def _done(self) -> Mixed:
         """Up to now."""
         images, texts = (Passes.so_far(self._base_url, modality).items for modality in ("image", "text"))
         return Mixed(images, texts, elapsed_s=time.monotonic(), pod_s=cpu_s(self._worker_pid))
+
+
+def _wait(seconds: float) -> Outcome:
+    time.sleep(seconds)
+    return Outcome([], {}, 0, 0, seconds, 0.0)
 
 
 def _options() -> argparse.Namespace:
