@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import PurePosixPath
 from typing import Any
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -61,6 +62,18 @@ class Input:
     kind: Kind
     column: str | None
     id_column: str | None
+
+    def __post_init__(self) -> None:
+        """Raises `BulkError` for a URI with a key in it: the plan keeps the URI, and messages name it."""
+        if not is_uri(self.uri):
+            return
+        try:
+            parts = urlsplit(self.uri)
+        except ValueError as error:
+            raise BulkError(f"--input: {error}") from error
+        if parts.password is not None:
+            shown = f"{parts.scheme}://...@{parts.netloc.rpartition('@')[2]}"
+            raise BulkError(f"{shown}: has a key in it, which would be written down: give keys in the environment")
 
     def files(self) -> list[Place]:
         """Sorted by path. Raises `BulkError` when there are none."""

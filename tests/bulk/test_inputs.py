@@ -278,6 +278,21 @@ def test_cut_parquet_is_named(tmp_path: Path) -> None:
         rows(texts(path))
 
 
+def test_key_in_a_uri_is_refused() -> None:
+    """Without being shown: the plan would keep it for whoever reads the output."""
+    with pytest.raises(BulkError, match=r"^s3://\.\.\.@bucket: has a key in it") as caught:
+        Input("s3://name:a-secret@bucket/images", Kind.IMAGE_FILE, None, None)
+
+    assert "a-secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("uri", ["s3://[bucket/images", "gs://bucket]/x"])
+def test_uri_that_is_none(uri: str) -> None:
+    """One line, before anything is loaded."""
+    with pytest.raises(BulkError, match="^--input: "):
+        Input(uri, Kind.IMAGE_FILE, None, None)
+
+
 def test_no_files(tmp_path: Path) -> None:
     """Where there is nothing, or nothing that can be read, it is said what could be."""
     (tmp_path / "a.txt").write_text("x")
