@@ -289,7 +289,7 @@ def test_key_in_a_uri_is_refused() -> None:
 @pytest.mark.parametrize("uri", ["s3://[bucket/images", "gs://bucket]/x"])
 def test_uri_that_is_none(uri: str) -> None:
     """One line, before anything is loaded."""
-    with pytest.raises(BulkError, match="^--input: "):
+    with pytest.raises(BulkError, match=r"^--input: "):
         Input(uri, Kind.IMAGE_FILE, None, None)
 
 
