@@ -3,6 +3,10 @@
 import logging.config
 import os
 import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from importlib import import_module
 
 from core.build import build_service
 from core.errors import StartError
@@ -35,21 +39,32 @@ def main() -> None:
         logging.config.dictConfig(logging_config(settings.log_level))
         warn_of_old_names(os.environ)
         warn_if_in_vain(os.environ)
-        service = build_service(settings, build_authenticator(settings))
         # Before the SDK's loop: a worker that takes jobs can answer them.
-        with kept_from_collector():
+        with kept_from_collector(), _sdk_imported_meanwhile(settings):
+            service = build_service(settings, build_authenticator(settings))
             service.load()
     except StartError as error:
         sys.exit(f"cannot start: {error}")
     _serve(settings, service)
 
 
-def _serve(settings: HandlerSettings, service: Service) -> None:
+@contextmanager
+def _sdk_imported_meanwhile(settings: HandlerSettings) -> Iterator[None]:
+    """Whoever has sent the first job waits for a start. The SDK takes more than a second of it, and the model, of which
+    much is done by a disk and a device, goes beside that.
+    """
+    # It reads it when it is imported.
     os.environ["RUNPOD_LOG_LEVEL"] = _SDK_LOG_LEVEL[settings.log_level]
-    with kept_from_collector():
-        from runpod import serverless  # type: ignore[import-untyped]  # 1.7 s, and it reads its environment then
+    with ThreadPoolExecutor(1, "sdk") as thread:
+        imported = thread.submit(import_module, "runpod.serverless")
+        yield
+        imported.result()
 
-        from serverless import draining
+
+def _serve(settings: HandlerSettings, service: Service) -> None:
+    from runpod import serverless  # type: ignore[import-untyped]
+
+    from serverless import draining
 
     draining.install()
     limits = WatchdogLimits(settings.watchdog_forward_s, settings.watchdog_hub_s, parting_s=_PARTING_S)
