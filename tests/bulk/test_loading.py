@@ -21,8 +21,8 @@ from clip_embedding_client import ClientSettings, ClipClient
 from pyarrow import parquet
 
 from models import shapes
-from tools.docs_check.blocks import Block, blocks_of
 from tests.bulk.commands import AS_GOOD_AS_OTHERS
+from tools.docs_check.blocks import Block, blocks_of
 from tools.testbed.postgres import is_installed, postgres_server
 from tools.testbed.process import ROOT
 
