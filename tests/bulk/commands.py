@@ -146,15 +146,31 @@ def pieces_of(output: Path) -> list[Path]:
 
 
 def kill_actor(root_pid: int, stage: str) -> None:
-    """End a process of a stage, as a machine without memory does; of the Ray below `root_pid` alone.
+    """End a process of a stage, as a machine without memory does; of the Ray below `root_pid` alone."""
+    _kill_soon(root_pid, lambda process: stage in _title(process), stage)
 
-    Between two calls it may have no name: it is waited for.
+
+def kill_decoder(root_pid: int) -> None:
+    """The same for the stage that decodes, found by its image processes.
+
+    By its name it is not always found: it works on two pieces, and with the end of the first Ray calls it idle.
     """
+    _kill_soon(root_pid, _has_image_processes, "Decode")
+
+
+def _kill_soon(root_pid: int, is_wanted: Callable[[psutil.Process], bool], what: str) -> None:
+    """It may not have begun yet."""
     until_s = time.monotonic() + _SOON_S
-    while not (named := [one for one in psutil.Process(root_pid).children(recursive=True) if stage in _title(one)]):
-        assert time.monotonic() < until_s, f"no process of {stage}"
+    while not (found := [one for one in psutil.Process(root_pid).children(recursive=True) if is_wanted(one)]):
+        assert time.monotonic() < until_s, f"no process of {what}"
         time.sleep(_LOOK_AGAIN_S)
-    named[0].send_signal(signal.SIGKILL)
+    found[0].send_signal(signal.SIGKILL)
+
+
+def _has_image_processes(process: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return any("from core.images" in _title(child) for child in process.children())
+    return False
 
 
 def _title(process: psutil.Process) -> str:

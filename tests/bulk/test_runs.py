@@ -15,7 +15,7 @@ import pytest
 from clip_embedding_client import ClientSettings, ClipClient, Embedding
 from pyarrow import csv, fs, parquet
 
-from tests.bulk.commands import Ended, Head, Table, head, kill_actor, pieces_of, run, started, table_of
+from tests.bulk.commands import Ended, Head, Table, head, kill_actor, kill_decoder, pieces_of, run, started, table_of
 from tests.bulk.object_store import S3_KEYS, s3
 from tools.testbed.image_server import Gate, ImageServer
 from tools.testbed.pictures import encoded, natural
@@ -162,7 +162,8 @@ def test_processes_that_die_are_others_work(case: Case, ray: Head, gate: Gate, t
     out = tmp_path / "out"
     with started([*case.arguments, "--output", str(out)], SETTINGS | ray.settings, output=out) as command:
         command.wait_for_pieces(PIECES_BEFORE_THE_GATE)
-        for stage in ("MapBatches(Decode)", "MapBatches(EncodeImages)", "SharedHosts"):
+        kill_decoder(ray.pid)
+        for stage in ("MapBatches(EncodeImages)", "SharedHosts"):
             kill_actor(ray.pid, stage)
         gate.open()
         ended = command.end()
