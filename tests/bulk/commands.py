@@ -25,9 +25,6 @@ _PROGRAM = ("-m", "bulk")
 _SOON_S = 400.0
 _LOOK_AGAIN_S = 0.05
 
-# Ray's processes let others go first. Beside whatever uses every core that is hardly any processor at all.
-AS_GOOD_AS_OTHERS = {"RAY_worker_niceness": "0"}
-
 # A Ray that is not alone asks for one.
 _TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "5c" * 32}
 
@@ -204,4 +201,4 @@ def table_of(output: Path) -> Table:
 def _environment(settings: dict[str, str]) -> dict[str, str]:
     # What Ray counts as this run's own processes must not depend on what started the tests.
     kept = {name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ}
-    return environment(**AS_GOOD_AS_OTHERS, **kept, **settings)
+    return environment(**kept, **settings)
