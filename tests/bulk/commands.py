@@ -30,7 +30,7 @@ _TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "5c" * 32}
 
 _HEAD = """
 import sys, ray
-ray.init("local", include_dashboard=False, num_cpus=4, num_gpus=1, object_store_memory=200_000_000)
+ray.init("local", include_dashboard=False, num_cpus=4, object_store_memory=200_000_000)
 print(ray.get_runtime_context().gcs_address, flush=True)
 sys.stdin.read()
 """
@@ -89,10 +89,7 @@ def ray_folder() -> Iterator[Path]:
 
 @contextmanager
 def head(settings: dict[str, str]) -> Iterator[Head]:
-    """A Ray for many commands, which is there until the block ends; every process of it has `settings`.
-
-    It counts a GPU, as a machine that has one does; the model runs on the CPU all the same, by CLIP_DEVICE.
-    """
+    """A Ray for many commands, which is there until the block ends; every process of it has `settings`."""
     with ray_folder() as folder:
         process = subprocess.Popen(
             [sys.executable, "-c", _HEAD],
