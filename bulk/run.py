@@ -263,8 +263,8 @@ def _mapped(
             max_concurrent_calls_per_actor=at_once,
             enable_true_multi_threading=at_once > 1,
         ),
-        # A row is a piece. For a stage with a GPU Ray takes no other word for "a block".
-        batch_size=1,
+        # A row is a piece, and a block. For a stage with a GPU Ray takes a number of rows alone.
+        batch_size=1 if gpus else None,
         batch_format="pyarrow",
         num_cpus=cpus,
         num_gpus=gpus or None,
