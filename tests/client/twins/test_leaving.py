@@ -264,20 +264,25 @@ def test_cancelled_while_a_job_is_polled(call: Call, jobs: int) -> None:
 
 
 def test_time_limit_of_the_callers_own() -> None:
-    """`asyncio.wait_for` around a call is a cancellation too: its job is cancelled, and it is a `TimeoutError`."""
-    polling = Polling()
+    """`asyncio.timeout` around a call is a cancellation too: its job is cancelled, and it is a `TimeoutError`."""
 
     async def limited(plane: ControlPlane) -> bool:
+        async def time_is_up(_seconds: float) -> None:
+            limit.reschedule(asyncio.get_running_loop().time())
+            await asyncio.Event().wait()
+
         settings = ClientSettings.from_environ(serverless_settings(plane))
-        async with AsyncClipClient(settings, clock=Clock(asleep=polling.asleep)) as client:
-            with pytest.raises(asyncio.TimeoutError):
-                # However slow the machine is, it ends while the job is polled: nothing else takes for ever.
-                await asyncio.wait_for(client.embed_text("x"), 2.0)
+        async with AsyncClipClient(settings, clock=Clock(asleep=time_is_up)) as client:
+            with pytest.raises(TimeoutError):
+                # It begins to count when the job is polled: until then a slow machine may take as long as it likes.
+                async with asyncio.timeout(None) as limit:
+                    await client.embed_text("x")
             return await nothing_is_left(client)
 
     with endless_queue() as plane:
         assert asyncio.run(limited(plane))
         assert list(plane.jobs) == plane.take_stops()
+    assert 1 == len(plane.jobs)
 
 
 def test_ctrl_c_while_a_job_is_polled() -> None:

@@ -21,6 +21,7 @@ from clip_embedding_client.errors import (
     BackendMisconfigured,
     BackendTimeout,
     ClipClientError,
+    ConnectionFailed,
     JobCancelled,
     JobFailed,
     JobTimedOut,
@@ -126,9 +127,17 @@ class ServerlessBackend:
     def _cancel(self, job_id: str) -> Flow[None]:
         """Best effort: a job that nobody waits for costs money."""
         try:
-            yield from self._send("POST", f"/cancel/{job_id}", timeout_s=_CANCEL_TIMEOUT_S)
+            yield from self._send_cancel(job_id)
         except ClipClientError as error:
             logger.warning("a job could not be cancelled", extra={"job_id": job_id, "code": error.code})
+
+    def _send_cancel(self, job_id: str) -> Flow[None]:
+        route = f"/cancel/{job_id}"
+        try:
+            yield from self._send("POST", route, timeout_s=_CANCEL_TIMEOUT_S)
+        except ConnectionFailed:
+            # A connection that was kept may be closed at its other end just now. To cancel twice is to cancel once.
+            yield from self._send("POST", route, timeout_s=_CANCEL_TIMEOUT_S)
 
     def _send(
         self, method: str, route: str, *, timeout_s: float, body: Mapping[str, Any] | None = None
