@@ -48,8 +48,10 @@ class Machines:
 
 # Ray gives the step that takes the plan apart a whole processor of any machine that has one, and hardly uses it.
 _FOR_THE_PLAN = 1.0
-# Of what is left of a machine without a GPU; the rest is for whatever reads and writes.
+# Of what is left of a machine without a GPU, and with one. The rest is for whatever reads and writes: with nothing for
+# it, it waits until the plan has been taken apart, and with it the run, where a slow host holds that up.
 _FOR_ENCODING, _FOR_DECODING = 0.5, 0.4
+_FOR_DECODING_ALONE = 0.9
 _CPUS_PER_GPU = 1.0
 _FEWEST_PROCESSORS = 2
 _CPUS_PER_DECODER = 4.0
@@ -67,14 +69,13 @@ def sizes(machines: Machines, *, encoders: int | None, decoders: int | None) -> 
         has = f"{machines.cpus:g} processors and {gpus} GPUs on {nodes} machines"
         raise BulkError(f"the cluster has {has}: a processor for each GPU and two more on each machine are needed")
     if gpus:
-        each = min(_CPUS_PER_DECODER, left)
-        of_machine = int(left // each)
+        of_machine = max(1, int(left // _CPUS_PER_DECODER))
         return Sizes(
             encoders=encoders or gpus,
             encoder_cpus=_CPUS_PER_GPU,
             encoder_gpus=1.0,
             decoders=decoders or nodes * of_machine,
-            decoder_cpus=each,
+            decoder_cpus=min(_CPUS_PER_DECODER, left) * _FOR_DECODING_ALONE,
             # What is left over decodes too, and so does what the plan hardly uses.
             decoder_processes=max(1, int((left + _FOR_THE_PLAN) / of_machine)),
         )

@@ -13,7 +13,8 @@ from tools.testbed.loopback import free_port
 def test_what_is_planned_is_there(nodes: int, cpus: int, gpus: int) -> None:
     """No stage waits for processors or GPUs that the machines do not have, and each has at least one process.
 
-    One of each machine's processors is left: Ray needs it for the plan, on one of them.
+    One of each machine's processors is left, which Ray needs for the plan on one of them, and a little more: what
+    writes must not wait until the plan has been taken apart.
     """
     machines = Machines(nodes, float(nodes * cpus), float(nodes * gpus))
     assume(cpus - gpus > 1)
@@ -21,7 +22,7 @@ def test_what_is_planned_is_there(nodes: int, cpus: int, gpus: int) -> None:
     made = sizes(machines, encoders=None, decoders=None)
 
     taken = made.encoders / nodes * made.encoder_cpus + made.decoders / nodes * made.decoder_cpus
-    assert taken <= cpus - 1 + 1e-9
+    assert taken <= cpus - 1.1 + 1e-9
     assert made.decoders % nodes == made.encoders % nodes == 0
     assert made.encoders * made.encoder_gpus <= machines.gpus
     assert min(made.encoders, made.decoders, made.decoder_processes) >= 1
