@@ -21,6 +21,7 @@ from clip_embedding_client import ClientSettings, ClipClient
 from pyarrow import parquet
 
 from models import shapes
+from tests.bulk.commands import AS_GOOD_AS_OTHERS
 from tools.docs_check.blocks import Block, blocks_of
 from tools.testbed.postgres import is_installed, postgres_server
 from tools.testbed.process import ROOT
@@ -65,7 +66,7 @@ def run(block: Block) -> dict[str, Any]:
 def bulk(*arguments: str, model: str = MODEL) -> "subprocess.CompletedProcess[str]":
     # Short: the sockets of Ray lie there.
     with tempfile.TemporaryDirectory(prefix="r-") as ray:
-        environ = {**os.environ, "RAY_TMPDIR": ray, "CLIP_MODEL": model, "CLIP_DEVICE": "cpu"}
+        environ = {**os.environ, **AS_GOOD_AS_OTHERS, "RAY_TMPDIR": ray, "CLIP_MODEL": model, "CLIP_DEVICE": "cpu"}
         command = [sys.executable, "-m", "bulk", *arguments]
         return subprocess.run(
             command, cwd=ROOT, env=environ, check=False, capture_output=True, text=True, timeout=RUN_TIMEOUT_S
