@@ -86,6 +86,37 @@ def without_ids(each: Row) -> Row:
 
 
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.parquet", "vectors.npy"])
+@pytest.mark.parametrize(
+    ("changed", "arguments"),
+    [
+        pytest.param({"CLIP_POD_BASE_URL": ""}, ["--text", "a"], id="a setting is missing"),
+        pytest.param({}, ["--image", "empty"], id="a folder is empty"),
+    ],
+)
+def test_run_that_cannot_begin_leaves_what_was_there(
+    changed: dict[str, str],
+    arguments: list[str],
+    name: str,
+    script: Script,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also the parts of a table whose run was interrupted."""
+    monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
+    out = tmp_path / name
+    parts = tmp_path / "rows.parquet.parts"
+    main(["embed", "--text", "of an earlier run", "--out", str(out)], environ(script))
+    parts.mkdir()
+    (parts / "part-000000.parquet").write_bytes(b"a part")
+    before = out.read_bytes()
+
+    assert 2 == main(["embed", *arguments, "--out", str(out)], {**environ(script), **changed})
+    assert before == out.read_bytes()
+    assert b"a part" == (parts / "part-000000.parquet").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.parquet", "vectors.npy"])
 def test_nothing_but_failures(name: str, script: Script, tmp_path: Path) -> None:
     """A file is made all the same, with a row for each."""
     out = tmp_path / name

@@ -32,30 +32,39 @@ class ArrayFile:
         self.place = str(path)
         self._rows = 0
         self._dim = 0
-        self._file = path.open("wb")
-        self._write_header()
+        self._file = path.open("r+b" if path.exists() else "wb")
+        self._is_begun = False
 
     def rows_there(self) -> Iterator[Row]:
         return iter(())
 
     def write(self, row: Row) -> None:
+        self._begin()
         vector: Vector | None = row.get("embedding")
         if self._dim == 0 and vector is not None:
-            self._begin(vector.shape[0])
+            self._begin_rows(vector.shape[0])
         if self._dim:
             self._append(vector)
         self._rows += 1
         if self._rows % _ROWS_PER_HEADER == 0:
             self._write_header()
 
-    def finish(self) -> None: ...
+    def finish(self) -> None:
+        self._begin()
 
     def close(self) -> None:
         if not self._file.closed:
-            self._write_header()
+            if self._is_begun:
+                self._write_header()
             self._file.close()
 
-    def _begin(self, dim: int) -> None:
+    def _begin(self) -> None:
+        if not self._is_begun:
+            self._file.truncate()
+            self._write_header()
+            self._is_begun = True
+
+    def _begin_rows(self, dim: int) -> None:
         """Now that it is known how long a row is: those that have failed before get theirs."""
         self._dim = dim
         for _ in range(self._rows):

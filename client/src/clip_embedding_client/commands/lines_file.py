@@ -41,10 +41,13 @@ class LinesFile:
         self.place = str(path)
         self._path = path
         # Without a buffer: no row waits, and none is written by halves.
-        self._file = path.open("r+b" if resume and path.exists() else "wb", buffering=0)
+        self._file = path.open("r+b" if path.exists() else "wb", buffering=0)
+        self._is_begun = resume
 
     def rows_there(self) -> Iterator[Row]:
         """Yield them, then cut off what a killed run has left of a line. Raises `WrongUse`."""
+        if not self._is_begun:
+            return
         end_bytes = 0
         for row, end in read_lines(self._path):
             yield row
@@ -53,14 +56,21 @@ class LinesFile:
         self._file.seek(end_bytes)
 
     def write(self, row: Row) -> None:
+        self._begin()
         left = memoryview(_line(row).encode())
         while left:
             left = left[self._file.write(left) :]
 
-    def finish(self) -> None: ...
+    def finish(self) -> None:
+        self._begin()
 
     def close(self) -> None:
         self._file.close()
+
+    def _begin(self) -> None:
+        if not self._is_begun:
+            self._file.truncate()
+            self._is_begun = True
 
 
 def read_lines(path: Path) -> Iterator[tuple[Row, int]]:

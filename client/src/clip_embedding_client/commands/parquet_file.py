@@ -37,11 +37,9 @@ class ParquetFile:
         self._folder = parts_of(path)
         self._rows: list[Row] = []
         self._parts = 0
+        self._is_begun = resume
         # Now, not after thousands of rows.
         self._folder.mkdir(exist_ok=True)
-        if not resume:
-            self._remove_parts()
-            path.unlink(missing_ok=True)
 
     @property
     def place(self) -> str:
@@ -49,6 +47,8 @@ class ParquetFile:
 
     def rows_there(self) -> Iterator[Row]:
         """Yield them without their vectors. Raises `WrongUse`, and then everything is where it was."""
+        if not self._is_begun:
+            return
         # Both: a process was killed after it had made the file, before the parts were gone.
         is_whole = self._path.exists()
         for batch in read_batches([self._path] if is_whole else part_files(self._folder), _PLACE):
@@ -59,12 +59,14 @@ class ParquetFile:
         self._parts = len(part_files(self._folder))
 
     def write(self, row: Row) -> None:
+        self._begin()
         self._rows.append(row)
         if len(self._rows) >= ROWS_PER_PART:
             self._write_part()
 
     def finish(self) -> None:
         """Join the parts to one file."""
+        self._begin()
         self._write_part()
         unfinished = self._folder / _UNFINISHED
         parts = part_files(self._folder)
@@ -82,6 +84,12 @@ class ParquetFile:
             self._write_part()
         elif self._folder.exists() and not part_files(self._folder):
             self._folder.rmdir()
+
+    def _begin(self) -> None:
+        if not self._is_begun:
+            self._remove_parts()
+            self._path.unlink(missing_ok=True)
+            self._is_begun = True
 
     def _write_part(self) -> None:
         """An empty part too if there is no other: a run without rows leaves a file without rows."""

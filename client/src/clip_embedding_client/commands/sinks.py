@@ -14,7 +14,10 @@ from clip_embedding_client.commands.usage import WrongUse
 
 
 class Sink(Protocol):
-    """Takes rows one by one and holds a bounded number of them."""
+    """Takes rows one by one and holds a bounded number of them.
+
+    What an earlier run has left is there until this one has a row, or has ended without any.
+    """
 
     @property
     def place(self) -> str:
