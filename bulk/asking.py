@@ -23,18 +23,17 @@ Vectors = npt.NDArray[np.float32]
 _EXPECTED = "CLIP_EXPECTED_FINGERPRINT"
 _READERS = 16
 
-# What is between the client and the service: no row is rejected for it.
-_OF_NO_ROW = {"AUTH_FAILED", "CONFIGURATION_ERROR", "FINGERPRINT_MISMATCH", "NOT_FOUND"}
-
 
 class Asker:
     """One client, for one thread. What is away for a whole piece ends the run: its rows are not at fault."""
 
     def __init__(self, environ: Mapping[str, str], max_file_bytes: int, *, fingerprint: str | None = None) -> None:
         """Raises `BulkError` for settings that are of no use."""
-        from clip_embedding_client import ClipClient, ClipClientError
+        from clip_embedding_client import ClipClient, ClipClientError, FingerprintMismatch, JobCancelled, SetupError
 
         self._error = ClipClientError
+        # What is between the client and the service: no row is rejected for it.
+        self._of_no_row = (SetupError, FingerprintMismatch, JobCancelled)
         expected = {} if fingerprint is None else {_EXPECTED: fingerprint}
         try:
             self._client = ClipClient(_settings({**environ, **expected}))
@@ -80,7 +79,7 @@ class Asker:
         sent = [one for one in outcomes if not isinstance(one, Reject)]
         errors = [one for one in sent if isinstance(one, self._error)]
         for error in errors:
-            if error.code in _OF_NO_ROW:
+            if isinstance(error, self._of_no_row):
                 raise BulkError(str(error))
         if errors and len(errors) == len(sent) and all(error.unavailable for error in errors):
             raise BulkError(f"the service is away: {errors[0]}; go on with --resume when it is back")

@@ -12,6 +12,7 @@ from bulk.inputs import Kind
 from bulk.outcomes import Reject
 from bulk.places import Place
 from bulk.sources import Source
+from tests.client.scripted import Reply, error_reply, page, scripted_server
 from tools.testbed.image_server import ImageServer
 from tools.testbed.loopback import free_port
 from tools.testbed.pictures import encoded, natural
@@ -72,6 +73,20 @@ def test_a_service_that_is_away_ends_the_run() -> None:
     with pytest.raises(BulkError, match="the service does not answer"):
         asker.model()
     assert 1 == len(str(caught.value).splitlines())
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        pytest.param(error_reply("AUTH_EXPIRED", 401, retryable=False), id="clock"),
+        pytest.param(error_reply("BATCH_TOO_LARGE", 413, retryable=False), id="batch size"),
+        pytest.param(page(404), id="address"),
+    ],
+)
+def test_a_service_that_is_set_up_wrongly_ends_the_run(reply: Reply) -> None:
+    """So does what was said of every row and is no word about any: a retry would leave such rejects out for good."""
+    with scripted_server(reply) as script, pytest.raises(BulkError):
+        Asker(environ(script.base_url), MAX_BYTES).ask(["a red circle", "a blue square"], dim=512, kind=Kind.TEXT)
 
 
 def test_settings_of_no_use() -> None:

@@ -228,7 +228,8 @@ def answer(seen: Seen) -> Reply:
 class FakeBackend:
     """A backend in memory, whose flows ask nothing of their driver.
 
-    `error` is what the next calls meet; `calls` are the bodies that arrived, `timeouts_s` the time that each was given.
+    `error` is what the next calls meet; `calls` are the bodies that arrived, `timeouts_s` the time that each was given,
+    `health_timeouts_s` that of each question after its health.
     """
 
     name: str = "runpod_pod"
@@ -238,6 +239,7 @@ class FakeBackend:
     healthy: bool = True
     calls: list[Body] = field(default_factory=list)
     timeouts_s: list[float] = field(default_factory=list)
+    health_timeouts_s: list[float] = field(default_factory=list)
     closed: bool = False
 
     def call(self, path: str, body: Mapping[str, Any], *, timeout_s: float) -> Flow[object]:
@@ -250,6 +252,7 @@ class FakeBackend:
 
     def health(self, *, timeout_s: float) -> Flow[object]:
         yield from ()
+        self.health_timeouts_s.append(timeout_s)
         if self.error is not None and not self.healthy:
             raise self.error
         return {"status": "ok", "fingerprint": self.fingerprint, "dim": DIM}

@@ -96,6 +96,20 @@ def test_late_reports_count_no_more() -> None:
     assert breaker.succeeded(probe) is True
 
 
+@pytest.mark.parametrize("late", [pytest.param(0, id="the first"), pytest.param(1, id="the second")])
+def test_slow_probes_close_it(late: int) -> None:
+    """Each takes longer than the cool-down, so another is let in beside it; whichever succeeds first is enough."""
+    time = FakeTime()
+    breaker = opened(time)
+    probes = []
+    for _ in range(2):
+        time.now_s += COOL_DOWN_S
+        probes.append(admitted(breaker))
+
+    assert breaker.succeeded(probes[late]) is True
+    assert [State.CLOSED, False] == [breaker.state, breaker.succeeded(probes[1 - late])]
+
+
 def test_probe_that_never_reports() -> None:
     """A probe whose thread died does not block the way for ever: another follows after the cool-down."""
     time = FakeTime()

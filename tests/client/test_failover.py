@@ -164,6 +164,69 @@ def test_primary_that_was_never_seen() -> None:
     assert [] == fallback.calls
 
 
+def test_fingerprint_is_asked_for_within_the_calls_time() -> None:
+    """And not by every call of a primary that does not answer: as often as the breaker would try it."""
+    time, primary = FakeTime(), FakeBackend(error=DOWN, healthy=False)
+    client = client_over(primary, spare(), time, CLIP_BREAKER_COOL_DOWN_S="30", CLIP_RETRY_ATTEMPTS="1")
+    for _ in range(3):
+        with pytest.raises(errors.FingerprintUnknown):
+            client.embed_text("x", timeout=1)
+    at_first = list(primary.health_timeouts_s)
+    time.now_s += 30
+    with pytest.raises(errors.FingerprintUnknown):
+        client.embed_text("x")
+
+    assert [pytest.approx(0.5, abs=0.2)] == at_first
+    assert 5.0 == primary.health_timeouts_s[1]
+    assert 2 == len(primary.health_timeouts_s)
+
+
+SET_UP_WRONGLY = [
+    pytest.param(errors.BackendMisconfigured("m"), id="key"),
+    pytest.param(errors.AuthFailed("m"), id="secret"),
+    pytest.param(errors.AuthExpired("m"), id="clock"),
+    pytest.param(errors.WrongResponse("m"), id="another service"),
+]
+
+
+@pytest.mark.parametrize("error", SET_UP_WRONGLY)
+def test_fallback_that_is_set_up_wrongly(error: errors.SetupError) -> None:
+    """An item that the primary may have in a minute is not called hopeless for it; the cause says what to mend."""
+    primary, fallback = FakeBackend(error=errors.ConnectionFailed("m")), spare()
+    fallback.error = error
+
+    with pytest.raises(errors.ConnectionFailed) as caught:
+        client_over(primary, fallback, CLIP_EXPECTED_FINGERPRINT=FINGERPRINT).embed_text("x")
+
+    assert caught.value.__cause__ is error
+
+
+@pytest.mark.parametrize("error", SET_UP_WRONGLY)
+def test_primary_that_is_left_alone_is_asked_then(error: errors.SetupError) -> None:
+    """Such a fallback is as good as down."""
+    primary, fallback = FakeBackend(error=DOWN), spare()
+    client = client_over(primary, fallback, CLIP_EXPECTED_FINGERPRINT=FINGERPRINT)
+    for _ in range(5):
+        client.embed_text("x")
+    asked = len(primary.calls)
+    client.embed_text("the primary is left alone")
+    fallback.error, primary.error = error, None
+
+    assert asked == len(primary.calls)
+    assert "runpod_pod" == client.embed_text("x").backend
+
+
+def test_both_refuse_for_the_images_sake() -> None:
+    """What the fallback says of an item itself is the last word, and the primary's error its cause."""
+    primary, fallback = FakeBackend(error=DOWN), spare()
+    fallback.error = errors.InvalidImage("m")
+
+    with pytest.raises(errors.InvalidImage) as caught:
+        client_over(primary, fallback, CLIP_EXPECTED_FINGERPRINT=FINGERPRINT).embed_image("http://a/")
+
+    assert caught.value.__cause__ is DOWN
+
+
 @pytest.mark.parametrize(
     ("given", "fingerprint"),
     [

@@ -178,12 +178,17 @@ def test_no_backend_can_serve_an_item() -> None:
 
 
 def test_fallback_that_cannot_start() -> None:
-    """A mistake in its settings is raised, but not if the primary has answers that would be lost by that."""
+    """A mistake in its settings is raised, but not if the primary has answers that would be lost by that: then it is
+    the cause of what is left.
+    """
     primary, fallback = FakeBackend(respond=failing("INFERENCE_ERROR")), spare()
     fallback.error = errors.ConfigurationError("CLIP_MODEL: no such folder")
     client = client_over(primary, fallback, CLIP_EXPECTED_FINGERPRINT=FINGERPRINT)
 
-    assert ["runpod_pod", "CONFIGURATION_ERROR"] == backends_of(client.embed_images([GOOD, BAD]))
+    good, bad = client.embed_images([GOOD, BAD])
+    assert ["runpod_pod", "INFERENCE_ERROR"] == backends_of([good, bad])
+    assert isinstance(bad, errors.ClipClientError)
+    assert bad.__cause__ is fallback.error
     with pytest.raises(errors.ConfigurationError):
         client.embed_images([BAD])
 

@@ -7,7 +7,7 @@ from enum import Enum
 
 
 class State(Enum):
-    """Closed lets everything through, open nothing, half open a single probe."""
+    """Closed lets everything through, open nothing, half open a probe, and another one after each cool-down."""
 
     CLOSED = "closed"
     OPEN = "open"
@@ -26,8 +26,8 @@ class Breaker:
     """Thread-safe. Every admitted call reports `succeeded` or `failed`; exactly one report makes each change."""
 
     def __init__(self, *, max_failures: int, cool_down_s: float, monotonic: Callable[[], float]) -> None:
+        self.cool_down_s = cool_down_s
         self._max_failures = max_failures
-        self._cool_down_s = cool_down_s
         self._monotonic = monotonic
         self._state = State.CLOSED
         self._era = 0
@@ -45,9 +45,13 @@ class Breaker:
             if self._state is State.CLOSED:
                 return Admission(self._era, is_probe=False)
             # Also while half open: a probe that never reports (its thread died) must not block the way for ever.
-            if self._monotonic() - self._since_s < self._cool_down_s:
+            if self._monotonic() - self._since_s < self.cool_down_s:
                 return None
-            self._enter(State.HALF_OPEN)
+            if self._state is State.OPEN:
+                self._enter(State.HALF_OPEN)
+            else:
+                # Of the same era: the answer of a slow probe counts, also when it comes after this one was let in.
+                self._since_s = self._monotonic()
             return Admission(self._era, is_probe=True)
 
     def succeeded(self, admission: Admission) -> bool:

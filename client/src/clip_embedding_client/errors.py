@@ -54,6 +54,14 @@ class PermanentError(ClipClientError):
     code = "PERMANENT"
 
 
+class SetupError(PermanentError):
+    """A setting, a key, a clock or a version is wrong, here or there: the same for every request until somebody mends
+    it, and no word about this one.
+    """
+
+    code = "SETUP"
+
+
 class InvalidJson(PermanentError):
     code = "INVALID_JSON"
 
@@ -62,7 +70,7 @@ class ValidationFailed(PermanentError):
     code = "VALIDATION_ERROR"
 
 
-class BatchTooLarge(PermanentError):
+class BatchTooLarge(SetupError):
     code = "BATCH_TOO_LARGE"
 
 
@@ -70,19 +78,19 @@ class BodyTooLarge(PermanentError):
     code = "BODY_TOO_LARGE"
 
 
-class AuthFailed(PermanentError):
+class AuthFailed(SetupError):
     code = "AUTH_FAILED"
 
 
-class AuthExpired(PermanentError):
+class AuthExpired(SetupError):
     code = "AUTH_EXPIRED"
 
 
-class OperationNotFound(PermanentError):
+class OperationNotFound(SetupError):
     code = "NOT_FOUND"
 
 
-class MethodNotAllowed(PermanentError):
+class MethodNotAllowed(SetupError):
     code = "METHOD_NOT_ALLOWED"
 
 
@@ -204,19 +212,19 @@ class JobCancelled(PermanentError):
     code = "JOB_CANCELLED"
 
 
-class WrongResponse(PermanentError):
+class WrongResponse(SetupError):
     """JSON that is not the contract's: missing members, wrong length, a vector that cannot be what was asked for."""
 
     code = "WRONG_RESPONSE"
 
 
-class BackendMisconfigured(PermanentError):
+class BackendMisconfigured(SetupError):
     """Something answers, and it is not this service, or it does not know the caller: a setting is wrong."""
 
     code = "BACKEND_MISCONFIGURED"
 
 
-class BackendOff(PermanentError):
+class BackendOff(SetupError):
     """CLIP_INFERENCE_BACKEND is off."""
 
     code = "BACKEND_OFF"
@@ -228,7 +236,7 @@ class FingerprintMismatch(PermanentError):
     code = "FINGERPRINT_MISMATCH"
 
 
-class ConfigurationError(PermanentError):
+class ConfigurationError(SetupError):
     """A setting is missing or wrong; the message names the variable."""
 
     code = "CONFIGURATION_ERROR"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -19,7 +20,7 @@ from clip_embedding_client.values import Embedding, Health, Outcome
 
 logger = logging.getLogger(__name__)
 
-# A caller waits for this while the backend is known to be in trouble.
+# A caller waits for this, and for half of its seconds at most, while the backend is known to be in trouble.
 _LEARN_TIMEOUT_S = 5.0
 
 
@@ -36,6 +37,7 @@ class Lane:
     sign: Sign
     dimensions: Dimensions
     fingerprint: str | None = field(default=None, init=False)
+    _unknown_since_s: float = field(default=-math.inf, init=False)
 
     @property
     def name(self) -> str:
@@ -91,13 +93,19 @@ class Lane:
             self._learn(health.fingerprint)
         return health
 
-    def try_to_learn_fingerprint(self) -> Flow[None]:
-        """Ask health for a fingerprint that was never seen; nothing changes if it cannot be had."""
-        if self.fingerprint is not None:
+    def try_to_learn_fingerprint(self, budget: Budget) -> Flow[None]:
+        """Ask health for a fingerprint that was never seen; nothing changes if it cannot be had, and then it is asked
+        again when the breaker would ask.
+        """
+        now_s = self.policy.clock.monotonic()
+        if self.fingerprint is not None or now_s - self._unknown_since_s < self.breaker.cool_down_s:
+            return
+        if not self.policy.has_room(budget.until_s):
             return
         try:
-            yield from self.health(_LEARN_TIMEOUT_S)
+            yield from self.health(min(_LEARN_TIMEOUT_S, (budget.until_s - now_s) / 2))
         except ClipClientError as error:
+            self._unknown_since_s = self.policy.clock.monotonic()
             logger.debug("health could not be asked", extra={"backend": self.name, "code": error.code})
 
     def _learn(self, fingerprint: str) -> None:

@@ -8,7 +8,13 @@ from dataclasses import replace
 
 from clip_embedding_client.breaker import Admission
 from clip_embedding_client.effects import Flow
-from clip_embedding_client.errors import ClipClientError, ConfigurationError, FingerprintMismatch, FingerprintUnknown
+from clip_embedding_client.errors import (
+    ClipClientError,
+    ConfigurationError,
+    FingerprintMismatch,
+    FingerprintUnknown,
+    SetupError,
+)
 from clip_embedding_client.fingerprints import EXPECTED_SETTING, why_they_differ
 from clip_embedding_client.lane import Lane
 from clip_embedding_client.operations import Operation
@@ -24,7 +30,8 @@ class Router:
     """Thread-safe.
 
     An item goes elsewhere only when the backend is at fault (no connection, no answer in time, overload, 5xx, a model
-    that failed on it), after its retries; never when it was refused. Whatever the first backend did answer is kept.
+    that failed on it), after its retries; never when it was refused. Whatever the first backend did answer is kept, and
+    so is its error where the fallback did not come to look at the item.
     Without a fallback every call goes to the primary, whatever came before.
 
     The next call after the cool-down is the probe of a primary that was down: it shows that vectors come, which its
@@ -69,7 +76,7 @@ class Router:
         if moved:
             elsewhere = yield from self._move(fallback, operation, moved, budget)
             for position, outcome in zip(moved, elsewhere, strict=True):
-                outcomes[position] = outcome
+                outcomes[position] = _last_word(moved[position], outcome)
         return outcomes
 
     def _without_reserve(self, budget: Budget) -> Budget:
@@ -96,7 +103,7 @@ class Router:
         self, fallback: Lane, operation: Operation, causes: Sequence[ClipClientError] | None, budget: Budget
     ) -> Flow[list[Outcome]]:
         """Ask the fallback about items that the primary could not serve, or, without `causes`, was not asked about."""
-        reference = yield from self._reference()
+        reference = yield from self._reference(budget)
         if reference is None and not self._allow_mismatch:
             return self._unknown(fallback, operation, causes)
         if causes is not None and not self._policy.has_room(budget.until_s):
@@ -105,7 +112,11 @@ class Router:
         if admission is None:
             # Both are down. The primary has nothing to lose, and failing at once would empty a caller's queue.
             return list(causes) if causes is not None else (yield from self._call_primary(operation, budget))
-        return self._checked((yield from self._report(fallback, operation, admission, budget)), reference)
+        outcomes = self._checked((yield from self._report(fallback, operation, admission, budget)), reference)
+        if causes is None and all(isinstance(outcome, SetupError) for outcome in outcomes):
+            # As good as down.
+            return (yield from self._call_primary(operation, budget))
+        return outcomes
 
     def _unknown(self, fallback: Lane, operation: Operation, causes: Sequence[ClipClientError] | None) -> list[Outcome]:
         outcomes: list[Outcome] = []
@@ -136,10 +147,10 @@ class Router:
         if lane.breaker.succeeded(admission) and lane is self._primary and self._fallback is not None:
             self._policy.events.switched(self._fallback.name, self._primary.name)
 
-    def _reference(self) -> Flow[str | None]:
+    def _reference(self, budget: Budget) -> Flow[str | None]:
         """What the fallback's vectors are compared with, or None if that is not known."""
         if self._expected is None and not self._allow_mismatch:
-            yield from self._primary.try_to_learn_fingerprint()
+            yield from self._primary.try_to_learn_fingerprint(budget)
         return self._expected or self._primary.fingerprint
 
     def _checked(self, outcomes: Sequence[Outcome], reference: str | None) -> list[Outcome]:
@@ -165,3 +176,13 @@ class Router:
             f" ({setting or self._primary.name}){why_they_differ(reference, embedding.fingerprint, setting)}",
             request_id=embedding.request_id,
         )
+
+
+def _last_word(of_primary: ClipClientError, of_fallback: Outcome) -> Outcome:
+    """What a caller learns of an item that both were asked about. The other error is its cause."""
+    if not isinstance(of_fallback, ClipClientError) or of_fallback is of_primary:
+        return of_fallback
+    # A fallback whose key has expired does not make an item hopeless that the primary may have in a minute.
+    last, other = (of_primary, of_fallback) if isinstance(of_fallback, SetupError) else (of_fallback, of_primary)
+    last.__cause__ = last.__cause__ or other
+    return last
