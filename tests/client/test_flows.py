@@ -182,6 +182,48 @@ def _of_first(_effect: object) -> HttpAnswer:
     return job("COMPLETED", output=success({"text": "x", "request_id": "query-1", "normalize": True}))
 
 
+def test_poll_that_is_refused() -> None:
+    """By a key that has been revoked, say: nobody will ask after the job again, so it is cancelled."""
+    done = played([job("IN_QUEUE"), answered({}, 403), job("CANCELLED")], None, SERVERLESS)
+
+    assert errors.BackendMisconfigured is type(done.error)
+    assert ["POST /runsync", "pause", "GET /status/job-1", "POST /cancel/job-1"] == done.said()
+
+
+def test_job_that_is_not_known_any_more() -> None:
+    """There is nothing to cancel."""
+    done = played([job("IN_QUEUE"), answered({}, 404)], None, SERVERLESS, max_retries=0)
+
+    assert errors.JobFailed is type(done.error)
+    assert ["POST /runsync", "pause", "GET /status/job-1"] == done.said()
+
+
+@pytest.mark.parametrize(
+    ("timeout_s", "expected"),
+    [
+        pytest.param("200", "/runsync", id="longer than RunPod waits by itself"),
+        pytest.param("30", "/runsync?wait=25000", id="time to cancel"),
+        pytest.param("4", "/runsync?wait=3000", id="little of it"),
+        pytest.param("1", "/runsync?wait=1000", id="the least that RunPod waits"),
+    ],
+)
+def test_job_has_a_name_before_its_time_is_over(timeout_s: str, expected: str) -> None:
+    """What has none cannot be cancelled."""
+    given = SERVERLESS | {"RUNPOD_TIMEOUT_S": timeout_s, "CLIP_TOTAL_TIMEOUT_S": "600"}
+    done = played([_of_first], None, given)
+
+    first = done.effects[0]
+    assert isinstance(first, Exchange)
+    assert first.url.endswith(expected)
+
+
+def test_pauses_of_a_patient_caller() -> None:
+    """However often a call has been sent: a number of seconds."""
+    policy = Policy.of(settings())
+
+    assert 5.0 <= policy.lanes[0].policy.pause_s(100_000, []) <= 10.0
+
+
 def test_polls_come_before_a_result_is_forgotten() -> None:
     """RunPod keeps one for a minute: no pause grows longer than a few seconds, however long a job takes."""
     time = FakeTime()

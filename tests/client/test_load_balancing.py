@@ -7,10 +7,11 @@ import pytest
 from clip_embedding_client.backends import create_backend, is_load_balancer
 from clip_embedding_client.backends.pod import PodBackend
 from clip_embedding_client.clock import Clock
-from clip_embedding_client.errors import ConfigurationError
+from clip_embedding_client.errors import BackendMisconfigured, ClipClientError, ConfigurationError, NotReady
 from clip_embedding_client.settings import BackendName, ClientSettings
 from clip_embedding_client.threads import ThreadDriver
 
+from tests.client.scripted import Reply, json_reply, page, scripted_server
 from tools.testbed.loopback import QuietHandler, base_url, serving
 
 
@@ -70,3 +71,15 @@ def test_key_is_sent_with_operations_and_health() -> None:
         driver.close()
 
     assert ["Bearer key", "Bearer key"] == seen
+
+
+@pytest.mark.parametrize("reply", [page(400), Reply(400), json_reply({"error": "no workers available"}, 400)])
+@pytest.mark.parametrize(("api_key", "expected"), [("key", NotReady), (None, BackendMisconfigured)])
+def test_no_worker_is_up(reply: Reply, api_key: str | None, expected: type[ClipClientError]) -> None:
+    """A load balancer says it with 400, which passes; from anybody else that means another service."""
+    with scripted_server(reply) as script:
+        driver = ThreadDriver(connect_timeout_s=5.0, clock=Clock())
+        backend = PodBackend(script.base_url, timeout_s=60.0, api_key=api_key)
+        with pytest.raises(expected):
+            driver.run(backend.call("/v1/embed/text", {}, timeout_s=60.0))
+        driver.close()

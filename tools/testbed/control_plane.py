@@ -182,14 +182,15 @@ class _Handler(QuietHandler):
                 self._answer({"error": "not found"}, 404)
 
     def do_POST(self) -> None:
-        plane, (operation, *rest), _ = self._parts()
+        plane, (operation, *rest), query = self._parts()
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])) or b"{}")
         match operation:
             case "job-done":
                 plane.finish(rest[1], body)
                 self._answer({})
             case "runsync":
-                self._as_client(lambda: _wait(plane, plane.submit(body["input"])))
+                wait_s = int(query["wait"][0]) / 1000 if "wait" in query else plane.runsync_wait_s
+                self._as_client(lambda: _wait(plane.submit(body["input"]), min(wait_s, plane.runsync_wait_s)))
             case "openai":
                 self._as_client(lambda: _openai(plane, "/" + "/".join(rest), body))
             case "cancel":
@@ -225,9 +226,9 @@ def _for_worker(job: Job) -> dict[str, Any]:
 
 def _openai(plane: ControlPlane, route: str, body: Any) -> Any:  # noqa: ANN401 - as it was sent and answered
     """What the platform makes of a request to `/openai/…`: a job, and its output as the answer."""
-    return _wait(plane, plane.submit({"openai_route": route, "openai_input": body}))["output"]
+    return _wait(plane.submit({"openai_route": route, "openai_input": body}), plane.runsync_wait_s)["output"]
 
 
-def _wait(plane: ControlPlane, job: Job) -> dict[str, Any]:
-    job.done.wait(plane.runsync_wait_s)
+def _wait(job: Job, wait_s: float) -> dict[str, Any]:
+    job.done.wait(wait_s)
     return job.status()

@@ -46,10 +46,14 @@ class AsyncDriver:
         """Return the flow's result. Raises what it raises, and `ClientClosed` after `close`."""
         if self._http.is_closed:
             raise ClientClosed
+        undoes = False
         try:
             effect = next(flow)
             while True:
-                result, error = await self._done(effect)
+                # A cancelled scope of anyio cancels whatever is awaited in it, also what is done to undo something.
+                with anyio.CancelScope(shield=undoes):
+                    result, error = await self._done(effect)
+                undoes = undoes or isinstance(error, asyncio.CancelledError)
                 effect = flow.send(result) if error is None else flow.throw(error)
         except StopIteration as done:
             value: Result = done.value

@@ -19,6 +19,8 @@ Attempt = Callable[[float], "Flow[Sequence[RetryableError]]"]
 
 _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 10.0
+# Far beyond the longest pause; without an end the power of a patient caller's attempts is no number of seconds.
+_MOST_DOUBLINGS = 10
 # A server may ask for a longer pause than our own, and not for an hour.
 _LONGEST_RETRY_AFTER_S = 30.0
 # In less time no backend answers; and a socket takes no timeout of zero.
@@ -60,7 +62,7 @@ class RetryPolicy:
     def pause_s(self, attempt_number: int, errors: Sequence[RetryableError]) -> float:
         """Return the seconds to wait after that attempt: twice as long each time, "equal jitter", so that many
         clients do not come back in step; at least what the server asked for, up to a cap."""
-        longest_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** (attempt_number - 1))
+        longest_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(attempt_number - 1, _MOST_DOUBLINGS))
         own_s = self.jitter(longest_s / 2, longest_s)
         asked_s = max((error.retry_after_s or 0.0 for error in errors), default=0.0)
         return max(own_s, min(asked_s, _LONGEST_RETRY_AFTER_S))

@@ -177,8 +177,8 @@ class ClientSettings:
     runpod_base_url: str = _setting(_base_url, "Where jobs are sent.", "https://api.runpod.ai/v2")
     runpod_timeout_s: float = _setting(
         _seconds,
-        "One attempt at the endpoint. RunPod holds `runsync` for up to 90 s before it names the job, and what has no"
-        " name cannot be cancelled.",
+        "One attempt at the endpoint. RunPod names a job that has not ended after 90 s, or some seconds before a"
+        " shorter time is over; what has no name yet cannot be cancelled.",
         120.0,
     )
 

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing, closing, contextmanager, suppress
 from typing import Any
 
+import anyio
 import pytest
 from clip_embedding_client import AsyncClipClient, ClientClosed, ClientSettings, ClipClient, Embedding, ImageItem
 from clip_embedding_client.async_driver import AsyncDriver
@@ -281,6 +282,27 @@ def test_time_limit_of_the_callers_own() -> None:
 
     with endless_queue() as plane:
         assert asyncio.run(limited(plane))
+        assert list(plane.jobs) == plane.take_stops()
+    assert 1 == len(plane.jobs)
+
+
+def test_scope_of_anyio_that_is_cancelled() -> None:
+    """Unlike asyncio's, it cancels whatever is awaited in it from then on; the job is cancelled all the same."""
+
+    async def left(plane: ControlPlane) -> bool:
+        async def give_up(_seconds: float) -> None:
+            scope.cancel()
+            await asyncio.Event().wait()
+
+        settings = ClientSettings.from_environ(serverless_settings(plane))
+        async with AsyncClipClient(settings, clock=Clock(asleep=give_up)) as client:
+            with anyio.CancelScope() as scope:
+                await client.embed_text("x")
+            assert scope.cancelled_caught
+            return await nothing_is_left(client)
+
+    with endless_queue() as plane:
+        assert asyncio.run(left(plane))
         assert list(plane.jobs) == plane.take_stops()
     assert 1 == len(plane.jobs)
 

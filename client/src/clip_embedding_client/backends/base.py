@@ -11,6 +11,7 @@ from clip_embedding_client.errors import (
     BackendTimeout,
     ClipClientError,
     GatewayFailed,
+    NotReady,
     RateLimited,
     UnreadableResponse,
     error_from_wire,
@@ -49,16 +50,21 @@ def told_timeout_ms(limit_s: float) -> int:
     return min(max(int(own_s * 1000), 1), MOST_TIMEOUT_MS)
 
 
-def refusal(answer: HttpAnswer, setting: str) -> ClipClientError:
-    """Return the error of an HTTP answer that is not a success; `setting` is what to check if it is a stranger's."""
+def refusal(answer: HttpAnswer, setting: str, *, is_load_balanced: bool = False) -> ClipClientError:
+    """Return the error of an HTTP answer that is not a success; `setting` is what to check if it is a stranger's.
+
+    RunPod's load balancer says 400 while no worker is up; those of the service itself are typed.
+    """
     parsed = answer.json_or_none()
     wire = parsed.get("error") if isinstance(parsed, dict) else None
-    return error_from_wire(wire, retry_after_s=answer.retry_after_s) or _of_status(answer, setting)
+    return error_from_wire(wire, retry_after_s=answer.retry_after_s) or _of_status(answer, setting, is_load_balanced)
 
 
-def _of_status(answer: HttpAnswer, setting: str) -> ClipClientError:
+def _of_status(answer: HttpAnswer, setting: str, is_load_balanced: bool) -> ClipClientError:
     """An answer that the service did not write: a proxy's page, or another server altogether."""
     status = answer.status
+    if status == 400 and is_load_balanced:
+        return NotReady("HTTP 400 from the load balancer: no worker is up", retry_after_s=answer.retry_after_s)
     if status == 408:
         return BackendTimeout("HTTP 408 from something in front of the service")
     if status == 429:

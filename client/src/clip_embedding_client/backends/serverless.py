@@ -1,7 +1,8 @@
 """The serverless endpoint: the contract inside RunPod's REST API (docs.runpod.io, "Send API requests").
 
-`runsync` answers with the result, or, after up to 90 s, with the id of a job that still waits or runs; that is
-polled until it ends or its time is up, and then cancelled. A job's own failure is HTTP 200 with status FAILED.
+`runsync` answers with the result, or, after 90 s or what `wait` says, with the id of a job that still waits or runs;
+that is polled until it ends, and cancelled when its time is up or nobody waits any more. A job's own failure is HTTP
+200 with status FAILED.
 """
 
 from __future__ import annotations
@@ -41,6 +42,12 @@ _LONGEST_POLL_S = 5.0
 _POLL_GROWTH = 1.6
 _POLL_TIMEOUT_S = 15.0
 _CANCEL_TIMEOUT_S = 5.0
+
+# How long `runsync` waits for a result unless it is told otherwise, and at least; afterwards it names the job. What has
+# no name cannot be cancelled, so a caller with less time asks for the name before that is over.
+_USUAL_WAIT_S = 90.0
+_SHORTEST_WAIT_S = 1.0
+_TIME_TO_CANCEL_S = 5.0
 
 # It becomes a part of a path, and of messages.
 _JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
@@ -89,21 +96,22 @@ class ServerlessBackend:
 
     def _run(self, members: Mapping[str, Any], limit_s: float) -> Flow[object]:
         until_s = self._clock.monotonic() + limit_s
-        job = yield from self._send("POST", "/runsync", timeout_s=limit_s, body={"input": members})
+        job = yield from self._send("POST", _runsync(limit_s), timeout_s=limit_s, body={"input": members})
         if job.get("status") in _UNFINISHED:
             job_id = _job_id(job)
             try:
                 job = yield from self._wait(job_id, until_s, limit_s)
-            except (Exception, GeneratorExit):
+            except (GeneratorExit, JobFailed):
+                # Nothing may be asked any more, or there is no job any more.
                 raise
             except BaseException:
-                # A cancelled task, Ctrl-C: nobody waits for the job any more.
+                # Its time is up, polls are refused, a cancelled task, Ctrl-C: nobody waits for the job any more.
                 yield from self._cancel(job_id)
                 raise
         return _output(job)
 
     def _wait(self, job_id: str, until_s: float, limit_s: float) -> Flow[Mapping[str, Any]]:
-        """Poll until the job ends. Raises `BackendTimeout` when its time is up, after cancelling it."""
+        """Poll until the job ends. Raises `BackendTimeout` when its time is up."""
         pause_s = _FIRST_POLL_S
         while (left_s := until_s - self._clock.monotonic()) > 0:
             yield Pause(min(left_s, pause_s * self._jitter(0.75, 1.25)))
@@ -111,7 +119,6 @@ class ServerlessBackend:
             job = yield from self._poll(job_id, max(until_s - self._clock.monotonic(), _FIRST_POLL_S))
             if job is not None and job.get("status") not in _UNFINISHED:
                 return job
-        yield from self._cancel(job_id)
         raise BackendTimeout(f"job {job_id} did not end within {limit_s:.1f} s and was cancelled")
 
     def _poll(self, job_id: str, left_s: float) -> Flow[Mapping[str, Any] | None]:
@@ -153,6 +160,12 @@ class ServerlessBackend:
         if not isinstance(job, dict):
             raise WrongResponse("RunPod's answer is not a job")
         return job
+
+
+def _runsync(limit_s: float) -> str:
+    """The route that answers with the job's result or, some time before `limit_s` is over, with its id."""
+    wait_s = max(_SHORTEST_WAIT_S, limit_s - min(_TIME_TO_CANCEL_S, limit_s / 4))
+    return "/runsync" if wait_s >= _USUAL_WAIT_S else f"/runsync?wait={int(wait_s * 1000)}"
 
 
 def _job_id(job: Mapping[str, Any]) -> str:
