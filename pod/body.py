@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any, cast
 
 from gunicorn.http.errors import ParseException
@@ -17,7 +18,10 @@ from pod.errors import from_gunicorn
 # What is asked for at once; a connection gives 64 KiB at most.
 _PIECE_BYTES = 65_536
 
-# Most bodies are far smaller, and those that are not do not count against them.
+# Most bodies are smaller, and no budget refuses them: connections are bounded. Otherwise strangers who send as much as
+# all budgets hold, slowly, would keep everybody out.
+_FREE_BYTES = 65_536
+# Most of the others are smaller than this, and those that are not do not count against them.
 _SMALL_BYTES = 1_048_576
 
 # Whoever needs longer, or sends more slowly once it has sent much, holds a connection for its own sake.
@@ -39,8 +43,9 @@ class ReceivedBody:
 
 
 class Bodies:
-    """How much may be held of bodies before they are understood: a mebibyte of each request, and `large_bytes` of what
-    goes beyond that. Bodies are read before admission: a thousand connections must not hold a thousand of the largest.
+    """How much may be held of bodies before they are understood: 64 KiB of each connection, a mebibyte for each of
+    `requests`, and `large_bytes` of what goes beyond a mebibyte. Bodies are read before admission: a thousand
+    connections must not hold a thousand of the largest.
     """
 
     def __init__(self, *, requests: int, large_bytes: int, max_body_bytes: int) -> None:
@@ -57,9 +62,8 @@ class Bodies:
         if expected > self._max_body_bytes and not is_chunked:
             raise BodyTooLarge
         with ExitStack() as held:
-            held.enter_context(self._small.lease(min(expected, _SMALL_BYTES)))
-            large = held.enter_context(self._large.lease())
-            data = _received(environ["wsgi.input"], expected, large, connection, deadline)
+            held_bytes = _Held(*(held.enter_context(budget.lease()) for budget in (self._small, self._large)))
+            data = _received(environ["wsgi.input"], expected, held_bytes, connection, deadline)
             if len(data) > self._max_body_bytes:
                 raise BodyTooLarge
             if len(data) < expected and not is_chunked:
@@ -72,10 +76,23 @@ class Bodies:
         yield from self._large.readings("large_bodies")
 
 
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """The shares of one body in both budgets."""
+
+    small: Lease
+    large: Lease
+
+    def change_to(self, received: int) -> None:
+        """By what has come, and not by what was announced: nobody holds room for nothing. Raises `Overloaded`."""
+        self.small.add(max(0, min(received, _SMALL_BYTES) - _FREE_BYTES) - self.small.held_bytes)
+        self.large.add(max(0, received - _SMALL_BYTES) - self.large.held_bytes)
+
+
 def _received(
     source: Any,  # noqa: ANN401 - gunicorn's
     expected: int,
-    large: Lease,
+    held: _Held,
     connection: Connection,
     deadline: Deadline,
 ) -> bytearray:
@@ -93,13 +110,12 @@ def _received(
         if refused is not None:
             continue
         try:
-            # What has come, and not what was announced: nobody holds room for nothing.
-            large.add(max(0, received - _SMALL_BYTES) - large.held_bytes)
+            held.change_to(received)
             data += piece
         except Overloaded as error:
             # The rest is read all the same, and dropped: a client reads its answer when it has sent its body.
             refused, data = error, bytearray()
-            large.add(-large.held_bytes)
+            held.change_to(0)
     if refused is not None:
         raise refused
     return data

@@ -6,7 +6,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import cast
 
 import pytest
@@ -23,6 +23,7 @@ from tools.testbed.raw_http import connected, head
 from tools.testbed.target import PodTarget, signed_content, signed_image, signed_text
 
 MAX_HELD_BYTES = 4_000_000
+MAX_REQUESTS = 64
 # More than half of what is left of them beyond the mebibyte that each request has.
 LARGE = {"image_b64": "A" * 2_500_000}
 TRIES = 1000
@@ -69,18 +70,18 @@ def test_large_bodies_are_held_within_their_budget(narrow: PodProcess) -> None:
     assert "AUTH_FAILED" == served[-1]
 
 
-def test_announced_bytes_hold_nothing(narrow: PodProcess) -> None:
-    """Ten clients that say how much they will send, and send nothing, are in nobody's way."""
+@pytest.mark.parametrize(
+    "announced", [f"Content-Length: {MAX_HELD_BYTES}", "Content-Length: 1048576", "Transfer-Encoding: chunked"]
+)
+def test_announced_bytes_hold_nothing(announced: str, narrow: PodProcess) -> None:
+    """More clients than there may be requests say how much they will send, send nothing, and are in nobody's way."""
     target = PodTarget(narrow.base_url)
-    clients = [socket.create_connection(("127.0.0.1", int(narrow.base_url.rsplit(":", 1)[1]))) for _ in range(10)]
-    try:
-        for client in clients:
-            client.sendall(head(EMBED_IMAGE, f"Content-Length: {MAX_HELD_BYTES}") + b" ")
+    with ExitStack() as silent:
+        for _ in range(MAX_REQUESTS + 6):
+            silent.enter_context(connected(narrow.base_url)).sendall(head(EMBED_IMAGE, announced))
 
         assert ["AUTH_FAILED"] * 5 == [target.send(EMBED_IMAGE, LARGE).code for _ in range(5)]
-    finally:
-        for client in clients:
-            client.close()
+        assert None is target.send(EMBED_TEXT, signed_text("a red circle")).code
 
 
 def test_what_was_answered_is_held_no_longer(narrow: PodProcess) -> None:
@@ -148,6 +149,25 @@ def test_body_that_is_refused_holds_nothing_while_its_rest_is_read() -> None:
 
     assert kept.value.retryable
     assert (0, 3_900_000) == (len(first.data), len(second.data))
+
+
+def test_bodies_that_trickle_in_keep_no_small_one_out() -> None:
+    """As many as there may be requests have all but the end of their mebibyte; the next of that size is refused."""
+    bodies = Bodies(requests=3, large_bytes=3_000_000, max_body_bytes=10_000_000)
+    beside: list[int] = []
+
+    def read(count: int, between: Callable[[], object] = lambda: None) -> ReceivedBody:
+        source = Arriving(count, between)
+        return bodies.read(cast("Connection", source), source.environ, Deadline.after(60.0))
+
+    def read_the_fourth() -> None:
+        with pytest.raises(Overloaded):
+            read(1_048_576)
+        beside.extend(len(read(count).data) for count in (300, 60_000))
+
+    read(1_048_576, lambda: read(1_048_576, lambda: read(1_048_576, read_the_fourth)))
+
+    assert [300, 60_000] == beside
 
 
 def test_full_batch_of_large_images(pod_target: PodTarget) -> None:
