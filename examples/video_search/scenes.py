@@ -67,14 +67,22 @@ def thumbnails(path: Path, scenes: Iterable[Scene]) -> Iterator[tuple[Scene, lis
 
 def _frame_at(container: av.container.InputContainer, moment_s: float) -> av.VideoFrame:
     """The frame that is shown at a moment, or the last one there is."""
-    container.seek(int(moment_s * av.time_base))  # to the key frame before it
+    time_s = _start_s(container.streams.video[0]) + moment_s
+    container.seek(int(time_s * av.time_base))  # to the key frame before it
     frame = None
     for frame in container.decode(video=0):
-        if frame.time is not None and frame.time >= moment_s:
+        if frame.time is not None and frame.time >= time_s:
             break
     if frame is None:
         raise FrameUnreadable(f"no frame at {moment_s:.1f} s")
     return frame
+
+
+def _start_s(stream: av.VideoStream) -> float:
+    """What its clock says at its first frame, from which scenes count: in a broadcast it has run for long by then."""
+    if stream.start_time is None or stream.time_base is None:
+        return 0.0
+    return float(stream.start_time * stream.time_base)
 
 
 def _jpeg(frame: av.VideoFrame) -> bytes:
