@@ -67,14 +67,36 @@ def thumbnails(path: Path, scenes: Iterable[Scene]) -> Iterator[tuple[Scene, lis
 
 def _frame_at(container: av.container.InputContainer, moment_s: float) -> av.VideoFrame:
     """The frame that is shown at a moment, or the last one there is."""
-    container.seek(int(moment_s * av.time_base))  # to the key frame before it
-    frame = None
-    for frame in container.decode(video=0):
-        if frame.time is not None and frame.time >= moment_s:
+    time_s = _start_s(container.streams.video[0]) + moment_s
+    for earlier_s in _earlier_s(moment_s):
+        container.seek(int((time_s - earlier_s) * av.time_base))  # to the key frame before it
+        frames = container.decode(video=0)
+        frame = next(frames, None)
+        if frame is not None and (frame.time is None or frame.time <= time_s):
             break
     if frame is None:
         raise FrameUnreadable(f"no frame at {moment_s:.1f} s")
+    while frame.time is None or frame.time < time_s:
+        following = next(frames, None)
+        if following is None:
+            break
+        frame = following
     return frame
+
+
+def _earlier_s(moment_s: float) -> list[float]:
+    """How long before a moment to seek, until a frame that is not later comes; the last is before the beginning.
+
+    MPEG-TS has no list of key frames: a seek ends at any frame, and decoding begins with the next key frame only.
+    """
+    return [0.0, *(2.0**power for power in range(math.ceil(math.log2(moment_s + 1)) + 1))]
+
+
+def _start_s(stream: av.VideoStream) -> float:
+    """What its clock says at its first frame, from which scenes count: in a broadcast it has run for long by then."""
+    if stream.start_time is None or stream.time_base is None:
+        return 0.0
+    return float(stream.start_time * stream.time_base)
 
 
 def _jpeg(frame: av.VideoFrame) -> bytes:

@@ -1,27 +1,31 @@
 """A real Prometheus over a real pod: what panels, rules and autoscaler ask for is there, with its labels."""
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import requests
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from shared_auth.contract import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT, EMBED_TEXT_BATCH
 from tests.deploy.measured import OF_PROMETHEUS, SCRAPED
+from tests.deploy.test_manifests import in_the_guide, manifest
 from tests.deploy.test_rules import recorded, rules
 from tools.dashboard import Panel, panels
 from tools.promql import Use, uses
 from tools.testbed.image_server import ImageServer
 from tools.testbed.process import API_KEY, TINY_MODEL, PodProcess, pod_process
-from tools.testbed.prometheus import Prometheus, Series, is_installed, prometheus_server
+from tools.testbed.prometheus import Prometheus, Series, is_installed, prometheus_of, prometheus_server
 from tools.testbed.target import signed_batch, signed_image, signed_text, signed_texts
 
 pytestmark = pytest.mark.skipif(not is_installed(), reason="no Prometheus: `make prometheus` installs it")
 
 SOON_S = 120.0
 RATE_INTERVAL = "1m"
+NOWHERE = "127.0.0.1:9"
 # A scrape may take as long. One that takes longer leaves a gap, in which nothing is shown.
 _INTERVAL_S = 2.0
 _EXAMPLES = TINY_MODEL / "examples"
@@ -177,3 +181,38 @@ def test_recorded_series_are_there(prometheus: Prometheus, name: str) -> None:
     found = found_soon(prometheus, name)
 
     assert {frozenset({"__name__", *recorded()[name]})} == {frozenset(one.labels) for one in found}
+
+
+def discovered(name: str, **changed: str) -> dict[str, Any]:
+    """The manifest's pod as Prometheus' discovery on Kubernetes gives it."""
+    template = manifest()[0]["spec"]["template"]
+    [port] = template["spec"]["containers"][0]["ports"]
+    labels = {
+        f"pod_label_{re.sub(r'[^A-Za-z0-9_]', '_', label)}": value
+        for label, value in template["metadata"]["labels"].items()
+    }
+    pod = {"namespace": "default", "pod_name": name, "pod_phase": "Running", "pod_container_port_name": port["name"]}
+    known = {**labels, **pod, **changed}
+    return {"targets": [NOWHERE], "labels": {f"__meta_kubernetes_{label}": value for label, value in known.items()}}
+
+
+def test_job_in_the_guide_knows_pods_as_rules_and_autoscalers_do() -> None:
+    """The manifest's pods that live, each once, whatever else the cluster has."""
+    [job] = yaml.safe_load(in_the_guide("extraScrapeConfigs")["extraScrapeConfigs"])
+    # Debian's Prometheus is built without this discovery, so what that finds is given.
+    discovery = job.pop("kubernetes_sd_configs")
+    pods = [
+        discovered("clip-pod-a"),
+        discovered("clip-pod-b", pod_phase="Pending"),
+        discovered("clip-pod-evicted", pod_phase="Failed"),
+        discovered("clip-pod-done", pod_phase="Succeeded"),
+        discovered("clip-pod-a", pod_container_port_name="proxy"),
+        discovered("other", pod_label_app_kubernetes_io_name="other"),
+    ]
+    with prometheus_of({"scrape_configs": [job | {"static_configs": pods}]}) as running:
+        wait_until(lambda: bool(running.targets()))
+        found = [target["labels"] for target in running.targets()]
+    expected = [{"job": "clip-pod", "namespace": "default", "pod": pod} for pod in ("clip-pod-a", "clip-pod-b")]
+
+    assert [{"role": "pod"}] == discovery
+    assert [{"instance": NOWHERE, **labels} for labels in expected] == sorted(found, key=lambda labels: labels["pod"])

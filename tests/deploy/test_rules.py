@@ -82,6 +82,30 @@ def test_rule_that_does_something_else_is_seen(tmp_path: Path) -> None:
     assert "alertname: ClipRequestsFail" in tested.stdout + tested.stderr
 
 
+@needs_promtool
+@pytest.mark.parametrize(
+    ("replicas", "firing"), [pytest.param(0, False, id="scaled to none"), pytest.param(1, True, id="without a place")]
+)
+def test_alert_can_spare_pods_that_nobody_wants(tmp_path: Path, replicas: int, firing: bool) -> None:
+    """With what the guide puts behind its expression it goes by how many there are to be."""
+    guide = (ROOT / "docs" / "observability.md").read_text("utf-8")
+    [spared] = re.findall(r"^unless on .*$", guide, re.MULTILINE)
+    alert = alerts()["ClipNobodyServes"]
+    changed = {**alert, "expr": f"{alert['expr']} {spared}"}
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": [{"name": "changed", "rules": [changed]}]}))
+    series = 'kube_deployment_spec_replicas{job="kube-state-metrics", namespace="default", deployment="clip-pod"}'
+    expected = [{"exp_labels": alert["labels"], "exp_annotations": alert["annotations"]}] if firing else []
+    case = {
+        "interval": "1m",
+        "input_series": [{"series": series, "values": f"{replicas}x10"}],
+        "alert_rule_test": [{"alertname": "ClipNobodyServes", "eval_time": "10m", "exp_alerts": expected}],
+    }
+    (tmp_path / "tests.yaml").write_text(yaml.safe_dump({"rule_files": ["rules.yaml"], "tests": [case]}))
+    tested = promtool("test", "rules", tmp_path / "tests.yaml")
+
+    assert 0 == tested.returncode, tested.stdout + tested.stderr
+
+
 @pytest.mark.parametrize("name", alerts())
 def test_alert_is_tested_to_fire_and_to_stay_quiet(name: str) -> None:
     """An alert that never fires, or always does, helps nobody. Where it fires, it does not for another."""

@@ -98,9 +98,16 @@ def configuration(targets: Sequence[str], *, interval_s: float) -> dict[str, Any
 @contextmanager
 def prometheus_server(targets: Sequence[str], *, interval_s: float) -> Iterator[Prometheus]:
     """A running Prometheus that scrapes `targets` (`host:port`) every `interval_s` until the block ends."""
+    with prometheus_of(configuration(targets, interval_s=interval_s)) as running:
+        yield running
+
+
+@contextmanager
+def prometheus_of(settings: Mapping[str, Any]) -> Iterator[Prometheus]:
+    """A running Prometheus with this configuration until the block ends."""
     with tempfile.TemporaryDirectory(prefix="prometheus-") as folder:
         path = Path(folder, "prometheus.yaml")
-        path.write_text(yaml.safe_dump(configuration(targets, interval_s=interval_s)), "utf-8")
+        path.write_text(yaml.safe_dump(dict(settings)), "utf-8")
         process, base_url = _start(path)
         try:
             yield Prometheus(base_url)

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -22,6 +23,7 @@ from tools.testbed.process import READY_TIMEOUT_S, SECRET, handler_process
 
 # Where nobody listens.
 NOWHERE = "http://127.0.0.1:9"
+FRAMES_PER_S = 12
 
 
 def client_environ(pod_url: str, **changed: str) -> dict[str, str]:
@@ -54,15 +56,17 @@ def index(video: Path, store: Store, given: ClientSettings) -> None:
         assert [] == Worker(store, client).index(video)
 
 
-def write_video(path: Path, frames: list[Image.Image], *, key_frames: int = 250) -> Path:
-    """H.264 in MP4, as cameras and phones write it."""
+def write_video(path: Path, frames: list[Image.Image], *, key_frames: int = 250, start_s: int = 0) -> Path:
+    """H.264, as cameras and phones write it, in what the name's ending says; its first frame is of `start_s`."""
     with av.open(path, "w") as container:
-        stream = container.add_stream("libx264", rate=12)
+        stream = container.add_stream("libx264", rate=FRAMES_PER_S)
         stream.width, stream.height, stream.pix_fmt = *frames[0].size, "yuv420p"
         # Not where the picture changes: a key frame there would be the right one by chance.
         stream.gop_size, stream.options = key_frames, {"x264-params": "scenecut=0"}
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_image(frame)))
+        for number, image in enumerate(frames, start_s * FRAMES_PER_S):
+            frame = av.VideoFrame.from_image(image)
+            frame.pts, frame.time_base = number, Fraction(1, FRAMES_PER_S)
+            container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path
 

@@ -17,9 +17,9 @@ from examples.video_search.scenes import (
     thumbnails,
 )
 from models.shapes_video import STORY
-from tests.examples.video_search.site import write_video
+from tests.examples.video_search.site import FRAMES_PER_S, write_video
 
-ONE_FRAME_S = 1 / 12
+ONE_FRAME_S = 1 / FRAMES_PER_S
 
 
 def plain(colour: str, size: tuple[int, int] = (320, 240)) -> Image.Image:
@@ -75,6 +75,25 @@ def test_thumbnail_is_the_frame_of_its_moment(tmp_path: Path) -> None:
 
     assert isinstance(pictures, list)
     assert (0, 0, 254) == pytest.approx(opened(pictures[0]).getpixel((100, 100)), abs=8)
+
+
+@pytest.mark.parametrize("start_s", [pytest.param(0, id="at once"), pytest.param(10, id="ten seconds late")])
+@pytest.mark.parametrize(
+    "key_frames", [pytest.param(FRAMES_PER_S, id="each second"), pytest.param(250, id="the first")]
+)
+@pytest.mark.parametrize("name", ["recorded.ts", "recorded.mp4", "recorded.mkv"])
+def test_thumbnails_are_of_their_scenes_wherever_a_video_begins(
+    tmp_path: Path, name: str, key_frames: int, start_s: int
+) -> None:
+    """A recording's clock need not begin at 0, and MPEG-TS does not say where its key frames are."""
+    frames = [plain(colour) for colour in ("red", "lime", "blue") for _ in range(3 * FRAMES_PER_S)]
+    video = write_video(tmp_path / name, frames, key_frames=key_frames, start_s=start_s)
+    shown = list(thumbnails(video, find_scenes(video)))
+
+    assert [0.0, 3.0, 6.0] == pytest.approx([scene.start_s for scene, _ in shown], abs=ONE_FRAME_S)
+    jpegs = [jpeg for _, pictures in shown if isinstance(pictures, list) for jpeg in pictures]
+    pixels = [opened(jpeg).getpixel((100, 100)) for jpeg in jpegs]
+    assert [pytest.approx(colour, abs=8) for colour in ((254, 0, 0), (0, 254, 0), (0, 0, 254))] == pixels
 
 
 def test_large_frames_are_reduced(tmp_path: Path) -> None:
