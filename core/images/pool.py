@@ -360,7 +360,7 @@ class ImageProcesses:
     def _detach(self, process: ImageProcess, slow: Ticket, news: _News) -> None:
         """Leave it alone with its slow image; the rest begins again elsewhere, a fresh process included."""
         logger.warning("an image takes long to decode", extra={"pid": process.pid})
-        process.detached = True
+        process.detached = slow.job.slow = True
         process.give_way()
         parts = {ticket.part for ticket in process.tickets.values()}
         news.messages.extend(_Message(process, [FORGET, part]) for part in parts)
@@ -406,6 +406,8 @@ class ImageProcesses:
                 parts.setdefault(ticket.part, []).append(ticket.job)
             ticket.void = True
         for jobs in parts.values():
+            for job in jobs:
+                job.slow = False
             news.delayed.extend(jobs)
             self._assign(jobs, len(jobs), news, slow=process.slow)
 

@@ -53,6 +53,7 @@ class Collector:
     def __init__(self) -> None:
         self.pool: ImageProcesses | None = None
         self.delayed_jobs: list[ImageJob] = []
+        self.slow: list[bool] = []
         self.fetched_jobs: list[ImageJob] = []
         self._ended: list[ImageJob] = []
         self._changed = threading.Condition()
@@ -69,6 +70,7 @@ class Collector:
             self._changed.notify_all()
 
     def delayed(self, jobs: Sequence[ImageJob]) -> None:
+        self.slow += [job.slow for job in jobs]
         self.delayed_jobs += jobs
 
     def wait_for(self, jobs: Sequence[ImageJob]) -> None:
@@ -358,6 +360,21 @@ def test_slow_image_gives_way(images: ImageServer) -> None:
         assert {19} == {os.getpriority(os.PRIO_PROCESS, int(each)) for each in os.listdir(f"/proc/{pid}/task")}
         assert os.getsid(pid) == os.getsid(0)
         assert os.getpgid(pid) == pid
+        target.release(jobs)
+
+
+def test_slow_image_whose_process_is_killed_begins_again(images: ImageServer) -> None:
+    """Elsewhere, and is not called slow for that: what comes of it then may be another file."""
+    spin = images.add("/spin", SPIN)
+    with pool(processes=1, budget_s=1000.0, program=SCRIPTED) as (target, collector):
+        [pid] = target.pids
+        jobs = jobs_of([spin])
+        target.begin(jobs, at_once=1)
+        _wait_until(lambda: collector.delayed_jobs)
+        os.kill(pid, signal.SIGKILL)
+        _wait_until(lambda: len(collector.delayed_jobs) > 1)
+
+        assert [True, False] == collector.slow[:2]
         target.release(jobs)
 
 
