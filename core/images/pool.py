@@ -56,7 +56,7 @@ class _Attempt:
 
 @dataclass(frozen=True, slots=True)
 class _Unassigned:
-    """Images of one request that wait for a process of their kind to be ready."""
+    """Images of one request that are in no process of their kind yet."""
 
     jobs: list[ImageJob]
     at_once: int
@@ -74,11 +74,14 @@ class _Message:
 
 @dataclass(frozen=True, slots=True)
 class _News:
-    """What is to be said once the lock is free: to processes, and to the listener."""
+    """What is to be said once the lock is free: to processes, and to the listener, who hears of those that are
+    `delayed` before they are `begun_again`: or else what is fetched then could come first.
+    """
 
     messages: list[_Message] = field(default_factory=list)
     delayed: list[ImageJob] = field(default_factory=list)
     ended: list[ImageJob] = field(default_factory=list)
+    begun_again: list[_Unassigned] = field(default_factory=list)
 
 
 class ImageProcesses:
@@ -248,10 +251,13 @@ class ImageProcesses:
         if process.slow:
             process.give_way()
         unassigned, self._unassigned = self._unassigned, []
-        for waiting in unassigned:
-            wanted = [job for job in waiting.jobs if job in self._attempts]
-            self._assign(wanted, waiting.at_once, news, slow=waiting.slow)
+        self._assign_all(unassigned, news)
         self._changed.notify_all()
+
+    def _assign_all(self, unassigned: Iterable[_Unassigned], news: _News) -> None:
+        for waiting in unassigned:
+            if wanted := [job for job in waiting.jobs if job in self._attempts]:
+                self._assign(wanted, waiting.at_once, news, slow=waiting.slow)
 
     def _assign(self, jobs: list[ImageJob], at_once: int, news: _News, *, slow: bool = False) -> None:
         """Share jobs of one request out among the least busy processes."""
@@ -408,8 +414,9 @@ class ImageProcesses:
         for jobs in parts.values():
             for job in jobs:
                 job.slow = False
+                self._attempts[job] = None
             news.delayed.extend(jobs)
-            self._assign(jobs, len(jobs), news, slow=process.slow)
+            news.begun_again.append(_Unassigned(jobs, len(jobs), process.slow))
 
     def _tell(self, news: _News) -> None:
         """Without the lock: the listener has one of its own, and a socket may be full."""
@@ -419,6 +426,15 @@ class ImageProcesses:
             self._listener.ended(news.ended)
         for message in news.messages:
             message.process.send(message.content, message.descriptor)
+        if news.begun_again:
+            self._tell(self._begin_elsewhere(news.begun_again))
+
+    def _begin_elsewhere(self, moved: Iterable[_Unassigned]) -> _News:
+        news = _News()
+        with self._changed:
+            if not self._closing:
+                self._assign_all(moved, news)
+        return news
 
 
 def _ticket_of(process: ImageProcess, job_id: object) -> Ticket:

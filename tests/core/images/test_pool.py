@@ -37,7 +37,7 @@ from core.metrics import Distribution
 from core.settings import load_settings
 from models.shapes import draw, single
 from tests.core.images.scripted_child import BUG, CRASH, PANIC, SLOW, SPIN, STUCK
-from tools.testbed.image_server import ImageServer, image_server
+from tools.testbed.image_server import Gate, ImageServer, image_server
 from tools.testbed.pictures import encoded
 
 SOON_S = 60.0
@@ -54,6 +54,9 @@ class Collector:
         self.pool: ImageProcesses | None = None
         self.delayed_jobs: list[ImageJob] = []
         self.slow: list[bool] = []
+        # Where it is held up: the first to be told so waits there.
+        self.at_delayed: Gate | None = None
+        self.at_ended: Gate | None = None
         self.fetched_jobs: list[ImageJob] = []
         self._ended: list[ImageJob] = []
         self._changed = threading.Condition()
@@ -65,11 +68,17 @@ class Collector:
             self.pool.decode(job)
 
     def ended(self, jobs: Sequence[ImageJob]) -> None:
+        gate, self.at_ended = self.at_ended, None
+        if gate is not None:
+            gate.pass_through()
         with self._changed:
             self._ended += jobs
             self._changed.notify_all()
 
     def delayed(self, jobs: Sequence[ImageJob]) -> None:
+        gate, self.at_delayed = self.at_delayed, None
+        if gate is not None:
+            gate.pass_through()
         self.slow += [job.slow for job in jobs]
         self.delayed_jobs += jobs
 
@@ -439,6 +448,29 @@ def test_released_images_end_at_once(images: ImageServer) -> None:
 
         assert [2, 2] == greys(later)
         assert jobs[0] not in collector._ended
+
+
+def test_nothing_begins_again_before_the_listener_knows(images: ImageServer) -> None:
+    """What is fetched then would be taken back with what was fetched before."""
+    url, served = images.add_gated("/7", b"7")
+    with pool(processes=1, program=SCRIPTED) as (target, collector):
+        gate = collector.at_delayed = Gate()
+        jobs, given_up = jobs_of([url]), jobs_of([url])
+        for each in (jobs, given_up):
+            target.begin(each, at_once=1)
+            served.wait_for_request()
+        os.kill(target.pids[0], signal.SIGKILL)
+        gate.wait_for_request()
+        target.wait_until_ready()
+        begun = list(target._processes[0].tickets)
+        target.release(given_up)
+        gate.open()
+        served.open()
+        collector.wait_for(jobs)
+
+        assert [] == begun
+        assert [7] == greys(jobs)
+        assert [] == list(target._processes[0].tickets)
 
 
 @pytest.mark.parametrize("ends", [pytest.param("late", id="its time is over"), pytest.param("gone", id="given up")])
