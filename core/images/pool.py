@@ -65,11 +65,12 @@ class _Unassigned:
 
 @dataclass(frozen=True, slots=True)
 class _Message:
-    """What a process is told, and a descriptor that goes along."""
+    """What a process is told, a descriptor that goes along, and the tickets that it learns of."""
 
     process: ImageProcess
     content: list[Any]
     descriptor: int | None = None
+    tickets: Sequence[Ticket] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,6 +282,7 @@ class ImageProcesses:
             self._refuse(jobs, news)
             return
         part = next(self._numbers)
+        tickets: list[Ticket] = []
         images: list[tuple[int, int, str | tuple[int, int]]] = []
         for job in jobs:
             slot = process.slots.take()
@@ -290,6 +292,7 @@ class ImageProcesses:
                 continue
             ticket = Ticket(next(self._numbers), part, slot, job)
             process.tickets[ticket.job_id] = ticket
+            tickets.append(ticket)
             self._attempts[job] = _Attempt(process, ticket)
             source = job.url if job.content is None else (job.content.offset, job.content.size)
             images.append((ticket.job_id, slot, source))
@@ -298,7 +301,7 @@ class ImageProcesses:
             descriptor = None
         if images:
             timeout_ms = min(job.deadline.remaining_s() for job in jobs) * 1000
-            news.messages.append(_Message(process, [WORK, part, at_once, timeout_ms, images], descriptor))
+            news.messages.append(_Message(process, [WORK, part, at_once, timeout_ms, images], descriptor, tickets))
 
     def _refuse(self, jobs: Iterable[ImageJob], news: _News) -> None:
         for job in jobs:
@@ -426,8 +429,23 @@ class ImageProcesses:
             self._listener.ended(news.ended)
         for message in news.messages:
             message.process.send(message.content, message.descriptor)
+        self._forget_what_was_overtaken(news.messages)
         if news.begun_again:
             self._tell(self._begin_elsewhere(news.begun_again))
+
+    def _forget_what_was_overtaken(self, messages: Iterable[_Message]) -> None:
+        """What was given up after a message was made may have been forgotten before that was sent, by a process that
+        did not know of it yet: there it would wait for a turn that nobody gives it.
+        """
+        with self._changed:
+            overtaken = {
+                (message.process, ticket.part)
+                for message in messages
+                for ticket in message.tickets
+                if ticket.void and not ticket.reported
+            }
+        for process, part in overtaken:
+            process.send([FORGET, part])
 
     def _begin_elsewhere(self, moved: Iterable[_Unassigned]) -> _News:
         news = _News()

@@ -473,6 +473,58 @@ def test_nothing_begins_again_before_the_listener_knows(images: ImageServer) -> 
         assert [] == list(target._processes[0].tickets)
 
 
+def test_what_is_given_up_before_its_process_knows_of_it_is_forgotten_there() -> None:
+    """It waits for no turn that nobody gives it: its slot, its place and the file of what was sent are free again."""
+    # Of three images one has no slot, and is told as ended before the process is told of the others.
+    with (
+        pool(processes=1, program=SCRIPTED, in_turns=True, MAX_QUEUED_ITEMS="1") as (target, collector),
+        sent_jobs([b"1", b"2", b"3"]) as jobs,
+    ):
+        [process] = target._processes
+        gate = collector.at_ended = Gate()
+        beginning = threading.Thread(target=target.begin, args=(jobs,), kwargs={"at_once": 8})
+        beginning.start()
+        gate.wait_for_request()
+        target.release(jobs)
+        gate.open()
+        beginning.join()
+        _wait_until(lambda: not process.tickets)
+        later = jobs[:2]
+        target.begin(later, at_once=8)
+        collector.wait_for(later)
+
+        assert [1, 2] == greys(later)
+        target.release(later)
+        assert process.pid is not None
+        assert 0 == files_of_sent_images(process.pid)
+
+
+def test_process_that_is_left_alone_before_it_knows_of_others_ends(images: ImageServer) -> None:
+    """With its slow image: what it is told of afterwards has begun again elsewhere."""
+    slow, served = images.add_gated("/slow", SLOW + b"9")
+    with (
+        pool(processes=1, program=SCRIPTED, in_turns=True, MAX_QUEUED_ITEMS="1") as (target, collector),
+        sent_jobs([b"1", b"2"]) as jobs,
+    ):
+        slow_jobs = jobs_of([slow])
+        target.begin(slow_jobs, at_once=1)
+        gate = collector.at_ended = Gate()
+        beginning = threading.Thread(target=target.begin, args=(jobs,), kwargs={"at_once": 8})
+        beginning.start()
+        gate.wait_for_request()
+        served.open()
+        _wait_until(lambda: slow_jobs[0] in collector.delayed_jobs)
+        _hurry(target.pids)
+        collector.wait_for(jobs[:1])
+        gate.open()
+        beginning.join()
+        collector.wait_for([*slow_jobs, *jobs])
+        _wait_until(lambda: exits_of(target))
+
+        assert {"finished": 1} == exits_of(target)
+        target.release([*slow_jobs, *jobs])
+
+
 @pytest.mark.parametrize("ends", [pytest.param("late", id="its time is over"), pytest.param("gone", id="given up")])
 def test_what_begins_again_stays_with_its_request(images: ImageServer, ends: str) -> None:
     """Two requests lose their process: that one of them ends afterwards is nothing to the other."""
