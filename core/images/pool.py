@@ -7,6 +7,7 @@
 - One that decodes for longer than `SLOW_S` gets no other work, and only what time nobody else wants; what else it had
   begins again elsewhere, and a fresh process takes its place. So a slow image costs itself and no other.
 - Whatever else was in a process that ended begins again elsewhere.
+- What waits for a process that ends before it is ready waits for another one; after too many in a row it is `NotReady`.
 """
 
 import logging
@@ -19,7 +20,7 @@ from itertools import count
 from typing import Any
 
 from core import metrics
-from core.errors import InvalidImage, Overloaded, ServiceError, StartError
+from core.errors import InvalidImage, NotReady, Overloaded, ServiceError, StartError
 from core.images.arena import Decoding
 from core.images.job import ImageJob, Listener
 from core.images.messages import DECODE, ENDED, FETCHED, FORGET, READY, SLOW, WORK, ChildSettings, Garbled, Report
@@ -233,6 +234,8 @@ class ImageProcesses:
             if not process.detached and not process.slow and self.healthy:
                 self._add_process()
             self._begin_again(process, news)
+            # They have waited for this one to be ready, or for one that nobody starts any more.
+            self._assign_waiting(news)
         fields = {"reason": process.exit.value, "images_begun_again": len(news.delayed)}
         logger.warning("an image process has ended", extra=fields)
         self._tell(news)
@@ -251,9 +254,12 @@ class ImageProcesses:
         self._dead_starts = 0
         if process.slow:
             process.give_way()
-        unassigned, self._unassigned = self._unassigned, []
-        self._assign_all(unassigned, news)
+        self._assign_waiting(news)
         self._changed.notify_all()
+
+    def _assign_waiting(self, news: _News) -> None:
+        waiting, self._unassigned = self._unassigned, []
+        self._assign_all(waiting, news)
 
     def _assign_all(self, unassigned: Iterable[_Unassigned], news: _News) -> None:
         for waiting in unassigned:
@@ -261,11 +267,14 @@ class ImageProcesses:
                 self._assign(wanted, waiting.at_once, news, slow=waiting.slow)
 
     def _assign(self, jobs: list[ImageJob], at_once: int, news: _News, *, slow: bool = False) -> None:
-        """Share jobs of one request out among the least busy processes."""
+        """Share jobs of one request out among the least busy processes; while none is ready they wait for one."""
         of_kind = [process for process in self._processes if process.slow is slow and not process.detached]
-        if slow and all(process.tickets for process in of_kind) and len(of_kind) < self._most_slow:
+        if slow and self.healthy and len(of_kind) < self._most_slow and all(process.tickets for process in of_kind):
             self._add_process(slow=True)
         free = sorted((process for process in of_kind if process.ready), key=lambda process: len(process.tickets))
+        if not free and not self.healthy:
+            self._refuse(jobs, NotReady, news)
+            return
         if not free:
             self._unassigned.append(_Unassigned(jobs, at_once, slow))
             return
@@ -279,7 +288,7 @@ class ImageProcesses:
             # One for all of them, which came with one request. A copy: that may end before the message has gone.
             descriptor = None if sent is None else sent.duplicate()
         except OSError:
-            self._refuse(jobs, news)
+            self._refuse(jobs, Overloaded, news)
             return
         part = next(self._numbers)
         tickets: list[Ticket] = []
@@ -288,7 +297,7 @@ class ImageProcesses:
             slot = process.slots.take()
             if slot is None:
                 # Only after very many requests that were given up a moment ago.
-                self._refuse([job], news)
+                self._refuse([job], Overloaded, news)
                 continue
             ticket = Ticket(next(self._numbers), part, slot, job)
             process.tickets[ticket.job_id] = ticket
@@ -303,9 +312,9 @@ class ImageProcesses:
             timeout_ms = min(job.deadline.remaining_s() for job in jobs) * 1000
             news.messages.append(_Message(process, [WORK, part, at_once, timeout_ms, images], descriptor, tickets))
 
-    def _refuse(self, jobs: Iterable[ImageJob], news: _News) -> None:
+    def _refuse(self, jobs: Iterable[ImageJob], why: type[ServiceError], news: _News) -> None:
         for job in jobs:
-            job.error = Overloaded()
+            job.error = why()
             del self._attempts[job]
             news.ended.append(job)
 

@@ -23,6 +23,7 @@ from core.errors import (
     DownloadError,
     InternalError,
     InvalidImage,
+    NotReady,
     StartError,
     UrlNotAllowed,
 )
@@ -36,6 +37,7 @@ from core.images.settings import child_settings
 from core.metrics import Distribution
 from core.settings import load_settings
 from models.shapes import draw, single
+from tests.core.images.asking_child import GO, starts
 from tests.core.images.scripted_child import BUG, CRASH, PANIC, SLOW, SPIN, STUCK
 from tools.testbed.image_server import Gate, ImageServer, image_server
 from tools.testbed.pictures import encoded
@@ -44,6 +46,8 @@ SOON_S = 60.0
 SIZE_PX = 32
 SECRET = "secret-of-the-service"
 SCRIPTED = "tests.core.images.scripted_child"
+ASKING = "tests.core.images.asking_child"
+MISSING = "tests.core.images.no_such_program"
 SETTINGS = {"EMBEDDING_HMAC_SECRET": SECRET, "DOWNLOAD_ALLOW_HOSTS": "127.0.0.1", "LOG_LEVEL": "ERROR"}
 
 
@@ -328,6 +332,39 @@ def test_image_that_will_take_long_is_decoded_apart(images: ImageServer) -> None
         [slow] = set(target.pids) - {quick}
 
         assert (0, 19) == (psutil.Process(quick).nice(), psutil.Process(slow).nice())
+
+
+def test_process_for_slow_images_that_does_not_start_is_replaced(images: ImageServer) -> None:
+    """Those that wait for it are not lost, and need no further one to come."""
+    url = images.add("/large.png", encoded(Image.new("RGB", (3000, 3000), "red"), "PNG"))
+    with starts(SOON_S) as asking, pool(processes=1, program=ASKING) as (target, collector):
+        jobs = jobs_of([url])
+        target.begin(jobs, at_once=1)
+        first, _ = asking.accept()
+        first.close()
+        second, _ = asking.accept()
+        with second:
+            second.sendall(GO)
+        collector.wait_for(jobs)
+
+        assert jobs[0].pixels is not None
+        assert [255, 0, 0] == jobs[0].pixels[:, 5, 5].tolist()
+        assert {"start": 1} == exits_of(target)
+        target.release(jobs)
+
+
+def test_process_for_slow_images_that_nobody_waits_for_is_not_replaced(images: ImageServer) -> None:
+    """It is started again with the next slow image."""
+    url = images.add("/large.png", encoded(Image.new("RGB", (3000, 3000), "red"), "PNG"))
+    with starts(SOON_S) as asking, pool(processes=1, program=ASKING) as (target, _collector):
+        jobs = jobs_of([url])
+        target.begin(jobs, at_once=1)
+        first, _ = asking.accept()
+        target.release(jobs)
+        first.close()
+        _wait_until(lambda: exits_of(target))
+
+        assert [False] == [process.slow for process in target._processes]
 
 
 def test_slow_image_holds_nobody_up(images: ImageServer) -> None:
@@ -671,8 +708,25 @@ def test_image_process_ends_with_its_parent() -> None:
 
 def test_program_that_does_not_start_is_a_start_error() -> None:
     """With one line, and not a service that waits for ever."""
-    with pytest.raises(StartError, match="image process"), pool(program="tests.core.images.no_such_program"):
+    with pytest.raises(StartError, match="image process"), pool(program=MISSING):
         pass
+
+
+def test_when_no_process_starts_whoever_waits_is_told() -> None:
+    """After so many in a row none is started any more: at once, then and later, and not when their time is over."""
+    collector = Collector()
+    settings = child_settings(load_settings(SETTINGS), SIZE_PX, processes=8, in_turns=False)
+    target = ImageProcesses(settings, collector, processes=8, budget_s=60.0, program=MISSING)
+    before, after = jobs_of(["http://127.0.0.1/1"] * 2), jobs_of(["http://127.0.0.1/1"])
+    target.begin(before, at_once=2)
+    with closing(target):
+        target.start()
+        collector.wait_for(before)
+        target.begin(after, at_once=1)
+        collector.wait_for(after)
+
+        assert [NotReady] * 3 == greys([*before, *after])
+        assert not target.healthy
 
 
 def _wait_until(condition: object) -> None:
