@@ -79,7 +79,9 @@ class Cache:
         self._flights: dict[Key, _Flight] = {}
         self._key_of_first: dict[Item, Key] = {}
         # The first ones whose row is being looked up in `shared`: whether they are computed is open.
-        self._looked_up: set[Item] = set()
+        self._looked_up: dict[Item, _Flight] = {}
+        # Those who waited for one that is gone, until a thread of the cache's own sees to them.
+        self._left: set[Item] = set()
         self._counts = dict.fromkeys(Modality, Counts())
         # Not on the thread that has failed: that may hold a lock which computing takes.
         self._again = ThreadPoolExecutor(1, thread_name_prefix="cache")
@@ -116,19 +118,33 @@ class Cache:
         """
         mine = [(item, key) for item, key in wanted if self._must_compute(item, key, compute)]
         with self._lock:
-            unsure = [pair for pair in mine if pair[0] in self._looked_up]
+            unsure = [(self._looked_up[item], key) for item, key in mine if item in self._looked_up]
             sure = [item for item, _ in mine if item not in self._looked_up]
         if sure:
             compute(sure)
         if unsure and may_block:
             self._look_up(unsure, compute)
         elif unsure:
-            self._lookups.submit(_tried, partial(self._look_up, unsure, compute), [item for item, _ in unsure])
+            items = [flight.first for flight, _ in unsure]
+            self._lookups.submit(_tried, partial(self._look_up, unsure, compute), items)
 
     def put_off(self, items: Iterable[Item]) -> None:
-        """These begin again elsewhere and are claimed once more: no lookup that is under way has them computed."""
+        """These begin again elsewhere, with what may be another file, and are claimed once more. Until then nothing
+        that is under way has them computed, and nobody waits for one of them: who did is claimed again.
+        """
+        gone = set(items)
         with self._lock:
-            self._looked_up.difference_update(items)
+            self._left -= gone
+            for flight in self._flights.values():
+                for item in flight.waiting.keys() & gone:
+                    del flight.waiting[item]
+            keys = [self._key_of_first[item] for item in gone if item in self._key_of_first]
+            flights = [self._end_flight(key) for key in keys]
+            for flight in flights:
+                self._left.update(flight.waiting)
+        for key, flight in zip(keys, flights, strict=True):
+            for item, compute in flight.waiting.items():
+                self._see_to(item, partial(self.claim, [(item, key)], compute, may_block=False))
 
     def close(self) -> None:
         """Look up and compute nothing any more."""
@@ -142,14 +158,14 @@ class Cache:
             item.settle(_as_cached(row))
         return row is not None
 
-    def _look_up(self, unsure: Sequence[tuple[Item, Key]], compute: Compute) -> None:
+    def _look_up(self, unsure: Sequence[tuple[_Flight, Key]], compute: Compute) -> None:
         if self._shared is not None:
-            self._settle_found(unsure, self._shared)
+            self._settle_found([(flight.first, key) for flight, key in unsure], self._shared)
         with self._lock:
-            # Not who has been settled meanwhile, nor who has been put off.
-            left = [item for item, _ in unsure if item in self._looked_up]
-            self._looked_up.difference_update(left)
+            # Not who has been settled meanwhile, nor who has been put off, whatever it has been claimed for since.
+            left = [flight.first for flight, _ in unsure if self._looked_up.get(flight.first) is flight]
             for item in left:
+                del self._looked_up[item]
                 self._count(item.modality, misses=1)
         if left:
             compute(left)
@@ -170,8 +186,7 @@ class Cache:
                 # Put off meanwhile, and its server has something else under the same address by now.
                 return
             if first_of is not None:
-                waiting = self._flights.pop(self._key_of_first.pop(item)).waiting
-                self._looked_up.discard(item)
+                waiting = self._end_flight(key).waiting
             for one in (item, *waiting):
                 self._count(one.modality, hits=1)
         for one in (item, *waiting):
@@ -185,8 +200,8 @@ class Cache:
                 return True
             if item in self._key_of_first:
                 # And its server has something else under the same address by now.
-                failed = self._flights.pop(self._key_of_first.pop(item))
-                self._looked_up.discard(item)
+                failed = self._end_flight(self._key_of_first[item])
+                self._left.update(failed.waiting)
             row = self._found(item, key)
             flight = self._flights.get(key)
             if row is None and flight is not None:
@@ -204,12 +219,18 @@ class Cache:
         return True
 
     def _take_off(self, item: Item, key: Key) -> None:
-        self._flights[key] = _Flight(item)
+        flight = self._flights[key] = _Flight(item)
         self._key_of_first[item] = key
         if self._shared is None:
             self._count(item.modality, misses=1)
         else:
-            self._looked_up.add(item)
+            self._looked_up[item] = flight
+
+    def _end_flight(self, key: Key) -> _Flight:
+        flight = self._flights.pop(key)
+        del self._key_of_first[flight.first]
+        self._looked_up.pop(flight.first, None)
+        return flight
 
     def _found(self, item: Item, key: Key) -> Encoded | None:
         row = self._rows.get(key)
@@ -222,15 +243,16 @@ class Cache:
         """The first of a flight has its row, or its error."""
         outcome = item.outcome
         with self._lock:
-            key = self._key_of_first.pop(item, None)
+            key = self._key_of_first.get(item)
             if key is None:
                 return
-            flight = self._flights.pop(key)
-            self._looked_up.discard(item)
+            flight = self._end_flight(key)
             # A cached one was not computed for this key: it was found for the file that was there before.
             row = self._store(key, outcome) if isinstance(outcome, Encoded) and not outcome.cached else None
             if row is not None:
                 self._count(item.modality, hits=len(flight.waiting))
+            else:
+                self._left.update(flight.waiting)
         if row is None:
             self._compute_again(flight)
             return
@@ -257,9 +279,23 @@ class Cache:
     def _compute_again(self, flight: _Flight) -> None:
         """Each by itself: what was wrong with the first need not be wrong with them, and may be."""
         for item, compute in flight.waiting.items():
-            with self._lock:
-                self._count(item.modality, misses=1)
-            self._again.submit(_tried, partial(_compute_if_wanted, item, compute), [item])
+            self._see_to(item, partial(self._compute_alone, item, compute))
+
+    def _compute_alone(self, item: Item, compute: Compute) -> None:
+        with self._lock:
+            self._count(item.modality, misses=1)
+        compute([item])
+
+    def _see_to(self, item: Item, call: Callable[[], object]) -> None:
+        """Have `call` called for one that is left, unless it is put off before."""
+        self._again.submit(_tried, partial(self._call_if_left, item, call), [item])
+
+    def _call_if_left(self, item: Item, call: Callable[[], object]) -> None:
+        with self._lock:
+            is_left = item in self._left
+            self._left.discard(item)
+        if is_left and item.still_wanted():
+            call()
 
     def _count(self, modality: Modality, *, hits: int = 0, misses: int = 0) -> None:
         before = self._counts[modality]
@@ -268,11 +304,6 @@ class Cache:
 
 def _as_cached(row: Encoded) -> Encoded:
     return Encoded(row.vector, row.norm, time.monotonic(), 0.0, cached=True)
-
-
-def _compute_if_wanted(item: Item, compute: Compute) -> None:
-    if item.still_wanted():
-        compute([item])
 
 
 def _tried(call: Callable[[], object], items: Iterable[Item]) -> None:

@@ -78,7 +78,8 @@ class Arrivals:
         for job in jobs:
             if job.error is not None:
                 job.owner.settle(job.error)
-        # Where decodes take turns, whoever is granted one has claimed its row before that.
+        # Where decodes take turns, whoever is granted one has claimed its row before that. Nobody is granted one in a
+        # process for slow images, which may have been given another file than was fetched before.
         unclaimed = [job for job in jobs if job.error is None and not job.claimed]
         others = [job.owner for job in jobs if job.error is not None or job.claimed]
         if others:
@@ -96,8 +97,12 @@ class Arrivals:
         self._cache.claim([(job.owner, _key(self._cache, job)) for job in jobs], compute, may_block=False)
 
     def delayed(self, jobs: Sequence[ImageJob]) -> None:
+        # One that is slow is decoded where it is: it is still the file that was claimed.
+        again = [job for job in jobs if not job.slow]
+        for job in again:
+            job.claimed = False
         if self._cache is not None:
-            self._cache.put_off([job.owner for job in jobs])
+            self._cache.put_off([job.owner for job in again])
         self._scheduler.withdraw([job.owner for job in jobs])
 
 

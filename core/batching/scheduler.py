@@ -305,11 +305,12 @@ class Scheduler:
     def _leave(self, items: Sequence[Item]) -> None:
         with self._changed:
             self._inside.difference_update(items)
-            # Whatever has no row may still stand in a queue: its request ended before its pass began.
-            without_row = {item for item in items if not isinstance(item.outcome, Encoded)}
-            if without_row:
-                self._forget(without_row)
-            grants = self._look() if without_row else []
+            # Whatever has no row may still stand in a queue: its request ended before its pass began. And one whose row
+            # was found elsewhere may be in a decoder that tells nobody of its end.
+            left = {item for item in items if not isinstance(item.outcome, Encoded) or item in self._decoding}
+            if left:
+                self._forget(left)
+            grants = self._look() if left else []
         self._send(grants)
 
     def _forget(self, items: set[Item]) -> None:

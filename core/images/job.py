@@ -31,6 +31,8 @@ class ImageJob:
     """Of the file, in hex; empty until it is known."""
     claimed: bool = False
     """Whether the cache has been asked for its row."""
+    slow: bool = False
+    """Whether its decode takes long, and goes on alone where it has begun."""
     download_began_s: float = 0.0
     download_ms: float = 0.0
     decode_began_s: float = 0.0
@@ -62,4 +64,6 @@ class Listener(Protocol):
         """Each of these has its pixels or its error."""
 
     def delayed(self, jobs: Sequence[ImageJob]) -> None:
-        """Whoever waits for the decoding of these should not: it takes long, or begins again elsewhere."""
+        """Whoever waits for the decoding of these should not: it takes long (`ImageJob.slow`), or begins again
+        elsewhere, with a download that may give another file.
+        """

@@ -7,6 +7,7 @@
 - One that decodes for longer than `SLOW_S` gets no other work, and only what time nobody else wants; what else it had
   begins again elsewhere, and a fresh process takes its place. So a slow image costs itself and no other.
 - Whatever else was in a process that ended begins again elsewhere.
+- What waits for a process that ends before it is ready waits for another one; after too many in a row it is `NotReady`.
 """
 
 import logging
@@ -19,7 +20,7 @@ from itertools import count
 from typing import Any
 
 from core import metrics
-from core.errors import InvalidImage, Overloaded, ServiceError, StartError
+from core.errors import InvalidImage, NotReady, Overloaded, ServiceError, StartError
 from core.images.arena import Decoding
 from core.images.job import ImageJob, Listener
 from core.images.messages import DECODE, ENDED, FETCHED, FORGET, READY, SLOW, WORK, ChildSettings, Garbled, Report
@@ -56,7 +57,7 @@ class _Attempt:
 
 @dataclass(frozen=True, slots=True)
 class _Unassigned:
-    """Images of one request that wait for a process of their kind to be ready."""
+    """Images of one request that are in no process of their kind yet."""
 
     jobs: list[ImageJob]
     at_once: int
@@ -65,20 +66,24 @@ class _Unassigned:
 
 @dataclass(frozen=True, slots=True)
 class _Message:
-    """What a process is told, and a descriptor that goes along."""
+    """What a process is told, a descriptor that goes along, and the tickets that it learns of."""
 
     process: ImageProcess
     content: list[Any]
     descriptor: int | None = None
+    tickets: Sequence[Ticket] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class _News:
-    """What is to be said once the lock is free: to processes, and to the listener."""
+    """What is to be said once the lock is free: to processes, and to the listener, who hears of those that are
+    `delayed` before they are `begun_again`: or else what is fetched then could come first.
+    """
 
     messages: list[_Message] = field(default_factory=list)
     delayed: list[ImageJob] = field(default_factory=list)
     ended: list[ImageJob] = field(default_factory=list)
+    begun_again: list[_Unassigned] = field(default_factory=list)
 
 
 class ImageProcesses:
@@ -229,6 +234,8 @@ class ImageProcesses:
             if not process.detached and not process.slow and self.healthy:
                 self._add_process()
             self._begin_again(process, news)
+            # They have waited for this one to be ready, or for one that nobody starts any more.
+            self._assign_waiting(news)
         fields = {"reason": process.exit.value, "images_begun_again": len(news.delayed)}
         logger.warning("an image process has ended", extra=fields)
         self._tell(news)
@@ -247,18 +254,27 @@ class ImageProcesses:
         self._dead_starts = 0
         if process.slow:
             process.give_way()
-        unassigned, self._unassigned = self._unassigned, []
-        for waiting in unassigned:
-            wanted = [job for job in waiting.jobs if job in self._attempts]
-            self._assign(wanted, waiting.at_once, news, slow=waiting.slow)
+        self._assign_waiting(news)
         self._changed.notify_all()
 
+    def _assign_waiting(self, news: _News) -> None:
+        waiting, self._unassigned = self._unassigned, []
+        self._assign_all(waiting, news)
+
+    def _assign_all(self, unassigned: Iterable[_Unassigned], news: _News) -> None:
+        for waiting in unassigned:
+            if wanted := [job for job in waiting.jobs if job in self._attempts]:
+                self._assign(wanted, waiting.at_once, news, slow=waiting.slow)
+
     def _assign(self, jobs: list[ImageJob], at_once: int, news: _News, *, slow: bool = False) -> None:
-        """Share jobs of one request out among the least busy processes."""
+        """Share jobs of one request out among the least busy processes; while none is ready they wait for one."""
         of_kind = [process for process in self._processes if process.slow is slow and not process.detached]
-        if slow and all(process.tickets for process in of_kind) and len(of_kind) < self._most_slow:
+        if slow and self.healthy and len(of_kind) < self._most_slow and all(process.tickets for process in of_kind):
             self._add_process(slow=True)
         free = sorted((process for process in of_kind if process.ready), key=lambda process: len(process.tickets))
+        if not free and not self.healthy:
+            self._refuse(jobs, NotReady, news)
+            return
         if not free:
             self._unassigned.append(_Unassigned(jobs, at_once, slow))
             return
@@ -272,18 +288,20 @@ class ImageProcesses:
             # One for all of them, which came with one request. A copy: that may end before the message has gone.
             descriptor = None if sent is None else sent.duplicate()
         except OSError:
-            self._refuse(jobs, news)
+            self._refuse(jobs, Overloaded, news)
             return
         part = next(self._numbers)
+        tickets: list[Ticket] = []
         images: list[tuple[int, int, str | tuple[int, int]]] = []
         for job in jobs:
             slot = process.slots.take()
             if slot is None:
                 # Only after very many requests that were given up a moment ago.
-                self._refuse([job], news)
+                self._refuse([job], Overloaded, news)
                 continue
             ticket = Ticket(next(self._numbers), part, slot, job)
             process.tickets[ticket.job_id] = ticket
+            tickets.append(ticket)
             self._attempts[job] = _Attempt(process, ticket)
             source = job.url if job.content is None else (job.content.offset, job.content.size)
             images.append((ticket.job_id, slot, source))
@@ -292,11 +310,11 @@ class ImageProcesses:
             descriptor = None
         if images:
             timeout_ms = min(job.deadline.remaining_s() for job in jobs) * 1000
-            news.messages.append(_Message(process, [WORK, part, at_once, timeout_ms, images], descriptor))
+            news.messages.append(_Message(process, [WORK, part, at_once, timeout_ms, images], descriptor, tickets))
 
-    def _refuse(self, jobs: Iterable[ImageJob], news: _News) -> None:
+    def _refuse(self, jobs: Iterable[ImageJob], why: type[ServiceError], news: _News) -> None:
         for job in jobs:
-            job.error = Overloaded()
+            job.error = why()
             del self._attempts[job]
             news.ended.append(job)
 
@@ -360,7 +378,7 @@ class ImageProcesses:
     def _detach(self, process: ImageProcess, slow: Ticket, news: _News) -> None:
         """Leave it alone with its slow image; the rest begins again elsewhere, a fresh process included."""
         logger.warning("an image takes long to decode", extra={"pid": process.pid})
-        process.detached = True
+        process.detached = slow.job.slow = True
         process.give_way()
         parts = {ticket.part for ticket in process.tickets.values()}
         news.messages.extend(_Message(process, [FORGET, part]) for part in parts)
@@ -406,8 +424,11 @@ class ImageProcesses:
                 parts.setdefault(ticket.part, []).append(ticket.job)
             ticket.void = True
         for jobs in parts.values():
+            for job in jobs:
+                job.slow = False
+                self._attempts[job] = None
             news.delayed.extend(jobs)
-            self._assign(jobs, len(jobs), news, slow=process.slow)
+            news.begun_again.append(_Unassigned(jobs, len(jobs), process.slow))
 
     def _tell(self, news: _News) -> None:
         """Without the lock: the listener has one of its own, and a socket may be full."""
@@ -417,6 +438,30 @@ class ImageProcesses:
             self._listener.ended(news.ended)
         for message in news.messages:
             message.process.send(message.content, message.descriptor)
+        self._forget_what_was_overtaken(news.messages)
+        if news.begun_again:
+            self._tell(self._begin_elsewhere(news.begun_again))
+
+    def _forget_what_was_overtaken(self, messages: Iterable[_Message]) -> None:
+        """What was given up after a message was made may have been forgotten before that was sent, by a process that
+        did not know of it yet: there it would wait for a turn that nobody gives it.
+        """
+        with self._changed:
+            overtaken = {
+                (message.process, ticket.part)
+                for message in messages
+                for ticket in message.tickets
+                if ticket.void and not ticket.reported
+            }
+        for process, part in overtaken:
+            process.send([FORGET, part])
+
+    def _begin_elsewhere(self, moved: Iterable[_Unassigned]) -> _News:
+        news = _News()
+        with self._changed:
+            if not self._closing:
+                self._assign_all(moved, news)
+        return news
 
 
 def _ticket_of(process: ImageProcess, job_id: object) -> Ticket:

@@ -203,6 +203,81 @@ def test_one_that_begins_again_still_goes_first() -> None:
     cache.close()
 
 
+def test_one_that_is_put_off_is_not_waited_for() -> None:
+    """Of those who did one is computed, and the rest have its row; the one that comes back may be of another file."""
+    cache, computes = a_cache(), Computes()
+    before, after = image_keys(cache, b"x", b"y")
+    first, *others = items = [item(Modality.IMAGE) for _ in range(4)]
+    for one in items:
+        cache.claim([(one, before)], computes)
+    cache.put_off([first])
+    for _ in range(2):
+        assert computes.comes.acquire(timeout=SOON_S)
+    cache.claim([(first, after)], computes)
+    first.settle(row(0.2))
+    between = [one.outcome for one in others]
+    _seen_to(cache)
+    others[0].settle(row(0.1))
+
+    assert [first, others[0], first] == computes.items
+    assert [None] * 3 == between
+    assert [vector(others[0])] * 2 == [as_found(one) for one in others[1:]]
+    assert [row(0.1).vector.tobytes(), row(0.2).vector.tobytes()] == [kept(cache, key) for key in (before, after)]
+    cache.close()
+
+
+def test_those_who_are_put_off_together_are_not_computed_for_each_other() -> None:
+    """They were in one process: none of them has a file any more, and each is claimed when it has one."""
+    cache, computes = a_cache(), Computes()
+    [key] = image_keys(cache, b"x")
+    first, gone, other = items = [item(Modality.IMAGE) for _ in range(3)]
+    cache.claim([(one, key) for one in items], computes)
+    cache.put_off([first, gone])
+    for _ in range(2):
+        assert computes.comes.acquire(timeout=SOON_S)
+    cache.claim([(gone, key)], computes)
+    other.settle(row(0.1))
+    cache.claim([(first, key)], computes)
+
+    assert [first, other] == computes.items
+    assert [vector(other)] * 2 == [as_found(one) for one in (gone, first)]
+    cache.close()
+
+
+def test_one_that_waited_and_is_put_off_is_not_computed() -> None:
+    """Neither when the first one fails afterwards, nor when it has failed a moment before."""
+    cache, computes = a_cache(), Computes()
+    keys = image_keys(cache, b"x", b"y")
+    firsts, early, late = ([item(Modality.IMAGE) for _ in range(2)] for _ in range(3))
+    opened = threading.Event()
+    cache.claim(list(zip(firsts, keys, strict=True)), lambda _: None)
+    cache.claim([(early[0], keys[0])], lambda _: opened.wait(SOON_S))
+    cache.claim([(late[0], keys[0]), (late[1], keys[1]), (early[1], keys[1])], computes)
+    firsts[0].settle(InvalidImage())
+    cache.put_off(late)
+    firsts[1].settle(InvalidImage())
+    opened.set()
+    assert computes.comes.acquire(timeout=SOON_S)
+
+    assert [early[1]] == computes.items
+    cache.close()
+
+
+def _seen_to(cache: Cache) -> None:
+    """All who were left by now."""
+    [key] = image_keys(cache, b"nobody's")
+    first, last, computes = item(Modality.IMAGE), item(Modality.IMAGE), Computes()
+    cache.claim([(first, key), (last, key)], computes)
+    first.settle(InvalidImage())
+    for _ in range(2):
+        assert computes.comes.acquire(timeout=SOON_S)
+
+
+def kept(cache: Cache, key: Key) -> bytes:
+    cache.settle_known([(asked := item(Modality.IMAGE), key)])
+    return as_found(asked)
+
+
 def test_row_is_kept_for_the_file_that_it_was_made_of() -> None:
     """An address gave another file the second time: who waits for the first one is not given the second one's row."""
     cache, computes = a_cache(), Computes()
@@ -368,19 +443,44 @@ def test_one_that_begins_again_during_its_lookup_is_computed_once() -> None:
     shared, computes = ScriptedShared(), Computes()
     cache = over(shared)
     [key] = image_keys(cache, b"x")
-    one, waits = item(Modality.IMAGE), item(Modality.IMAGE)
+    one = item(Modality.IMAGE)
     shared.hold()
-    cache.claim([(one, key), (waits, key)], _raise, may_block=False)
+    cache.claim([(one, key)], _raise, may_block=False)
     assert shared.asked.acquire(timeout=SOON_S)
     cache.put_off([one])
     cache.claim([(one, key)], computes, may_block=False)
+    assert shared.asked.acquire(timeout=SOON_S)
     shared.opened.set()
+    assert computes.comes.acquire(timeout=SOON_S)
     cache.close()
-    one.settle(row())
 
     assert [one] == computes.items
-    assert isinstance(waits.outcome, Encoded)
-    assert 1 == len(shared.lookups)
+    assert one.outcome is None
+    assert [[key], [key]] == shared.lookups
+
+
+@pytest.mark.parametrize("is_there", [pytest.param(True, id="found"), pytest.param(False, id="missing")])
+def test_who_waits_for_a_lookup_of_one_that_begins_again_has_one_of_its_own(*, is_there: bool) -> None:
+    """It is settled or computed by that; what the first lookup finds is nothing to it."""
+    shared, computes = ScriptedShared(), Computes()
+    cache = over(shared)
+    [key] = image_keys(cache, b"x")
+    first, waits = item(Modality.IMAGE), item(Modality.IMAGE)
+    shared.hold()
+    cache.claim([(first, key)], _raise, may_block=False)
+    assert shared.asked.acquire(timeout=SOON_S)
+    cache.claim([(waits, key)], computes, may_block=False)
+    cache.put_off([first])
+    assert shared.asked.acquire(timeout=SOON_S)
+    if is_there:
+        shared.rows[key] = row(0.1)
+    shared.opened.set()
+    if not is_there:
+        assert computes.comes.acquire(timeout=SOON_S)
+    cache.close()
+
+    assert [is_there] * 2 == [isinstance(one.outcome, Encoded) for one in (waits, first)]
+    assert ([] if is_there else [waits]) == computes.items
 
 
 def test_row_that_is_found_too_late_is_not_that_of_another_file() -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from core.batching.batcher import Batcher
 from core.batching.device import Device, Stack
-from core.batching.items import Encoded, Modality
+from core.batching.items import Encoded, Group, Item, Modality
 from core.batching.scheduler import Limits, Scheduler
 from core.byte_budget import ByteBudget
 from core.cache import Cache, Counts, Key, Shared
@@ -87,7 +87,7 @@ class DirectionEngine:
 @dataclass
 class ScriptedImages:
     """`core.embedder.Images`, of which the URL says what becomes of it: a number is the pixels, `404` and `broken` are
-    errors, `never` does not arrive. In turns, it is decoded when the scheduler has granted it.
+    errors, `never` does not arrive by itself. In turns, it is decoded when the scheduler has granted it.
     """
 
     in_turns: bool = False
@@ -112,6 +112,8 @@ class ScriptedImages:
 
     def decode(self, job: ImageJob) -> None:
         """What the scheduler grants."""
+        if job.url == "never":
+            return
         if self._gate is None:
             self._end([job])
             return
@@ -519,8 +521,9 @@ def test_image_that_begins_again_is_not_computed_by_its_lookup() -> None:
 
     class Held(RowsOfAll):
         def find(self, keys: Sequence[Key]) -> Mapping[Key, Encoded]:
-            asked.set()
-            assert opened.wait(SOON_S)
+            if not asked.is_set():
+                asked.set()
+                assert opened.wait(SOON_S)
             return super().find(keys)
 
     shared = Held()
@@ -538,6 +541,112 @@ def test_image_that_begins_again_is_not_computed_by_its_lookup() -> None:
         assert 0 == before
         assert [1] == target.engine.batch_sizes
     assert [False] == cached(results)
+
+
+in_both_tiers = pytest.mark.parametrize(
+    "is_shared", [pytest.param(False, id="in memory"), pytest.param(True, id="with what pods share")]
+)
+
+
+def asks(target: Bench, url: str, deadline: Deadline | None = None) -> "Asked":
+    """A request for one image, on a thread of its own; once its image is with the image processes."""
+    asked = Asked(target, url, deadline or Deadline.after(SOON_S))
+    assert target.images.entered.acquire(timeout=SOON_S)
+    asked.job = target.images.jobs[-1]
+    return asked
+
+
+class Asked:
+    """`job` is the image on its way."""
+
+    job: ImageJob
+
+    def __init__(self, target: Bench, url: str, deadline: Deadline) -> None:
+        self._results: list[Embedding | ServiceError] = []
+        self._thread = threading.Thread(target=lambda: self._results.extend(target.embed([url], [False], deadline)))
+        self._thread.start()
+
+    def fetches(self, target: Bench, number: str) -> None:
+        """Its process says that the image could be decoded: the file of the image at that URL."""
+        assert target.images.arrivals is not None
+        self.job.sha256 = hashlib.sha256(number.encode()).hexdigest()
+        target.images.arrivals.fetched([self.job])
+
+    def ends(self, target: Bench, number: str) -> None:
+        """A process has decoded it, that file too."""
+        assert target.images.arrivals is not None
+        self.job.sha256 = hashlib.sha256(number.encode()).hexdigest()
+        self.job.pixels = np.asarray(int(number), dtype=np.uint8)
+        target.images.arrivals.ended([self.job])
+
+    def begins_again(self, target: Bench) -> None:
+        """Its process has ended."""
+        assert target.images.arrivals is not None
+        target.images.arrivals.delayed([self.job])
+
+    def number(self) -> int | type:
+        """What the answer says that the image was, or the error."""
+        self._thread.join(SOON_S)
+        [result] = self._results
+        return int(result.vector[0]) if isinstance(result, Embedding) else type(result)
+
+
+def known_number(cache: Cache, number: str) -> int | None:
+    """What the cache says of the file of that image."""
+    item = Item(Modality.IMAGE, Group(Deadline.after(SOON_S)), None)
+    sha256 = hashlib.sha256(number.encode()).hexdigest()
+    cache.settle_known([(item, cache.key(Modality.IMAGE, sha256.encode()))])
+    return int(item.outcome.vector[0]) if isinstance(item.outcome, Encoded) else None
+
+
+@in_both_tiers
+def test_row_is_kept_for_the_file_that_was_decoded(*, is_shared: bool) -> None:
+    """A host gives another file when the image begins again, in a process that announces nothing, for slow ones."""
+    shared = RowsOfAll() if is_shared else None
+    cache = a_cache(shared=shared)
+    with bench(in_turns=True, cache=cache) as target:
+        asked = asks(target, "never")
+        asked.fetches(target, "1")
+        asked.begins_again(target)
+        asked.ends(target, "2")
+
+        assert 2 == asked.number()
+        assert 1 == target.embed(["1"], [False])[0].vector[0]  # type: ignore[union-attr]
+        assert [1, 2] == [known_number(cache, number) for number in ("1", "2")]
+    if shared is not None:
+        assert {1.0, 2.0} == {float(row.vector[0]) for row in shared.rows.values()}
+
+
+@in_both_tiers
+def test_nobody_waits_for_an_image_that_begins_again(*, is_shared: bool) -> None:
+    """Its host may take long, and is not the host of those who ask for the same file: they are embedded, once."""
+    cancellation = Cancellation()
+    with bench(in_turns=True, cache=a_cache(shared=RowsOfAll() if is_shared else None)) as target:
+        first = asks(target, "never", Deadline.after(SOON_S, cancellation))
+        first.fetches(target, "7")
+        others = [asks(target, "7") for _ in range(3)]
+        _wait_until(lambda: all(other.job.claimed for other in others))
+        first.begins_again(target)
+
+        assert [7, 7, 7] == [other.number() for other in others]
+        assert [1] == target.engine.batch_sizes
+        cancellation.cancel()
+        assert DeadlineExceeded == first.number()
+
+
+def test_image_that_is_slow_is_waited_for() -> None:
+    """It does not begin again: whoever decoded the same file would be slow too."""
+    with bench(in_turns=True, cache=a_cache()) as target:
+        first = asks(target, "never")
+        first.fetches(target, "7")
+        other = asks(target, "7")
+        _wait_until(lambda: other.job.claimed)
+        first.job.slow = True
+        first.begins_again(target)
+        first.ends(target, "7")
+
+        assert [7, 7] == [first.number(), other.number()]
+        assert [1] == target.engine.batch_sizes
 
 
 def test_text_is_known_by_what_the_model_reads() -> None:

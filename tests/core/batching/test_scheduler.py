@@ -212,6 +212,20 @@ def test_what_ends_early_leaves_its_queue() -> None:
     assert 3 == len(bench.items(3))
 
 
+def test_decode_that_is_still_awaited_leaves_with_its_request() -> None:
+    """A row that is found elsewhere answers an image while it is decoded: its decoder's turn is not lost for good."""
+    bench = Bench(decoders=1)
+    found, other = Item(Modality.IMAGE, Group(Deadline.after(SOON_S)), None), bench.items(1)
+    with bench.scheduler.entered([found]):
+        bench.scheduler.add_fetched([found])
+        bench.scheduler.add_fetched(other)
+        found.settle(Encoded(None, 1.0, 0.0, 0.0))  # type: ignore[arg-type]
+        before = list(bench.granted)
+
+    assert [found] == before
+    assert [found, *other] == bench.granted
+
+
 def test_full_house_is_overloaded_at_once() -> None:
     """Whatever state its images are in, being downloaded included."""
     bench = Bench(max_items=3)

@@ -23,6 +23,7 @@ from core.errors import (
     DownloadError,
     InternalError,
     InvalidImage,
+    NotReady,
     StartError,
     UrlNotAllowed,
 )
@@ -36,14 +37,17 @@ from core.images.settings import child_settings
 from core.metrics import Distribution
 from core.settings import load_settings
 from models.shapes import draw, single
+from tests.core.images.asking_child import GO, starts
 from tests.core.images.scripted_child import BUG, CRASH, PANIC, SLOW, SPIN, STUCK
-from tools.testbed.image_server import ImageServer, image_server
+from tools.testbed.image_server import Gate, ImageServer, image_server
 from tools.testbed.pictures import encoded
 
 SOON_S = 60.0
 SIZE_PX = 32
 SECRET = "secret-of-the-service"
 SCRIPTED = "tests.core.images.scripted_child"
+ASKING = "tests.core.images.asking_child"
+MISSING = "tests.core.images.no_such_program"
 SETTINGS = {"EMBEDDING_HMAC_SECRET": SECRET, "DOWNLOAD_ALLOW_HOSTS": "127.0.0.1", "LOG_LEVEL": "ERROR"}
 
 
@@ -53,6 +57,10 @@ class Collector:
     def __init__(self) -> None:
         self.pool: ImageProcesses | None = None
         self.delayed_jobs: list[ImageJob] = []
+        self.slow: list[bool] = []
+        # Where it is held up: the first to be told so waits there.
+        self.at_delayed: Gate | None = None
+        self.at_ended: Gate | None = None
         self.fetched_jobs: list[ImageJob] = []
         self._ended: list[ImageJob] = []
         self._changed = threading.Condition()
@@ -64,11 +72,18 @@ class Collector:
             self.pool.decode(job)
 
     def ended(self, jobs: Sequence[ImageJob]) -> None:
+        gate, self.at_ended = self.at_ended, None
+        if gate is not None:
+            gate.pass_through()
         with self._changed:
             self._ended += jobs
             self._changed.notify_all()
 
     def delayed(self, jobs: Sequence[ImageJob]) -> None:
+        gate, self.at_delayed = self.at_delayed, None
+        if gate is not None:
+            gate.pass_through()
+        self.slow += [job.slow for job in jobs]
         self.delayed_jobs += jobs
 
     def wait_for(self, jobs: Sequence[ImageJob]) -> None:
@@ -319,6 +334,39 @@ def test_image_that_will_take_long_is_decoded_apart(images: ImageServer) -> None
         assert (0, 19) == (psutil.Process(quick).nice(), psutil.Process(slow).nice())
 
 
+def test_process_for_slow_images_that_does_not_start_is_replaced(images: ImageServer) -> None:
+    """Those that wait for it are not lost, and need no further one to come."""
+    url = images.add("/large.png", encoded(Image.new("RGB", (3000, 3000), "red"), "PNG"))
+    with starts(SOON_S) as asking, pool(processes=1, program=ASKING) as (target, collector):
+        jobs = jobs_of([url])
+        target.begin(jobs, at_once=1)
+        first, _ = asking.accept()
+        first.close()
+        second, _ = asking.accept()
+        with second:
+            second.sendall(GO)
+        collector.wait_for(jobs)
+
+        assert jobs[0].pixels is not None
+        assert [255, 0, 0] == jobs[0].pixels[:, 5, 5].tolist()
+        assert {"start": 1} == exits_of(target)
+        target.release(jobs)
+
+
+def test_process_for_slow_images_that_nobody_waits_for_is_not_replaced(images: ImageServer) -> None:
+    """It is started again with the next slow image."""
+    url = images.add("/large.png", encoded(Image.new("RGB", (3000, 3000), "red"), "PNG"))
+    with starts(SOON_S) as asking, pool(processes=1, program=ASKING) as (target, _collector):
+        jobs = jobs_of([url])
+        target.begin(jobs, at_once=1)
+        first, _ = asking.accept()
+        target.release(jobs)
+        first.close()
+        _wait_until(lambda: exits_of(target))
+
+        assert [False] == [process.slow for process in target._processes]
+
+
 def test_slow_image_holds_nobody_up(images: ImageServer) -> None:
     """Its process is left to it; the others are done elsewhere before it is, and it ends well all the same."""
     good = [images.add(f"/{number}", str(number).encode()) for number in range(5)]
@@ -358,6 +406,21 @@ def test_slow_image_gives_way(images: ImageServer) -> None:
         assert {19} == {os.getpriority(os.PRIO_PROCESS, int(each)) for each in os.listdir(f"/proc/{pid}/task")}
         assert os.getsid(pid) == os.getsid(0)
         assert os.getpgid(pid) == pid
+        target.release(jobs)
+
+
+def test_slow_image_whose_process_is_killed_begins_again(images: ImageServer) -> None:
+    """Elsewhere, and is not called slow for that: what comes of it then may be another file."""
+    spin = images.add("/spin", SPIN)
+    with pool(processes=1, budget_s=1000.0, program=SCRIPTED) as (target, collector):
+        [pid] = target.pids
+        jobs = jobs_of([spin])
+        target.begin(jobs, at_once=1)
+        _wait_until(lambda: collector.delayed_jobs)
+        os.kill(pid, signal.SIGKILL)
+        _wait_until(lambda: len(collector.delayed_jobs) > 1)
+
+        assert [True, False] == collector.slow[:2]
         target.release(jobs)
 
 
@@ -422,6 +485,81 @@ def test_released_images_end_at_once(images: ImageServer) -> None:
 
         assert [2, 2] == greys(later)
         assert jobs[0] not in collector._ended
+
+
+def test_nothing_begins_again_before_the_listener_knows(images: ImageServer) -> None:
+    """What is fetched then would be taken back with what was fetched before."""
+    url, served = images.add_gated("/7", b"7")
+    with pool(processes=1, program=SCRIPTED) as (target, collector):
+        gate = collector.at_delayed = Gate()
+        jobs, given_up = jobs_of([url]), jobs_of([url])
+        for each in (jobs, given_up):
+            target.begin(each, at_once=1)
+            served.wait_for_request()
+        os.kill(target.pids[0], signal.SIGKILL)
+        gate.wait_for_request()
+        target.wait_until_ready()
+        begun = list(target._processes[0].tickets)
+        target.release(given_up)
+        gate.open()
+        served.open()
+        collector.wait_for(jobs)
+
+        assert [] == begun
+        assert [7] == greys(jobs)
+        assert [] == list(target._processes[0].tickets)
+
+
+def test_what_is_given_up_before_its_process_knows_of_it_is_forgotten_there() -> None:
+    """It waits for no turn that nobody gives it: its slot, its place and the file of what was sent are free again."""
+    # Of three images one has no slot, and is told as ended before the process is told of the others.
+    with (
+        pool(processes=1, program=SCRIPTED, in_turns=True, MAX_QUEUED_ITEMS="1") as (target, collector),
+        sent_jobs([b"1", b"2", b"3"]) as jobs,
+    ):
+        [process] = target._processes
+        gate = collector.at_ended = Gate()
+        beginning = threading.Thread(target=target.begin, args=(jobs,), kwargs={"at_once": 8})
+        beginning.start()
+        gate.wait_for_request()
+        target.release(jobs)
+        gate.open()
+        beginning.join()
+        _wait_until(lambda: not process.tickets)
+        later = jobs[:2]
+        target.begin(later, at_once=8)
+        collector.wait_for(later)
+
+        assert [1, 2] == greys(later)
+        target.release(later)
+        assert process.pid is not None
+        assert 0 == files_of_sent_images(process.pid)
+
+
+def test_process_that_is_left_alone_before_it_knows_of_others_ends(images: ImageServer) -> None:
+    """With its slow image: what it is told of afterwards has begun again elsewhere."""
+    slow, served = images.add_gated("/slow", SLOW + b"9")
+    with (
+        pool(processes=1, program=SCRIPTED, in_turns=True, MAX_QUEUED_ITEMS="1") as (target, collector),
+        sent_jobs([b"1", b"2"]) as jobs,
+    ):
+        slow_jobs = jobs_of([slow])
+        target.begin(slow_jobs, at_once=1)
+        gate = collector.at_ended = Gate()
+        beginning = threading.Thread(target=target.begin, args=(jobs,), kwargs={"at_once": 8})
+        beginning.start()
+        gate.wait_for_request()
+        served.open()
+        _wait_until(lambda: slow_jobs[0] in collector.delayed_jobs)
+        _hurry(target.pids)
+        collector.wait_for(jobs[:1])
+        gate.open()
+        beginning.join()
+        collector.wait_for([*slow_jobs, *jobs])
+        _wait_until(lambda: exits_of(target))
+
+        assert {"finished": 1} == exits_of(target)
+        target.release([*slow_jobs, *jobs])
 
 
 @pytest.mark.parametrize("ends", [pytest.param("late", id="its time is over"), pytest.param("gone", id="given up")])
@@ -570,8 +708,25 @@ def test_image_process_ends_with_its_parent() -> None:
 
 def test_program_that_does_not_start_is_a_start_error() -> None:
     """With one line, and not a service that waits for ever."""
-    with pytest.raises(StartError, match="image process"), pool(program="tests.core.images.no_such_program"):
+    with pytest.raises(StartError, match="image process"), pool(program=MISSING):
         pass
+
+
+def test_when_no_process_starts_whoever_waits_is_told() -> None:
+    """After so many in a row none is started any more: at once, then and later, and not when their time is over."""
+    collector = Collector()
+    settings = child_settings(load_settings(SETTINGS), SIZE_PX, processes=8, in_turns=False)
+    target = ImageProcesses(settings, collector, processes=8, budget_s=60.0, program=MISSING)
+    before, after = jobs_of(["http://127.0.0.1/1"] * 2), jobs_of(["http://127.0.0.1/1"])
+    target.begin(before, at_once=2)
+    with closing(target):
+        target.start()
+        collector.wait_for(before)
+        target.begin(after, at_once=1)
+        collector.wait_for(after)
+
+        assert [NotReady] * 3 == greys([*before, *after])
+        assert not target.healthy
 
 
 def _wait_until(condition: object) -> None:
