@@ -126,7 +126,7 @@ QUEUED_ITEMS = Metric("clip_queued_items", Kind.GAUGE, "Images and texts that wa
 QUEUED_SECONDS = Metric(
     "clip_queued_seconds",
     Kind.GAUGE,
-    "Time that a device needs for what waits, going by the latest passes: what an autoscaler goes by",
+    "Time that decoders and a device need for what waits, by the latest decodes and passes: an autoscaler goes by it",
 )
 REQUESTS_IN_FLIGHT = Metric("clip_requests_in_flight", Kind.GAUGE, "Requests that are being worked on")
 REQUESTS_LIMIT = Metric(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from core import metrics
 from core.access import Access
 from core.api import Api
 from core.batching.batcher import Batcher
@@ -114,13 +115,21 @@ class Runtime:
 
     def readings(self) -> Iterator[Reading]:
         """Of every part, for metrics."""
-        parts: list[Measured] = [self._scheduler, self._batcher, self._images, self._embedder, self.api]
+        yield from self._queue_readings()
+        parts: list[Measured] = [self._batcher, self._images, self._embedder, self.api]
         if self._cache is not None:
             parts.append(self._cache)
         for part in parts:
             yield from part.readings()
         for name in self._device_names:
             yield from cuda.memory_readings(name)
+
+    def _queue_readings(self) -> Iterator[Reading]:
+        """An image that waits for a decoder needs that first, and the device then."""
+        scheduler, undecoded = self._scheduler, self._images.undecoded
+        seconds = scheduler.waiting_s + undecoded.seconds + undecoded.images * scheduler.image_s
+        yield Reading(metrics.QUEUED_ITEMS, (), scheduler.waiting_items + undecoded.images)
+        yield Reading(metrics.QUEUED_SECONDS, (), seconds)
 
     def pass_serials(self) -> tuple[int | None, ...]:
         """See `Batcher.pass_serials`."""

@@ -36,8 +36,8 @@ _END = """\
 - `stage`: `download`, `decode`, `queue`, `forward`; an item is in those that it went through, so a vector from the
   cache is in neither `queue` nor `forward`, and what failed is in none. `queue` is all the waiting there is: for a
   place to download or decode in, and for the device.
-- `kind` of bytes: `bodies` (of each what is between 64 KiB and a mebibyte), `large_bodies` (what is beyond), `sent_images`, `pixels`; of
-  tokens: `text`, `padding`; of a device's memory: `used`, `total`.
+- `kind` of bytes: `bodies` (of each what is between 64 KiB and a mebibyte), `large_bodies` (what is beyond),
+  `sent_images`, `pixels`; of tokens: `text`, `padding`; of a device's memory: `used`, `total`.
 - `reason` of an image process that has ended:
 
 | reason | |

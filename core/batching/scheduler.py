@@ -15,11 +15,9 @@ from itertools import count
 from operator import attrgetter
 from typing import Protocol
 
-from core import metrics
 from core.batching.choice import DECODE_PATIENCE_S, Choice, State, choose, due_times, texts_of_a_pass
 from core.batching.items import Encoded, Item, Modality
 from core.errors import NotReady, Overloaded
-from core.metrics import Reading
 
 # How many waiting texts are looked through for those that go together.
 _LOOKED_THROUGH = 256
@@ -106,10 +104,10 @@ class Scheduler:
         pace = self._state.pace.unit_s
         return images * pace[Modality.IMAGE] + tokens * pace[Modality.TEXT]
 
-    def readings(self) -> Iterator[Reading]:
-        """What waits, for metrics."""
-        yield Reading(metrics.QUEUED_ITEMS, (), self.waiting_items)
-        yield Reading(metrics.QUEUED_SECONDS, (), self.waiting_s)
+    @property
+    def image_s(self) -> float:
+        """What one device needs for an image, going by the latest passes; 0.0 before any."""
+        return self._state.pace.unit_s[Modality.IMAGE]
 
     @contextmanager
     def entered(self, items: Sequence[Item]) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""Memory that the service shares with one image process: slots for finished pixels, and what it is decoding.
+"""Memory that the service shares with one image process: slots for finished pixels, what it is decoding and what waits.
 
 A file without a name; it goes when both have let go of it. Pages that were never written take no memory.
 """
@@ -27,7 +27,7 @@ class Arena:
     def __init__(self, descriptor: int, *, size_px: int, slots: int) -> None:
         shape = (slots, 3, size_px, size_px)
         self._map = mmap.mmap(descriptor, _HEADER_BYTES + slots * 3 * size_px**2)
-        self._header = np.frombuffer(self._map, dtype=np.int64, count=2)
+        self._header = np.frombuffer(self._map, dtype=np.int64, count=3)
         self.slots = np.frombuffer(self._map, dtype=np.uint8, offset=_HEADER_BYTES).reshape(shape)
 
     @staticmethod
@@ -45,6 +45,15 @@ class Arena:
     def note_idle(self) -> None:
         """Of the image process: no decode runs."""
         self._header[0] = 0
+
+    def note_waiting(self, images: int) -> None:
+        """Of the image process: so many wait for its decoder."""
+        self._header[2] = images
+
+    @property
+    def waiting(self) -> int:
+        """Of the service: how many have arrived and wait for the decoder."""
+        return int(self._header[2])
 
     @property
     def decoding(self) -> Decoding | None:

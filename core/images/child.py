@@ -94,6 +94,7 @@ class Child:
         self._lock = threading.Lock()
         self._parts: dict[int, Part] = {}
         self._waiting_for_turn: dict[int, Task] = {}
+        self._waiting = 0
         # The oldest request first: its parts have the smaller numbers.
         self._to_decode: queue.PriorityQueue[tuple[int, int, Task]] = queue.PriorityQueue()
 
@@ -195,7 +196,13 @@ class Child:
             self._send([ENDED, *reports])
 
     def _queue(self, task: Task) -> None:
+        self._count_waiting(1)
         self._to_decode.put((task.part.number, task.job_id, task))
+
+    def _count_waiting(self, more: int) -> None:
+        with self._lock:
+            self._waiting += more
+            self._arena.note_waiting(self._waiting)
 
     def _failed(self, task: Task, error: ServiceError) -> None:
         self._report(task, [task.job_id, *describe(error)])
@@ -206,6 +213,7 @@ class Child:
 
     def _decode_next(self) -> None:
         *_, task = self._to_decode.get()
+        self._count_waiting(-1)
         began_s = time.monotonic()
         error = self._decode(task)
         if error is not None:

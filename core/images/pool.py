@@ -46,6 +46,17 @@ _START_TIMEOUT_S = 60.0
 # A process may be killed by somebody else while it decodes; twice in a row with the same image is that image's fault.
 _MAX_CRASHES = 2
 
+# How much the newest decode says about the next one's time.
+_NEWEST = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Undecoded:
+    """Images that have arrived and wait for a decoder of their own accord, and about how long until all are decoded."""
+
+    images: int
+    seconds: float
+
 
 @dataclass(frozen=True, slots=True)
 class _Attempt:
@@ -116,6 +127,7 @@ class ImageProcesses:
         self._numbers = count(1)
         self._dead_starts = 0
         self._exits = dict.fromkeys(Exit, 0)
+        self._usual_decode_s = 0.0
         self._closing = False
 
     @property
@@ -127,6 +139,12 @@ class ImageProcesses:
     def pids(self) -> list[int]:
         """Of those that run."""
         return [process.pid for process in list(self._processes) if process.pid is not None]
+
+    @property
+    def undecoded(self) -> Undecoded:
+        """Where decodes take turns, what waits for one is the scheduler's to count: here it is only what is slow."""
+        waiting = [each.arena.waiting for each in list(self._processes) if each.slow or not self._settings.in_turns]
+        return Undecoded(sum(waiting), sum(waiting) * self._usual_decode_s / self._wanted)
 
     def readings(self) -> Iterator[Reading]:
         """How many run, and why others have ended, for metrics."""
@@ -351,7 +369,12 @@ class ImageProcesses:
         self._note(job, report)
         if report.error is None:
             job.pixels = process.arena.slots[ticket.slot]
+            self._note_decode(report.decode_ms / 1000)
         return job
+
+    def _note_decode(self, seconds: float) -> None:
+        usual_s = self._usual_decode_s
+        self._usual_decode_s = seconds if usual_s == 0.0 else usual_s + _NEWEST * (seconds - usual_s)
 
     def _note(self, job: ImageJob, report: Report) -> None:
         job.download_began_s, job.download_ms = report.download_began_s, report.download_ms

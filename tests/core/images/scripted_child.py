@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from core.images import child
 from core.images.job import Pixels
 from core.images.messages import ChildSettings
 
-SPIN, CRASH, SLOW, BUG, PANIC = b"spin", b"crash", b"slow", b"bug", b"panic"
+SPIN, CRASH, SLOW, BUG, PANIC, WAIT = b"spin", b"crash", b"slow", b"bug", b"panic", b"wait"
 
 # No number of a part: whoever takes it for one has lost the thread.
 STUCK = "stuck"
@@ -31,21 +32,29 @@ def _spin(seconds: float) -> None:
         pass
 
 
+def _take_time(data: bytes) -> None:
+    if data.startswith(SPIN):
+        _spin(1000.0)
+    if data.startswith(SLOW):
+        _spin(SLOW_S)
+    if data.startswith(WAIT):
+        Path(os.fsdecode(data.removeprefix(WAIT))).read_bytes()
+
+
 def scripted_decode(settings: ChildSettings) -> child.Decode:
-    """Bytes that begin with none of the words are one grey value, as a digit; anything else is no image."""
+    """Bytes that begin with none of the words are one grey value, as a digit; anything else is no image. `WAIT` is
+    followed by a pipe, whose other end somebody has to open and close again.
+    """
 
     def decode(data: bytes) -> Pixels:
-        if data.startswith(SPIN):
-            _spin(1000.0)
+        _take_time(data)
         if data.startswith(CRASH):
             os.kill(os.getpid(), signal.SIGSEGV)
         if data.startswith(BUG):
             raise ZeroDivisionError
         if data.startswith(PANIC):
             raise Panic
-        if data.startswith(SLOW):
-            _spin(SLOW_S)
-        digits = data.lstrip(SLOW)
+        digits = b"0" if data.startswith(WAIT) else data.lstrip(SLOW)
         if not digits.isdigit() and not data.startswith(b"\xff\xd8"):
             raise InvalidImage
         grey = int(digits) if digits.isdigit() else 0

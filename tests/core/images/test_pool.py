@@ -38,7 +38,7 @@ from core.metrics import Distribution
 from core.settings import load_settings
 from models.shapes import draw, single
 from tests.core.images.asking_child import GO, starts
-from tests.core.images.scripted_child import BUG, CRASH, PANIC, SLOW, SPIN, STUCK
+from tests.core.images.scripted_child import BUG, CRASH, PANIC, SLOW, SPIN, STUCK, WAIT
 from tools.testbed.image_server import Gate, ImageServer, image_server
 from tools.testbed.pictures import encoded
 
@@ -276,6 +276,36 @@ def files_of_sent_images(pid: int) -> int:
     """How many are open in a process."""
     links = [os.path.realpath(entry) for entry in Path(f"/proc/{pid}/fd").iterdir()]
     return len([link for link in links if "sent-images" in link])
+
+
+@pytest.mark.parametrize(
+    ("in_turns", "counted"), [pytest.param(False, 5, id="at once"), pytest.param(True, 0, id="in turns")]
+)
+def test_what_waits_for_a_decoder_is_counted(
+    images: ImageServer, tmp_path: Path, *, in_turns: bool, counted: int
+) -> None:
+    """With about the time that it takes, once a decode has been seen; what waits for a turn is counted elsewhere."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    waiting = images.add("/waits", WAIT + os.fsencode(pipe))
+    others = [images.add(f"/behind-{number}", str(number).encode()) for number in range(5)]
+    seen_s = []
+    with pool(processes=1, program=SCRIPTED, in_turns=in_turns) as (target, collector):
+        arena = target._processes[0].arena
+        for _ in range(2):
+            first, behind = jobs_of([waiting]), jobs_of(others)
+            target.begin(first, at_once=8)
+            _wait_until(lambda: arena.decoding)
+            target.begin(behind, at_once=8)
+            _wait_until(lambda: arena.waiting == len(others))
+            assert counted == target.undecoded.images
+            seen_s.append(target.undecoded.seconds)
+            pipe.write_bytes(b"")
+            collector.wait_for([*first, *behind])
+            assert 0 == target.undecoded.images
+
+    assert 0.0 == seen_s[0]
+    assert (seen_s[1] > 0.0) is not in_turns
 
 
 def test_decode_over_its_budget_costs_that_image_alone(images: ImageServer) -> None:
