@@ -36,17 +36,23 @@ class ThreadDriver:
         """
         if self._channel.closed:
             raise ClientClosed
-        try:
-            effect = next(flow)
-            while True:
-                result, error = self._done(effect, left)
-                if isinstance(error, _Left):
-                    # Once: what it undoes takes its time.
-                    left = None
+        result: object = None
+        error: BaseException | None = None
+        while True:
+            try:
                 effect = flow.send(result) if error is None else flow.throw(error)
-        except StopIteration as done:
-            value: Result = done.value
-            return value
+                result, error = self._done(effect, left)
+            except StopIteration as done:
+                value: Result = done.value
+                return value
+            except BaseException as interruption:
+                if flow.gi_frame is None:
+                    raise
+                # Ctrl-C between two effects: it has not ended, and may have something to undo.
+                result, error = None, interruption
+            if isinstance(error, _Left):
+                # Once: what it undoes takes its time.
+                left = None
 
     def close(self) -> None:
         """Close connections: what is idle now, and what is in use as soon as it comes back."""

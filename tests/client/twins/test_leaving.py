@@ -19,7 +19,8 @@ import pytest
 from clip_embedding_client import AsyncClipClient, ClientClosed, ClientSettings, ClipClient, Embedding, ImageItem
 from clip_embedding_client.async_driver import AsyncDriver
 from clip_embedding_client.clock import Clock
-from clip_embedding_client.effects import Flow, InProcess
+from clip_embedding_client.effects import Effect, Flow, InProcess, Pause
+from clip_embedding_client.threads import ThreadDriver
 
 from tools.testbed.control_plane import API_KEY, ENDPOINT_ID, ControlPlane, control_plane
 from tools.testbed.image_server import Gate, ImageServer
@@ -320,6 +321,38 @@ def test_ctrl_c_while_a_job_is_polled() -> None:
 
         assert list(plane.jobs) == plane.take_stops()
     assert 1 == len(plane.jobs)
+
+
+class _InterruptedBetween(ThreadDriver):
+    """Ctrl-C comes once, when an effect is done and its flow does not know yet."""
+
+    interrupted = False
+
+    def _done(self, effect: Effect, left: threading.Event | None) -> tuple[object, BaseException | None]:
+        done = super()._done(effect, left)
+        if not self.interrupted:
+            self.interrupted = True
+            raise KeyboardInterrupt
+        return done
+
+
+def test_ctrl_c_between_two_effects() -> None:
+    """The flow is told all the same, and what it undoes is done."""
+    told: list[object] = []
+
+    def flow() -> Flow[None]:
+        try:
+            yield Pause(0.0)
+        except KeyboardInterrupt as error:
+            told.append(error)
+            told.append((yield InProcess(lambda: "undone", lambda: None)))
+            raise
+
+    driver = _InterruptedBetween(connect_timeout_s=PATIENCE_S, clock=Clock(sleep=lambda _seconds: None))
+    with pytest.raises(KeyboardInterrupt) as caught:
+        driver.run(flow())
+
+    assert [caught.value, "undone"] == told
 
 
 _SCRIPT = """
