@@ -8,12 +8,13 @@ from core.deadline import Deadline
 from core.images.fetch.addresses import IpAddress
 from core.images.fetch.allowlist import AllowList
 from core.images.fetch.body import Reserve, read_body
+from core.images.fetch.budget import time_left_s
 from core.images.fetch.failures import not_http
 from core.images.fetch.head import Head
 from core.images.fetch.policy import refuse_addresses, refuse_port
 from core.images.fetch.received import Received
 from core.images.fetch.resolver import Lookups
-from core.images.fetch.sockets import Connect, TimedSocket, start_tls, time_left_s
+from core.images.fetch.sockets import Connect, TimedSocket, start_tls
 from core.images.fetch.urls import Url
 
 # The same few for everyone: nothing of the caller or of this machine goes out.
@@ -116,7 +117,7 @@ class Connector:
         for index, address in enumerate(tried):
             share_s = time_left_s(ends) / (len(tried) - index)
             try:
-                return self._connect(address, port, share_s)
+                return self._connect(address, port, Deadline.after(share_s, ends.cancellation))
             except OSError as error:
                 failures.append(error)
         raise failures[-1]

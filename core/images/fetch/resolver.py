@@ -4,11 +4,13 @@ import socket
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from ipaddress import ip_address
 
 from core.deadline import Deadline
 from core.errors import DownloadError
 from core.images.fetch.addresses import IpAddress
+from core.images.fetch.budget import next_wait_s
 
 # Takes a canonical host and a port; raises socket.gaierror when there is no answer.
 Resolver = Callable[[str, int], Sequence[IpAddress]]
@@ -27,8 +29,8 @@ def resolve_with_system(host: str, port: int) -> Sequence[IpAddress]:
 class Lookups:
     """Runs a resolver in at most `max_lookups` threads: names behind a silent DNS server hold only those.
 
-    getaddrinfo has no timeout and cannot be interrupted: an overdue lookup keeps its thread, and its place
-    among the `max_lookups`, until it returns; the caller does not wait for it.
+    getaddrinfo has no timeout and cannot be interrupted: a lookup that is overdue or abandoned keeps its thread,
+    and its place among the `max_lookups`, until it returns; the caller does not wait for it.
     """
 
     def __init__(self, resolve: Resolver, *, max_lookups: int) -> None:
@@ -37,11 +39,12 @@ class Lookups:
 
     def addresses(self, host: str, port: int, ends: Deadline) -> Sequence[IpAddress]:
         """Raises `TimeoutError` at the deadline, `DownloadError` when the name has no address."""
-        if not self._free.acquire(timeout=ends.remaining_s()):
-            raise TimeoutError("all lookups are busy")
+        while not self._free.acquire(timeout=next_wait_s(ends)):
+            continue
         answer = self._start(host, port)
+        _wait_for(answer, ends)
         try:
-            addresses = answer.result(timeout=ends.remaining_s())
+            addresses = answer.result()
         except socket.gaierror as error:
             message = "the name of the image's host cannot be resolved"
             raise DownloadError(message, retryable=error.errno in _TEMPORARY) from error
@@ -71,3 +74,11 @@ class Lookups:
             answer.set_result(addresses)
         finally:
             self._free.release()
+
+
+def _wait_for(answer: Future[Sequence[IpAddress]], ends: Deadline) -> None:
+    while not answer.done():
+        wait_s = next_wait_s(ends)
+        # Of this wait alone: what the resolver has raised is returned here.
+        with suppress(TimeoutError):
+            answer.exception(timeout=wait_s)

@@ -1,5 +1,7 @@
 """Sockets whose every wait ends at one deadline, connected to one given address."""
 
+import errno
+import os
 import select
 import socket
 import ssl
@@ -9,14 +11,12 @@ from typing import TypeVar
 
 from core.deadline import Deadline
 from core.images.fetch.addresses import IpAddress
+from core.images.fetch.budget import next_wait_s
 
 Data = TypeVar("Data")
 
-# How soon a download that nobody waits for any more is given up: its request holds a place as long.
-_LOOK_UP_S = 1.0
-
-# Takes a checked address, a port and the seconds it may take; raises OSError.
-Connect = Callable[[IpAddress, int, float], socket.socket]
+# Takes a checked address, a port and when it must be done; raises OSError.
+Connect = Callable[[IpAddress, int, Deadline], socket.socket]
 
 
 class TimedSocket:
@@ -55,7 +55,7 @@ class TimedSocket:
 
     def _in_time(self, call: Callable[[Data], int], data: Data) -> int:
         while True:
-            self._set_timeout(min(time_left_s(self._ends), _LOOK_UP_S))
+            self._set_timeout(next_wait_s(self._ends))
             try:
                 return call(data)
             except TimeoutError:
@@ -67,26 +67,31 @@ class TimedSocket:
             self._timeout_s = timeout_s
 
 
-def time_left_s(ends: Deadline) -> float:
-    """Raises `TimeoutError` instead of zero, which would mean "do not wait" to a socket."""
-    left_s = ends.remaining_s()
-    if left_s == 0.0:
-        raise TimeoutError("the deadline has passed")
-    return left_s
-
-
-def connect_to(address: IpAddress, port: int, timeout_s: float) -> socket.socket:
+def connect_to(address: IpAddress, port: int, ends: Deadline) -> socket.socket:
     """Connect to exactly this address."""
     sock = socket.socket(socket.AF_INET if address.version == 4 else socket.AF_INET6, socket.SOCK_STREAM)
     try:
-        sock.settimeout(timeout_s)
-        sock.connect((str(address), port))
+        _connect(sock, (str(address), port), ends)
         _require_peer(sock, address)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+def _connect(sock: socket.socket, target: tuple[str, int], ends: Deadline) -> None:
+    """Leaves the socket non-blocking: with a timeout, a connection that has begun could not be waited for again."""
+    sock.setblocking(False)
+    code = sock.connect_ex(target)
+    if code == errno.EINPROGRESS:
+        decided = select.poll()
+        decided.register(sock, select.POLLOUT)
+        while not decided.poll(next_wait_s(ends) * 1000):
+            continue
+        code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if code:
+        raise OSError(code, os.strerror(code))
 
 
 def _require_peer(sock: socket.socket, address: IpAddress) -> None:
@@ -111,9 +116,21 @@ def make_tls_context(ca_file: str | None) -> ssl.SSLContext:
 def start_tls(sock: socket.socket, context: ssl.SSLContext, host: str, ends: Deadline) -> ssl.SSLSocket:
     """Shake hands and verify that the peer is `host`, a name or an address; closes the socket on failure."""
     try:
-        sock.settimeout(time_left_s(ends))
-        # The handshake counts its timeout once from its start, so the socket's timeout bounds all of it.
-        return context.wrap_socket(sock, server_hostname=host)
+        # The descriptor goes over to the new one, which is from now on what is to be closed.
+        sock = tls = context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
+        _shake_hands(tls, ends)
     except BaseException:
         sock.close()
         raise
+    return tls
+
+
+def _shake_hands(tls: ssl.SSLSocket, ends: Deadline) -> None:
+    """A handshake counts its timeout once from its start, however it drips, and goes on where the last one stopped."""
+    while True:
+        tls.settimeout(next_wait_s(ends))
+        try:
+            tls.do_handshake()
+        except TimeoutError:
+            continue
+        return

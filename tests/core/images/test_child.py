@@ -20,13 +20,17 @@ from core.images.arena import Arena
 from core.images.child import Child
 from core.images.downloads import Downloads
 from core.images.fairness import Download
+from core.images.fetch.fetcher import FetchLimits
 from core.images.job import Pixels
 from core.images.messages import DECODE, ENDED, FETCHED, FORGET, WORK, ChildSettings, Inbox
 from core.images.settings import child_settings
 from core.images.work import Part, Task
 from core.settings import load_settings
+from tests.core.images.fetch.fakes import fetching
+from tests.core.images.fetch.servers import answer, says, serve, silent
 
 SOON_S = 30.0
+LONG_S = 600.0
 SIZE_PX = 2
 
 
@@ -88,18 +92,22 @@ class Outcomes:
 _numbers = count(1)
 
 
-def tasks_of(urls: list[str], *, at_once: int = 8, cancellation: Cancellation | None = None) -> list[Task]:
+def tasks_of(
+    urls: list[str], *, at_once: int = 8, cancellation: Cancellation | None = None, time_s: float = SOON_S
+) -> list[Task]:
     """The images of one part."""
     number, given_up = next(_numbers), cancellation or Cancellation()
-    part = Part(number, Deadline.after(SOON_S, given_up), given_up, at_once, len(urls))
+    part = Part(number, Deadline.after(time_s, given_up), given_up, at_once, len(urls))
     return [Task(next(_numbers), url, 0, part, Download(number, "host", at_once)) for url in urls]
 
 
-def downloads_of(fetch: ScriptedFetch, outcomes: Outcomes, budget: ByteBudget | None = None) -> Downloads:
+def downloads_of(
+    fetch: Callable[..., bytes], outcomes: Outcomes, budget: ByteBudget | None = None, *, threads: int = 100
+) -> Downloads:
     return Downloads(
         fetch,
         budget or ByteBudget(1_000_000),
-        threads=100,
+        threads=threads,
         fetched=outcomes.note_fetched,
         failed=outcomes.note_failed,
     )
@@ -147,6 +155,21 @@ def test_forgotten_part_begins_nothing_more() -> None:
     assert {"1", "2"} == set(fetch.begun)
     assert {"3", "4"} == set(outcomes.failed)
     assert all(isinstance(error, DeadlineExceeded) for error in outcomes.failed.values())
+
+
+def test_threads_of_abandoned_downloads_are_for_others() -> None:
+    """When the client has gone whose images are at a host that answers nothing, the next request's download runs."""
+    outcomes, cancellation = Outcomes(), Cancellation()
+    limits = FetchLimits(max_bytes=1000, timeout_s=LONG_S)
+    with silent() as port, serve(says(answer(b"good"))) as server, fetching(limits=limits) as fetcher:
+        downloads = downloads_of(fetcher.fetch, outcomes, threads=2)
+        downloads.add(tasks_of([port.url()] * 2, cancellation=cancellation, time_s=LONG_S))
+        assert port.wait_for_knocks(SOON_S, 2)
+        cancellation.cancel()
+        downloads.add(tasks_of([server.url()], time_s=LONG_S))
+        outcomes.wait_for(3)
+
+    assert [b"good"] == [task.data for task in outcomes.fetched]
 
 
 def test_bug_of_ours_costs_one_download_and_no_place() -> None:

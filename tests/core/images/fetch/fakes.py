@@ -42,18 +42,18 @@ class Wires:
         self._dead = {ip_address(address) for address in dead}
         self.addresses: list[str] = []
 
-    def __call__(self, address: IpAddress, port: int, timeout_s: float) -> socket.socket:
+    def __call__(self, address: IpAddress, port: int, ends: Deadline) -> socket.socket:
         self.addresses.append(str(address))
         if address in self._dead:
             raise ConnectionRefusedError(port)
-        return connect_to(LOOPBACK, self._port, timeout_s)
+        return connect_to(LOOPBACK, self._port, ends)
 
 
 def no_names(host: str, port: int) -> list[IpAddress]:
     raise AssertionError("no name may be looked up here")
 
 
-def no_wires(address: IpAddress, port: int, timeout_s: float) -> socket.socket:
+def no_wires(address: IpAddress, port: int, ends: Deadline) -> socket.socket:
     raise AssertionError("no connection may be made here")
 
 

@@ -3,9 +3,11 @@
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 JOIN_TIMEOUT_S = 10
 
@@ -111,6 +113,70 @@ def serve(script: Script, *, tls: ssl.SSLContext | None = None) -> Iterator[Serv
             listener.shutdown(socket.SHUT_RDWR)
             for thread in (accepting, *threads):
                 thread.join(JOIN_TIMEOUT_S)
+
+
+# States of a socket, as /proc/net/tcp has them.
+_SYN_SENT = "02"
+_LISTEN = "0A"
+
+
+@dataclass(frozen=True)
+class SilentPort:
+    """A port that answers no SYN, until somebody accepts what waits at its `listener`."""
+
+    listener: socket.socket
+
+    @property
+    def port(self) -> int:
+        return int(self.listener.getsockname()[1])
+
+    def url(self, *, scheme: str = "http") -> str:
+        return f"{scheme}://127.0.0.1:{self.port}/a.png"
+
+    def knocks(self) -> int:
+        """How many sockets have sent their SYN to it and wait."""
+        end = f":{self.port:04X}"
+        return sum(state == _SYN_SENT and remote.endswith(end) for _, remote, state, _ in self._sockets())
+
+    def wait_for_knocks(self, net_s: float, count: int = 1) -> bool:
+        """Until there are so many; False when there are not after `net_s`."""
+        return _wait_until(lambda: self.knocks() >= count, net_s)
+
+    def is_full(self) -> bool:
+        """Whether a connection waits to be accepted: the kernel drops the next ones."""
+        end = f":{self.port:04X}"
+        return any(
+            state == _LISTEN and local.endswith(end) and not queues.endswith(":00000000")
+            for local, _, state, queues in self._sockets()
+        )
+
+    def _sockets(self) -> Iterator[list[str]]:
+        """Local address, remote address, state, lengths of the queues; a listener's second is that of who waits."""
+        for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+            yield line.split()[1:5]
+
+
+@contextmanager
+def silent() -> Iterator[SilentPort]:
+    """A port where nobody accepts, and whose one place for a connection that waits is taken."""
+    with socket.socket() as listener, socket.socket() as waiting:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        listener.settimeout(JOIN_TIMEOUT_S)
+        waiting.settimeout(JOIN_TIMEOUT_S)
+        waiting.connect(listener.getsockname())
+        port = SilentPort(listener)
+        assert _wait_until(port.is_full, JOIN_TIMEOUT_S)
+        yield port
+
+
+def _wait_until(holds: Callable[[], bool], net_s: float) -> bool:
+    give_up_s = time.monotonic() + net_s
+    while not holds():
+        if time.monotonic() > give_up_s:
+            return False
+        time.sleep(0.01)
+    return True
 
 
 @contextmanager

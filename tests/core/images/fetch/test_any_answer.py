@@ -8,6 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from core.deadline import Deadline
 from core.errors import ServiceError
 from core.images.fetch.addresses import IpAddress
 from core.images.fetch.fetcher import Fetcher, FetchLimits
@@ -68,7 +69,7 @@ class Answered:
     def __init__(self) -> None:
         self._peers: list[socket.socket] = []
 
-    def __call__(self, address: IpAddress, port: int, timeout_s: float) -> socket.socket:
+    def __call__(self, address: IpAddress, port: int, ends: Deadline) -> socket.socket:
         ours, peer = socket.socketpair()
         self._peers.append(peer)
         peer.sendall(self.response)

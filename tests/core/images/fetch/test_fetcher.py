@@ -504,7 +504,7 @@ class Recorder:
         self.names.append(host)
         return [ip_address(PUBLIC)]
 
-    def connect(self, address: IpAddress, _port: int, _timeout_s: float) -> socket.socket:
+    def connect(self, address: IpAddress, _port: int, _ends: Deadline) -> socket.socket:
         ours, server = socket.socketpair()
         self.addresses.append(address)
         self.servers.append(server)

@@ -258,4 +258,4 @@ def test_network_exempts_no_port_of_a_public_address() -> None:
 def test_peer_is_compared_with_the_address() -> None:
     """A socket whose peer is not the address asked for is not used: 0.0.0.0 connects to 127.0.0.1."""
     with serve(says(b"")) as server, pytest.raises(ConnectionError, match="another address"):
-        connect_to(IPv4Address(0), server.port, 10)
+        connect_to(IPv4Address(0), server.port, soon())

@@ -51,6 +51,16 @@ def test_odd_failures_of_a_resolver(failure: Exception) -> None:
     assert "secret" not in caught.value.message
 
 
+def test_timeout_of_a_resolver() -> None:
+    """It is the lookup's end, and not taken for the end of one wait for it."""
+
+    def resolve(host: str, port: int) -> list[IpAddress]:
+        raise TimeoutError("its own")
+
+    with pytest.raises(TimeoutError, match="its own"):
+        Lookups(resolve, max_lookups=1).addresses("name.test", 80, Deadline.after(2))
+
+
 def test_no_addresses() -> None:
     """An empty answer is an error: "all of none are public" must not let it pass."""
     with (

@@ -6,17 +6,16 @@ The servers here go on for JOIN_TIMEOUT_S, so a download that is not cut ends fa
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from ipaddress import ip_address
 
 import pytest
 
-from core.deadline import Cancellation, Deadline
+from core.deadline import Deadline
 from core.errors import DeadlineExceeded, DownloadTimeout, ServiceError
 from core.images.fetch.addresses import IpAddress
 from core.images.fetch.fetcher import FetchLimits
 from tests.core.images.fetch.fakes import Names, Wires, fetching, soon
-from tests.core.images.fetch.servers import JOIN_TIMEOUT_S, Script, Visitor, answer, redirect, says, serve
+from tests.core.images.fetch.servers import Script, SilentPort, Visitor, answer, redirect, says, serve, silent
 
 SHORT = FetchLimits(max_bytes=1_000_000, timeout_s=0.3)
 HANG_S = 5  # far beyond the limit, far below what the servers go on for
@@ -94,6 +93,43 @@ def test_slow_answer_is_waited_for() -> None:
     assert body == b"image"
 
 
+def test_slow_lookup_is_waited_for() -> None:
+    """The same of a name."""
+
+    def resolve(host: str, port: int) -> list[IpAddress]:
+        time.sleep(1.3)
+        return names(host, port)
+
+    names = Names(slow_test=[["93.184.216.34"]])
+    with (
+        serve(says(answer(b"image"))) as server,
+        fetching("", resolve=resolve, connect=Wires(server.port)) as fetcher,
+    ):
+        body = fetcher.fetch("http://slow.test/", deadline=soon())
+
+    assert body == b"image"
+
+
+def test_slow_connection_is_waited_for() -> None:
+    """The same of a host that answers the third knock, which is the kernel's after three seconds."""
+
+    def answer_late(port: SilentPort) -> None:
+        port.wait_for_knocks(HANG_S)
+        time.sleep(1.3)
+        port.listener.accept()[0].close()
+        sock, _ = port.listener.accept()
+        with sock:
+            says(answer(b"image"))(Visitor(sock, 2, threading.Event()))
+
+    with silent() as port, fetching() as fetcher:
+        answering = threading.Thread(target=answer_late, args=(port,))
+        answering.start()
+        body = fetcher.fetch(port.url(), deadline=soon())
+        answering.join()
+
+    assert body == b"image"
+
+
 @pytest.mark.parametrize(
     "script",
     [
@@ -150,26 +186,10 @@ def test_which_limit_ran_out(own_s: float, request_s: float, expected: type[Serv
     assert type(error) is expected
 
 
-@pytest.fixture
-def full_backlog() -> Iterator[int]:
-    """A port that answers no SYN: its backlog is full and nobody accepts."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        port = listener.getsockname()[1]
-        fillers = [socket.socket() for _ in range(8)]
-        for filler in fillers:
-            filler.setblocking(False)
-            filler.connect_ex(("127.0.0.1", port))
-        yield port
-        for filler in fillers:
-            filler.close()
-
-
-def test_slow_connect(full_backlog: int) -> None:
+def test_slow_connect() -> None:
     """A host that does not answer the connection counts into the same limit."""
-    url = f"http://127.0.0.1:{full_backlog}/"
-    elapsed_s, error = elapsed_and_error(url, limits=SHORT, deadline=soon())
+    with silent() as port:
+        elapsed_s, error = elapsed_and_error(port.url(), limits=SHORT, deadline=soon())
 
     assert isinstance(error, DownloadTimeout)
     assert elapsed_s < HANG_S
@@ -179,11 +199,11 @@ def test_silent_address_leaves_time_for_the_next() -> None:
     """The first address gets only its share of the time, so that the second can still answer."""
     shares_s = []
 
-    def connect(address: IpAddress, port: int, timeout_s: float) -> socket.socket:
-        shares_s.append(timeout_s)
+    def connect(address: IpAddress, port: int, ends: Deadline) -> socket.socket:
+        shares_s.append(ends.remaining_s())
         if len(shares_s) == 1:
             raise TimeoutError
-        return wires(address, port, timeout_s)
+        return wires(address, port, ends)
 
     names = Names(two_test=[["93.184.216.34", "93.184.216.35"]])
     with serve(says(answer(b"image"))) as server:
@@ -237,18 +257,3 @@ def test_lookups_recover() -> None:
             body = fetcher.fetch("http://fast.test/", deadline=soon())
 
     assert body == b"image"
-
-
-def test_abandoned_download_ends_soon() -> None:
-    """When nobody waits any more, a download that is stuck in a read is given up within a second or so."""
-    cancellation = Cancellation()
-    with serve(stalls) as server:
-        timer = threading.Timer(0.2, cancellation.cancel)
-        timer.start()
-        limits = FetchLimits(max_bytes=1000, timeout_s=JOIN_TIMEOUT_S)
-        deadline = Deadline.after(JOIN_TIMEOUT_S, cancellation)
-        elapsed_s, error = elapsed_and_error(server.url(), limits=limits, deadline=deadline)
-        timer.join()
-
-    assert isinstance(error, DeadlineExceeded | DownloadTimeout)
-    assert elapsed_s < HANG_S

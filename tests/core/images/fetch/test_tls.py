@@ -119,6 +119,20 @@ def test_upgrade(certificates: Certificates) -> None:
     assert body == IMAGE
 
 
+def test_slow_handshake_is_waited_for(certificates: Certificates) -> None:
+    """A handshake goes on where it stopped when the server is silent for longer than one look at the deadline."""
+
+    def script(visitor: Visitor) -> None:
+        visitor.stopping.wait(1.3)
+        with certificates.server.wrap_socket(visitor.sock, server_side=True) as visitor.sock:
+            says(answer(IMAGE))(visitor)
+
+    with serve(script) as server, fetching(ca_file=certificates.authority_file) as fetcher:
+        body = fetcher.fetch(server.url(scheme="https"), deadline=soon())
+
+    assert body == IMAGE
+
+
 def test_slow_body(certificates: Certificates) -> None:
     """A body that drips over TLS ends at the limit too."""
 
