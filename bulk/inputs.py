@@ -1,9 +1,9 @@
 """What is to be embedded, as it lies: Parquet, CSV, JSON lines or image files, to ids and sources. Asks no service."""
 
-import fnmatch
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
@@ -26,7 +26,7 @@ _JSON_LINES = (".jsonl", ".ndjson")
 _IMAGES = (".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".webp")
 _SUFFIXES = (*_PARQUET, *_CSV, *_JSON_LINES)
 
-_GLOB = frozenset("*?[")
+_GLOB, _ANY_DEPTH = frozenset("*?["), "**"
 _BATCH_ROWS = 65_536
 _SAMPLED_FILES = 8
 
@@ -83,7 +83,8 @@ class Input:
         below = whole.files(recursive=True)
         if below == [whole.path]:
             return [whole]
-        found = [path for path in below if pattern is None or fnmatch.fnmatch(path, f"{whole.path}/{pattern}")]
+        inside = len(whole.path.rstrip("/")) + 1
+        found = [path for path in below if pattern is None or _fits(path[inside:].split("/"), pattern)]
         usable = [whole.at(path) for path in found if stem(path).lower().endswith(suffixes)]
         if not usable:
             raise BulkError(f"{self.uri}: there are no files there that end in {', '.join(suffixes)}")
@@ -94,8 +95,8 @@ class Input:
         """The file, or the folder below which all files are."""
         return Place.of(self._base()[0])
 
-    def _base(self) -> tuple[str, str | None]:
-        """The folder above the first part with a wildcard, and the pattern below it."""
+    def _base(self) -> tuple[str, Sequence[str] | None]:
+        """The folder above the first name with a wildcard, and the names of the pattern below it."""
         # In a URI a question mark begins its query, which says how to come to a filesystem.
         path, mark, query = self.uri.partition("?") if is_uri(self.uri) else (self.uri, "", "")
         parts = path.split("/")
@@ -103,7 +104,7 @@ class Input:
         if wild is None:
             return self.uri, None
         above = "/".join(parts[:wild]) or ("/" if path.startswith("/") else ".")
-        return above + mark + query, "/".join(parts[wild:])
+        return above + mark + query, parts[wild:]
 
     def batches(self) -> Iterator[pa.Table]:
         """Yield all rows in order: `id` (int64 or string, one of them throughout) and `source`, a string or null; or,
@@ -242,6 +243,18 @@ class Input:
 
     def _numbers(self, batch: pa.Table, first: int) -> pa.Array:
         return pa.array(range(first, first + len(batch)), pa.int64())
+
+
+def _fits(path: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Name by name, as in a shell: a wildcard takes no slash and no dot in front, and `**` any number of folders."""
+    if not pattern:
+        return not path
+    first, rest = pattern[0], pattern[1:]
+    if first == _ANY_DEPTH and _fits(path, rest):
+        return True
+    if not path or (path[0].startswith(".") and not first.startswith(".")):
+        return False
+    return fnmatchcase(path[0], first) and _fits(path[1:], pattern if first == _ANY_DEPTH else rest)
 
 
 def _json(stream: pa.NativeFile, texts: Sequence[str]) -> pa.RecordBatchReader:

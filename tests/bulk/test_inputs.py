@@ -2,7 +2,8 @@
 
 import gzip
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from pyarrow import parquet
 
 from bulk.errors import BulkError
 from bulk.inputs import FILE, GROUP, ID, ROW, SOURCE, Input, Kind
+from bulk.places import Place
+from tests.bulk.object_store import S3_KEYS, s3
 
 
 def texts(uri: Path | str, *, id_column: str | None = None, column: str = "text") -> Input:
@@ -80,22 +83,68 @@ def test_files_of_a_folder_follow_each_other(tmp_path: Path) -> None:
     assert [(0, "first"), (1, "second"), (2, "third")] == rows(texts(tmp_path))
 
 
+NAMES = ("a-1.csv", "a-2.csv", "b-2.csv", "old/a-1.csv", "old/x/c.csv", "new/c.csv", ".hidden/a-1.csv", ".a-1.csv")
+
+
+@contextmanager
+def s3_uri(_: Path) -> Iterator[str]:
+    with s3() as (options, _), pytest.MonkeyPatch.context() as patch:
+        for name, value in S3_KEYS.items():
+            patch.setenv(name, value)
+        yield f"s3://bucket/table/{{}}?{options}"
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(lambda folder: nullcontext(f"{folder}/{{}}"), id="path"),
+        pytest.param(lambda folder: nullcontext(f"{folder.as_uri()}/{{}}"), id="file URI"),
+        pytest.param(lambda folder: nullcontext(f"memory://{folder.name}/{{}}"), id="fsspec"),
+        pytest.param(s3_uri, id="S3"),
+    ],
+)
+def table(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A folder with files of those names; its URI has `{}` for a pattern."""
+    with request.param(tmp_path_factory.mktemp("table")) as uri:
+        for name in NAMES:
+            place = Place.of(uri.format(name))
+            Place.of(uri.format(name.rpartition("/")[0])).make()
+            place.write(lambda stream: stream.write(b"text\nx\n"))
+        yield uri
+
+
 @pytest.mark.parametrize(
     ("pattern", "expected"),
     [
-        pytest.param("{}/a-*.csv", ["a-1.csv", "a-2.csv"], id="star"),
-        pytest.param("{}/a-[1].csv", ["a-1.csv"], id="set"),
-        pytest.param("{}/?-2.csv", ["a-2.csv", "b-2.csv"], id="question mark"),
-        pytest.param("file://{}/a-*.csv", ["a-1.csv", "a-2.csv"], id="URI"),
-        pytest.param("{}", ["a-1.csv", "a-2.csv", "b-2.csv"], id="folder"),
+        pytest.param("a-*.csv", ["a-1.csv", "a-2.csv"], id="star"),
+        pytest.param("a-[1].csv", ["a-1.csv"], id="set"),
+        pytest.param("*", ["a-1.csv", "a-2.csv", "b-2.csv"], id="of this folder"),
+        pytest.param("*/*.csv", ["new/c.csv", "old/a-1.csv"], id="of the folders below"),
+        pytest.param("o*/x/[!d].csv", ["old/x/c.csv"], id="folder"),
+        pytest.param(
+            "**/*.csv",
+            ["a-1.csv", "a-2.csv", "b-2.csv", "new/c.csv", "old/a-1.csv", "old/x/c.csv"],
+            id="any depth",
+        ),
+        pytest.param("**/c.csv", ["new/c.csv", "old/x/c.csv"], id="name at any depth"),
+        pytest.param("old/**", ["old/a-1.csv", "old/x/c.csv"], id="all below"),
+        pytest.param("**/old/**/c.csv", ["old/x/c.csv"], id="any depth twice"),
+        pytest.param(".*/*.csv", [".hidden/a-1.csv"], id="hidden"),
     ],
 )
-def test_patterns(tmp_path: Path, pattern: str, expected: list[str]) -> None:
-    """As a shell has them."""
-    for name in ("a-1.csv", "a-2.csv", "b-2.csv"):
+def test_patterns(table: str, pattern: str, expected: list[str]) -> None:
+    """As a shell has them: a wildcard is for one name, and for none that begins with a dot."""
+    files = texts(table.format(pattern)).files()
+
+    assert expected == [file.path.removeprefix(f"{Place.of(table.format('')).path}/") for file in files]
+
+
+def test_question_mark_of_a_path(tmp_path: Path) -> None:
+    """It is any one character."""
+    for name in ("a-1.csv", "b-1.csv", "bb-1.csv"):
         (tmp_path / name).write_text("text\nx\n")
 
-    assert expected == [Path(file.path).name for file in texts(pattern.format(tmp_path)).files()]
+    assert ["a-1.csv", "b-1.csv"] == [Path(file.path).name for file in texts(tmp_path / "?-1.csv").files()]
 
 
 def test_question_mark_of_a_uri_is_its_query(tmp_path: Path) -> None:
