@@ -6,14 +6,13 @@ from enum import Enum
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 from typing import Any
-from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv, json, parquet
 
 from bulk.errors import BulkError
-from bulk.places import Place, explained, is_uri, stem
+from bulk.places import Place, explained, is_uri, require_no_key, stem
 
 ID, SOURCE = "id", "source"
 # Where the bytes of an image lie in the input: they are read from there, not copied.
@@ -65,15 +64,7 @@ class Input:
 
     def __post_init__(self) -> None:
         """Raises `BulkError` for a URI with a key in it: the plan keeps the URI, and messages name it."""
-        if not is_uri(self.uri):
-            return
-        try:
-            parts = urlsplit(self.uri)
-        except ValueError as error:
-            raise BulkError(f"--input: {error}") from error
-        if parts.password is not None:
-            shown = f"{parts.scheme}://...@{parts.netloc.rpartition('@')[2]}"
-            raise BulkError(f"{shown}: has a key in it, which would be written down: give keys in the environment")
+        require_no_key(self.uri)
 
     def files(self) -> list[Place]:
         """Sorted by path. Raises `BulkError` when there are none."""

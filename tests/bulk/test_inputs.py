@@ -151,8 +151,8 @@ def test_question_mark_of_a_uri_is_its_query(tmp_path: Path) -> None:
     """It says how to come to a filesystem, also behind a pattern; the S3 of test_s3.py is named so."""
     for name in ("a-1.csv", "a-2.csv"):
         (tmp_path / name).write_text("text\nx\n")
-    folder = texts(f"file://{tmp_path}?x=1")
-    pattern = texts(f"file://{tmp_path}/*-2.csv?x=1")
+    folder = texts(f"file://{tmp_path}?use_mmap=false")
+    pattern = texts(f"file://{tmp_path}/*-2.csv?use_mmap=false")
 
     assert [2, 1] == [len(given.files()) for given in (folder, pattern)]
 
@@ -327,19 +327,13 @@ def test_cut_parquet_is_named(tmp_path: Path) -> None:
         rows(texts(path))
 
 
-def test_key_in_a_uri_is_refused() -> None:
+@pytest.mark.parametrize("uri", ["s3://name:a-secret@bucket/images", "abfs://c@a.dfs.core.windows.net/t?sig=a-secret"])
+def test_key_in_a_uri_is_refused(uri: str) -> None:
     """Without being shown: the plan would keep it for whoever reads the output."""
-    with pytest.raises(BulkError, match=r"^s3://\.\.\.@bucket: has a key in it") as caught:
-        Input("s3://name:a-secret@bucket/images", Kind.IMAGE_FILE, None, None)
+    with pytest.raises(BulkError, match="which would be written down") as caught:
+        Input(uri, Kind.IMAGE_FILE, None, None)
 
     assert "a-secret" not in str(caught.value)
-
-
-@pytest.mark.parametrize("uri", ["s3://[bucket/images", "gs://bucket]/x"])
-def test_uri_that_is_none(uri: str) -> None:
-    """One line, before anything is loaded."""
-    with pytest.raises(BulkError, match=r"^--input: "):
-        Input(uri, Kind.IMAGE_FILE, None, None)
 
 
 def test_no_files(tmp_path: Path) -> None:
