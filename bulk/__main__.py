@@ -16,7 +16,7 @@ from bulk.estimate import estimate
 from bulk.inputs import Input, Kind
 from bulk.lance import FORMAT as LANCE
 from bulk.lance import dataset_uri
-from bulk.places import Place
+from bulk.places import Place, require_no_key
 from bulk.plan import Folders, Model, Plan, Planned, read_plan, write_plan
 from bulk.progress import Progress
 from bulk.run import Options, Run, identify
@@ -183,7 +183,7 @@ def _parser() -> argparse.ArgumentParser:
     common = _common()
     _add_embed(commands.add_parser("embed", parents=[common], help="embed a table, or go on with it"))
     retry = commands.add_parser("retry", parents=[common], help="try the rows again that may have a vector now")
-    retry.add_argument("output", metavar="OUTPUT", help="of a run that has come to its end")
+    retry.add_argument("output", type=_without_key, metavar="OUTPUT", help="of a run that has come to its end")
     return parser
 
 
@@ -206,8 +206,14 @@ def _common() -> argparse.ArgumentParser:
 
 def _add_embed(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--input", required=True, metavar="URI", help="Parquet, CSV, JSON lines or images: a file, a folder, a pattern")
-    add("--output", required=True, metavar="URI", help="a folder")
+    add(
+        "--input",
+        type=_without_key,
+        required=True,
+        metavar="URI",
+        help="Parquet, CSV, JSON lines or images: a file, a folder, a pattern",
+    )
+    add("--output", type=_without_key, required=True, metavar="URI", help="a folder")
     add("--id-column", metavar="NAME", help="whole numbers or strings, each once; without it rows are numbered from 0")
     column = parser.add_mutually_exclusive_group()
     column.add_argument("--url-column", metavar="NAME", help="of images")
@@ -232,6 +238,15 @@ def _add_embed(parser: argparse.ArgumentParser) -> None:
         metavar="ROWS",
         help=f"embed a sample ({_SAMPLE_ROWS:,} rows) and say what all of it would take; writes nothing",
     )
+
+
+def _without_key(uri: str) -> str:
+    try:
+        require_no_key(uri)
+    except BulkError as error:
+        # Of any other exception argparse shows what was given.
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return uri
 
 
 def _positive(text: str) -> int:

@@ -1,19 +1,19 @@
 """What is to be embedded, as it lies: Parquet, CSV, JSON lines or image files, to ids and sources. Asks no service."""
 
-import fnmatch
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 from typing import Any
-from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyarrow import csv, json, parquet
+from pyarrow import parquet
 
 from bulk.errors import BulkError
-from bulk.places import Place, explained, is_uri, stem
+from bulk.lines import csv_tables, json_tables, require_columns
+from bulk.places import Place, explained, is_uri, require_no_key, stem
 
 ID, SOURCE = "id", "source"
 # Where the bytes of an image lie in the input: they are read from there, not copied.
@@ -26,7 +26,7 @@ _JSON_LINES = (".jsonl", ".ndjson")
 _IMAGES = (".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".webp")
 _SUFFIXES = (*_PARQUET, *_CSV, *_JSON_LINES)
 
-_GLOB = frozenset("*?[")
+_GLOB, _ANY_DEPTH = frozenset("*?["), "**"
 _BATCH_ROWS = 65_536
 _SAMPLED_FILES = 8
 
@@ -65,15 +65,7 @@ class Input:
 
     def __post_init__(self) -> None:
         """Raises `BulkError` for a URI with a key in it: the plan keeps the URI, and messages name it."""
-        if not is_uri(self.uri):
-            return
-        try:
-            parts = urlsplit(self.uri)
-        except ValueError as error:
-            raise BulkError(f"--input: {error}") from error
-        if parts.password is not None:
-            shown = f"{parts.scheme}://...@{parts.netloc.rpartition('@')[2]}"
-            raise BulkError(f"{shown}: has a key in it, which would be written down: give keys in the environment")
+        require_no_key(self.uri)
 
     def files(self) -> list[Place]:
         """Sorted by path. Raises `BulkError` when there are none."""
@@ -83,7 +75,8 @@ class Input:
         below = whole.files(recursive=True)
         if below == [whole.path]:
             return [whole]
-        found = [path for path in below if pattern is None or fnmatch.fnmatch(path, f"{whole.path}/{pattern}")]
+        inside = len(whole.path.rstrip("/")) + 1
+        found = [path for path in below if pattern is None or _fits(path[inside:].split("/"), pattern)]
         usable = [whole.at(path) for path in found if stem(path).lower().endswith(suffixes)]
         if not usable:
             raise BulkError(f"{self.uri}: there are no files there that end in {', '.join(suffixes)}")
@@ -94,8 +87,8 @@ class Input:
         """The file, or the folder below which all files are."""
         return Place.of(self._base()[0])
 
-    def _base(self) -> tuple[str, str | None]:
-        """The folder above the first part with a wildcard, and the pattern below it."""
+    def _base(self) -> tuple[str, Sequence[str] | None]:
+        """The folder above the first name with a wildcard, and the names of the pattern below it."""
         # In a URI a question mark begins its query, which says how to come to a filesystem.
         path, mark, query = self.uri.partition("?") if is_uri(self.uri) else (self.uri, "", "")
         parts = path.split("/")
@@ -103,25 +96,22 @@ class Input:
         if wild is None:
             return self.uri, None
         above = "/".join(parts[:wild]) or ("/" if path.startswith("/") else ".")
-        return above + mark + query, "/".join(parts[wild:])
+        return above + mark + query, parts[wild:]
 
     def batches(self) -> Iterator[pa.Table]:
-        """Yield all rows in order: `id` (int64 or string, one of them throughout) and `source`, a string or null; or,
-        for bytes, where they lie. Raises `BulkError` for what cannot be read, naming the file.
+        """Yield all rows in order: `id`, of int64 or string in each table, and `source`, a string or null; or, for
+        bytes, where they lie. Raises `BulkError` for what cannot be read, naming the file.
         """
         files = self.files()
         if self.kind is Kind.IMAGE_FILE:
             # As many at once as of a table: each alone would cost more than its row.
             yield from (self._of_images(files[at : at + _BATCH_ROWS]) for at in range(0, len(files), _BATCH_ROWS))
             return
-        number, id_type = 0, None
+        number = 0
         for file in files:
             with explained(file.path):
                 for batch in self._of_file(file):
                     ids = _ids(batch.column(ID), file) if ID in batch.column_names else self._numbers(batch, number)
-                    if id_type not in (None, ids.type):
-                        raise BulkError(f"{file.path}: ids of type {ids.type}, where they were {id_type} before")
-                    id_type = ids.type
                     number += len(batch)
                     rest = [name for name in batch.column_names if name != ID]
                     yield pa.table({ID: ids, **{name: batch.column(name) for name in rest}})
@@ -179,7 +169,7 @@ class Input:
     def _of_parquet(self, file: Place) -> Iterator[pa.Table]:
         with file.filesystem.open_input_file(file.path) as stream:
             opened = parquet.ParquetFile(stream)
-            self._require_columns(file, opened.schema_arrow.names)
+            require_columns(self._columns, opened.schema_arrow.names)
             if self.kind is Kind.IMAGE_BYTES:
                 yield from self._places_of_bytes(opened, file)
                 return
@@ -202,36 +192,18 @@ class Input:
             yield pa.table({**ids, **places})
 
     def _of_lines(self, file: Place, *, is_csv: bool) -> Iterator[pa.Table]:
-        dates = [] if is_csv else self._taken_for_dates(file)
+        columns = self._columns
         with file.filesystem.open_input_stream(file.path) as stream:
-            reader = self._csv(stream) if is_csv else _json(stream, dates)
-            self._require_columns(file, reader.schema.names)
-            for batch in reader:
-                table = self._renamed(pa.table(batch).select(self._columns), file)
+            tables = csv_tables(stream, columns) if is_csv else json_tables(stream, columns[-1], self.id_column)
+            for table in tables:
+                renamed = self._renamed(table, file)
                 if is_csv and self.id_column is not None:
-                    table = table.set_column(table.column_names.index(ID), ID, _numbers_or_text(table.column(ID)))
-                yield table
-
-    def _csv(self, stream: pa.NativeFile) -> csv.CSVStreamingReader:
-        convert = csv.ConvertOptions(column_types=dict.fromkeys(self._columns, pa.string()))
-        return csv.open_csv(stream, parse_options=csv.ParseOptions(newlines_in_values=True), convert_options=convert)
-
-    def _taken_for_dates(self, file: Place) -> list[str]:
-        """Columns of text in JSON lines that look like dates as far as the reader looks."""
-        with file.filesystem.open_input_stream(file.path) as stream, json.open_json(stream) as reader:
-            schema = reader.schema
-        return [
-            name for name in self._columns if name in schema.names and pa.types.is_timestamp(schema.field(name).type)
-        ]
+                    renamed = renamed.set_column(0, ID, _numbers_or_text(renamed.column(ID)))
+                yield renamed
 
     @property
     def _columns(self) -> list[str]:
         return list(dict.fromkeys(name for name in (self.id_column, self.column) if name is not None))
-
-    def _require_columns(self, file: Place, names: list[str]) -> None:
-        for name in self._columns:
-            if name not in names:
-                raise BulkError(f"{file.path}: has no column {name}; it has {', '.join(names)}")
 
     def _renamed(self, table: pa.Table, file: Place) -> pa.Table:
         source = table.column(self._columns[-1])
@@ -244,14 +216,23 @@ class Input:
         return pa.array(range(first, first + len(batch)), pa.int64())
 
 
-def _json(stream: pa.NativeFile, texts: Sequence[str]) -> pa.RecordBatchReader:
-    """`texts` are columns of strings, whatever they look like."""
-    explicit = pa.schema([(name, pa.string()) for name in texts])
-    return json.open_json(stream, parse_options=json.ParseOptions(explicit_schema=explicit) if texts else None)
+def _fits(path: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Name by name, as in a shell: a wildcard takes no slash and no dot in front, and `**` any number of folders."""
+    if not pattern:
+        return not path
+    first, rest = pattern[0], pattern[1:]
+    if first == _ANY_DEPTH and _fits(path, rest):
+        return True
+    if not path or (path[0].startswith(".") and not first.startswith(".")):
+        return False
+    return fnmatchcase(path[0], first) and _fits(path[1:], pattern if first == _ANY_DEPTH else rest)
 
 
 def _numbers_or_text(column: Any) -> Any:  # noqa: ANN401 - pyarrow has no types
-    """Ids of a CSV, which has text alone: whole numbers if each is written as one is, and otherwise what is written."""
+    """Ids of a CSV, which has text alone: whole numbers if each is written as one is, and otherwise what is written.
+
+    What the others of the input are is not known here; whoever has all of them can make text of these again.
+    """
     text = pc.if_else(pc.equal(column, ""), None, column)
     try:
         numbers = pc.cast(text, pa.int64())

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote_plus, urlsplit, urlunsplit
 from uuid import uuid4
 
 import pyarrow as pa
@@ -23,6 +23,20 @@ _OBJECT_STORES = {"s3", "gcs", "abfs"}
 _UNFINISHED = ".unfinished"
 # Schemes of URIs whose host is a bucket.
 _BUCKETS = {"s3", "gs", "gcs"}
+# What pyarrow's filesystems are told in a URI's query, but for what is a key.
+_NO_KEYS = {
+    *("endpoint_override", "scheme", "use_mmap"),
+    # S3
+    *("allow_bucket_creation", "allow_bucket_deletion", "allow_delayed_open", "region", "smart_defaults"),
+    *("tls_ca_dir_path", "tls_ca_file_path", "tls_verify_certificates"),
+    # Google's storage
+    *("project_id", "retry_limit_seconds"),
+    # Azure
+    *("background_writes", "blob_storage_authority", "client_id", "credential_kind", "dfs_storage_authority"),
+    *("enable_tls", "tenant_id"),
+    # HDFS
+    *("buffer_size", "default_block_size", "kerb_ticket", "replication", "user"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +51,7 @@ class Place:
         """Of a path on this machine or a URI. Raises `BulkError` for a scheme that nobody knows."""
         if not is_uri(uri):
             return cls(fs.LocalFileSystem(), os.path.abspath(uri))
-        with explained(_CREDENTIALS.sub("//", uri)):
+        with explained(_shown(uri)):
             try:
                 filesystem, path = _by_pyarrow(uri)
             except pa.ArrowInvalid:
@@ -124,6 +138,37 @@ class Place:
 def is_uri(text: str) -> bool:
     """Whether it names a filesystem, and is no path on this machine."""
     return _SCHEME.match(text) is not None
+
+
+def require_no_key(uri: str) -> None:
+    """Raises `BulkError`, without showing it, for what could be a key: URIs are written down and are in messages."""
+    if not is_uri(uri):
+        return
+    scheme = uri.partition(":")[0]
+    try:
+        parts = urlsplit(uri)
+        # The port is looked at too: a slash in a password ends the host, and makes a port of what is before it.
+        password, _ = parts.password, parts.port
+    except ValueError as error:
+        raise BulkError(f"{scheme}://...: is no URI") from error
+    if password is not None:
+        found = f"{scheme}://...@{parts.netloc.rpartition('@')[2]}: has a key in it"
+    elif unknown := _not_harmless(uri.partition("?")[2]):
+        found = f"{_shown(uri)}: {', '.join(unknown)} in its query could be a key"
+    else:
+        return
+    raise BulkError(f"{found}, which would be written down: give keys in the environment")
+
+
+def _not_harmless(query: str) -> list[str]:
+    """The names in it that nobody knows; what has none could be a key itself."""
+    named = [part.partition("=") for part in query.split("&") if part]
+    return [name if equals else "..." for name, equals, _ in named if not equals or unquote_plus(name) not in _NO_KEYS]
+
+
+def _shown(uri: str) -> str:
+    """Without what could be a key."""
+    return re.split("[?#]", _CREDENTIALS.sub("//", uri))[0]
 
 
 @contextmanager

@@ -31,6 +31,28 @@ def test_wrong_use(arguments: list[str], message: str, capsys: pytest.CaptureFix
     assert message in capsys.readouterr().err
 
 
+KEY = "s3://bucket/a?region=x&secret_key=a-secret"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        pytest.param(["embed", "--input", KEY, "--output", "out"], "--input", id="input"),
+        pytest.param(["embed", "--input", "in", "--output", KEY], "--output", id="output"),
+        pytest.param(["retry", KEY], "OUTPUT", id="output that is there"),
+    ],
+)
+def test_key_in_a_uri_is_wrong_use(arguments: list[str], name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """It would be in the plan and in messages; it is named, and not shown."""
+    with pytest.raises(SystemExit) as caught:
+        main(arguments, {})
+
+    said = capsys.readouterr()
+    assert 2 == caught.value.code
+    assert f"argument {name}: s3://bucket/a: secret_key in its query" in said.err
+    assert "a-secret" not in said.err + said.out
+
+
 def test_cluster_that_is_away_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """And no output is begun."""
     address = f"127.0.0.1:{free_port()}"

@@ -1,6 +1,7 @@
 """Where files lie: paths and URIs, and that a file is there whole or not at all."""
 
 import pickle
+import re
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from pyarrow import dataset, fs
 
 from bulk.errors import BulkError
-from bulk.places import Place, explained, reason, stem
+from bulk.places import Place, explained, reason, require_no_key, stem
 from tests.bulk.object_store import s3
 
 
@@ -107,6 +108,58 @@ def test_credentials_are_in_no_message() -> None:
         Place.of("nobodys://key:secret@bucket/a")
 
     assert "secret" not in str(caught.value)
+
+
+def test_query_is_in_no_message() -> None:
+    """A row's URI may have a key there, and rejects are for everybody."""
+    with pytest.raises(BulkError, match=r"^nobodys://bucket/a: ") as caught:
+        Place.of("nobodys://bucket/a?token=secret")
+
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        pytest.param("s3://key:a-secret@bucket/a", "s3://...@bucket: has a key", id="password"),
+        pytest.param("abfs://:a-secret@account/a", "abfs://...@account: has a key", id="password alone"),
+        pytest.param("s3://key:a-/secret@bucket/a", "s3://...: is no URI", id="slash in the password"),
+        pytest.param("s3://[a-secret@bucket/a", "s3://...: is no URI", id="no host"),
+        pytest.param("s3://key:a-secret\u2100@bucket/a", "s3://...: is no URI", id="characters of no host"),
+        pytest.param("abfs://c@a/t?client_secret=a-secret", "abfs://a/t: client_secret in its query", id="Azure"),
+        pytest.param("abfs://c@a/t?sv=1&sig=a-secret", "abfs://a/t: sv, sig in its query", id="shared access"),
+        pytest.param("s3://b/t?region=x&secret_key=a-secret", "s3://b/t: secret_key in its query", id="S3"),
+        pytest.param("https://h/t?X-Amz-Signature=a-secret", "https://h/t: X-Amz-Signature in its query", id="signed"),
+        pytest.param("s3://b/t?client%5Fsecret=a-secret", "s3://b/t: client%5Fsecret in its query", id="quoted"),
+        pytest.param("s3://b/t?Region=a-secret", "s3://b/t: Region in its query", id="another case"),
+        pytest.param("https://h/t?a-secret", "https://h/t: ... in its query", id="without a name"),
+        pytest.param("gs://b/t?scheme", "gs://b/t: ... in its query", id="without a value"),
+        pytest.param("s3://b/#?sig=a-secret", "s3://b/: sig in its query", id="behind a fragment"),
+    ],
+)
+def test_what_could_be_a_key_is_refused_and_not_shown(uri: str, said: str) -> None:
+    """By its name: nobody can tell a key by its looks."""
+    with pytest.raises(BulkError, match=f"^{re.escape(said)}") as caught:
+        require_no_key(uri)
+
+    assert "secret@" not in str(caught.value)
+    assert "a-" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "table/a@b:c?d=e",
+        "s3://bucket/a:b@c",
+        "hdfs://host:8020/a@b?replication=2",
+        "s3://key@bucket/a?region=x&scheme=http&endpoint_override=h%3A1",
+        "gs://bucket/a?project_id=x&retry_limit_seconds=5",
+        "abfs://container@account.dfs.core.windows.net/a?enable_tls=true&credential_kind=environment",
+    ],
+)
+def test_what_is_no_key_is_taken(uri: str) -> None:
+    """What the filesystems of pyarrow are told beside keys, and paths on this machine, which have no query."""
+    require_no_key(uri)
 
 
 def test_any_filesystem_of_fsspec() -> None:
