@@ -93,7 +93,7 @@ class ScriptedRuntime:
         return self._batcher.healthy and self._images.healthy
 
     def readings(self) -> Iterator[Reading]:
-        for part in (self._scheduler, self._batcher, self._images, self.api):
+        for part in (self._batcher, self._images, self.api):
             yield from part.readings()
 
     def pass_serials(self) -> tuple[int | None, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from inspect import GEN_CLOSED, getgeneratorstate
 
 import requests
 import urllib3
@@ -46,7 +47,7 @@ class ThreadDriver:
                 value: Result = done.value
                 return value
             except BaseException as interruption:
-                if flow.gi_frame is None:
+                if getgeneratorstate(flow) == GEN_CLOSED:
                     raise
                 # Ctrl-C between two effects: it has not ended, and may have something to undo.
                 result, error = None, interruption
