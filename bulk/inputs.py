@@ -9,9 +9,10 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyarrow import csv, json, parquet
+from pyarrow import parquet
 
 from bulk.errors import BulkError
+from bulk.lines import csv_tables, json_tables, require_columns
 from bulk.places import Place, explained, is_uri, require_no_key, stem
 
 ID, SOURCE = "id", "source"
@@ -171,7 +172,7 @@ class Input:
     def _of_parquet(self, file: Place) -> Iterator[pa.Table]:
         with file.filesystem.open_input_file(file.path) as stream:
             opened = parquet.ParquetFile(stream)
-            self._require_columns(file, opened.schema_arrow.names)
+            require_columns(self._columns, opened.schema_arrow.names)
             if self.kind is Kind.IMAGE_BYTES:
                 yield from self._places_of_bytes(opened, file)
                 return
@@ -194,36 +195,18 @@ class Input:
             yield pa.table({**ids, **places})
 
     def _of_lines(self, file: Place, *, is_csv: bool) -> Iterator[pa.Table]:
-        dates = [] if is_csv else self._taken_for_dates(file)
+        columns = self._columns
         with file.filesystem.open_input_stream(file.path) as stream:
-            reader = self._csv(stream) if is_csv else _json(stream, dates)
-            self._require_columns(file, reader.schema.names)
-            for batch in reader:
-                table = self._renamed(pa.table(batch).select(self._columns), file)
+            tables = csv_tables(stream, columns) if is_csv else json_tables(stream, columns[-1], self.id_column)
+            for table in tables:
+                renamed = self._renamed(table, file)
                 if is_csv and self.id_column is not None:
-                    table = table.set_column(table.column_names.index(ID), ID, _numbers_or_text(table.column(ID)))
-                yield table
-
-    def _csv(self, stream: pa.NativeFile) -> csv.CSVStreamingReader:
-        convert = csv.ConvertOptions(column_types=dict.fromkeys(self._columns, pa.string()))
-        return csv.open_csv(stream, parse_options=csv.ParseOptions(newlines_in_values=True), convert_options=convert)
-
-    def _taken_for_dates(self, file: Place) -> list[str]:
-        """Columns of text in JSON lines that look like dates as far as the reader looks."""
-        with file.filesystem.open_input_stream(file.path) as stream, json.open_json(stream) as reader:
-            schema = reader.schema
-        return [
-            name for name in self._columns if name in schema.names and pa.types.is_timestamp(schema.field(name).type)
-        ]
+                    renamed = renamed.set_column(0, ID, _numbers_or_text(renamed.column(ID)))
+                yield renamed
 
     @property
     def _columns(self) -> list[str]:
         return list(dict.fromkeys(name for name in (self.id_column, self.column) if name is not None))
-
-    def _require_columns(self, file: Place, names: list[str]) -> None:
-        for name in self._columns:
-            if name not in names:
-                raise BulkError(f"{file.path}: has no column {name}; it has {', '.join(names)}")
 
     def _renamed(self, table: pa.Table, file: Place) -> pa.Table:
         source = table.column(self._columns[-1])
@@ -246,12 +229,6 @@ def _fits(path: Sequence[str], pattern: Sequence[str]) -> bool:
     if not path or (path[0].startswith(".") and not first.startswith(".")):
         return False
     return fnmatchcase(path[0], first) and _fits(path[1:], pattern if first == _ANY_DEPTH else rest)
-
-
-def _json(stream: pa.NativeFile, texts: Sequence[str]) -> pa.RecordBatchReader:
-    """`texts` are columns of strings, whatever they look like."""
-    explicit = pa.schema([(name, pa.string()) for name in texts])
-    return json.open_json(stream, parse_options=json.ParseOptions(explicit_schema=explicit) if texts else None)
 
 
 def _numbers_or_text(column: Any) -> Any:  # noqa: ANN401 - pyarrow has no types

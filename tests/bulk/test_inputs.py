@@ -248,7 +248,7 @@ def test_table_of_no_use(
 
     assert str(caught.value).startswith(f"{path}: ")
     assert 1 == len(str(caught.value).splitlines())
-    if end == "parquet":  # what JSON takes a number beyond all integers for is its reader's word
+    if end == "parquet":  # what is said of lines is in test_lines
         assert message in str(caught.value)
 
 
