@@ -99,22 +99,19 @@ class Input:
         return above + mark + query, parts[wild:]
 
     def batches(self) -> Iterator[pa.Table]:
-        """Yield all rows in order: `id` (int64 or string, one of them throughout) and `source`, a string or null; or,
-        for bytes, where they lie. Raises `BulkError` for what cannot be read, naming the file.
+        """Yield all rows in order: `id`, of int64 or string in each table, and `source`, a string or null; or, for
+        bytes, where they lie. Raises `BulkError` for what cannot be read, naming the file.
         """
         files = self.files()
         if self.kind is Kind.IMAGE_FILE:
             # As many at once as of a table: each alone would cost more than its row.
             yield from (self._of_images(files[at : at + _BATCH_ROWS]) for at in range(0, len(files), _BATCH_ROWS))
             return
-        number, id_type = 0, None
+        number = 0
         for file in files:
             with explained(file.path):
                 for batch in self._of_file(file):
                     ids = _ids(batch.column(ID), file) if ID in batch.column_names else self._numbers(batch, number)
-                    if id_type not in (None, ids.type):
-                        raise BulkError(f"{file.path}: ids of type {ids.type}, where they were {id_type} before")
-                    id_type = ids.type
                     number += len(batch)
                     rest = [name for name in batch.column_names if name != ID]
                     yield pa.table({ID: ids, **{name: batch.column(name) for name in rest}})
@@ -232,7 +229,10 @@ def _fits(path: Sequence[str], pattern: Sequence[str]) -> bool:
 
 
 def _numbers_or_text(column: Any) -> Any:  # noqa: ANN401 - pyarrow has no types
-    """Ids of a CSV, which has text alone: whole numbers if each is written as one is, and otherwise what is written."""
+    """Ids of a CSV, which has text alone: whole numbers if each is written as one is, and otherwise what is written.
+
+    What the others of the input are is not known here; whoever has all of them can make text of these again.
+    """
     text = pc.if_else(pc.equal(column, ""), None, column)
     try:
         numbers = pc.cast(text, pa.int64())

@@ -171,7 +171,11 @@ def read_rows(folders: Folders, part: int, *, groups: Sequence[int] | None = Non
 
 
 class _Staged:
-    """Writes rows as they come, part by part, and remembers their ids: eight bytes of each."""
+    """Writes rows as they come, part by part, and remembers their ids: eight bytes of each.
+
+    Ids are whole numbers until one comes that is a string. From then on all are, also those that have been written: as
+    text a whole number is what it was in a CSV.
+    """
 
     def __init__(self, folders: Folders, piece_rows: int) -> None:
         self.parts: list[int] = []
@@ -180,14 +184,29 @@ class _Staged:
         self._part_rows = max(1, PART_ROWS // piece_rows) * piece_rows
         self._unwritten: list[pa.Table] = []
         self._waiting = 0
+        self._has_strings = False
         self._hashes: list[npt.NDArray[np.uint64]] = []
 
     def add(self, batch: pa.Table) -> None:
-        self._hashes.append(_hashes(batch.column(ID)))
-        self._unwritten.append(batch)
-        self._waiting += len(batch)
+        if not pa.types.is_integer(batch.schema.field(ID).type):
+            self._make_strings()
+        given = _with_strings(batch) if self._has_strings else batch
+        self._hashes.append(_hashes(given.column(ID)))
+        self._unwritten.append(given)
+        self._waiting += len(given)
         while self._waiting >= self._part_rows:
             self._write(self._part_rows)
+
+    def _make_strings(self) -> None:
+        if self._has_strings:
+            return
+        self._has_strings = True
+        self._unwritten = [_with_strings(batch) for batch in self._unwritten]
+        self._hashes = [_hashes(batch.column(ID)) for batch in self._unwritten]
+        for part in range(len(self.parts)):
+            rows = _with_strings(read_rows(self._folders, part))
+            self._hashes.append(_hashes(rows.column(ID)))
+            self._write_part(part, rows)
 
     def finish(self) -> None:
         """Raises `BulkError` when there were none."""
@@ -198,11 +217,13 @@ class _Staged:
 
     def _write(self, rows: int) -> None:
         waiting = pa.concat_tables(self._unwritten)
-        part = waiting.slice(0, rows)
-        place = self._folders.part_of_rows(len(self.parts))
-        place.write(lambda stream: parquet.write_table(part, stream, row_group_size=self._piece_rows))
+        self._write_part(len(self.parts), waiting.slice(0, rows))
         self._unwritten, self._waiting = [waiting.slice(rows)], self._waiting - rows
         self.parts.append(rows)
+
+    def _write_part(self, part: int, rows: pa.Table) -> None:
+        place = self._folders.part_of_rows(part)
+        place.write(lambda stream: parquet.write_table(rows, stream, row_group_size=self._piece_rows))
 
     def require_unique(self) -> None:
         """Raises `BulkError` that names an id which comes twice, and where."""
@@ -226,6 +247,10 @@ class _Staged:
             found = np.flatnonzero(np.isin(_hashes(ids), suspects))
             yield from zip((found + first).tolist(), ids.take(found).to_pylist(), strict=True)
             first += rows
+
+
+def _with_strings(rows: pa.Table) -> pa.Table:
+    return rows.set_column(rows.column_names.index(ID), ID, rows.column(ID).cast(pa.string()))
 
 
 def _hashes(ids: Any) -> npt.NDArray[np.uint64]:  # noqa: ANN401 - pyarrow has no types

@@ -295,15 +295,6 @@ def test_csv_without_an_id(tmp_path: Path, ids: str) -> None:
         rows(texts(path, id_column="key"))
 
 
-def test_ids_of_two_types(tmp_path: Path) -> None:
-    """They could not be told apart in the output."""
-    write_parquet(tmp_path / "a.parquet", {"key": [1], "text": ["a"]})
-    write_parquet(tmp_path / "b.parquet", {"key": ["1"], "text": ["a"]})
-
-    with pytest.raises(BulkError, match=r"b\.parquet: ids of type string, where they were int64 before"):
-        rows(texts(tmp_path, id_column="key"))
-
-
 @pytest.mark.parametrize("end", ["parquet", "csv", "jsonl", "csv.gz"])
 def test_broken_file_is_named(tmp_path: Path, end: str) -> None:
     """Also in the middle of a folder, behind good ones."""

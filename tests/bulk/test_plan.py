@@ -1,6 +1,7 @@
 """The plan: every row once, in pieces, and written down whole or not at all."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,11 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pyarrow import parquet
 
 import bulk.plan
 from bulk.errors import BulkError
-from bulk.inputs import ID
+from bulk.inputs import ID, Input, Kind
 from bulk.places import Place
 from bulk.plan import Folders, read_plan, read_rows, write_plan
 from tests.bulk.plans import plan_of, planned, rows_table
@@ -76,6 +78,56 @@ def test_two_ids_with_one_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         plan_of(tmp_path, ["a", "b", "b"])
 
     assert 3 == plan.rows
+
+
+MANY = 30_000
+
+
+@pytest.mark.parametrize(
+    ("ids", "expected"),
+    [
+        pytest.param([[str(n) for n in range(MANY)]], pa.int64(), id="whole numbers"),
+        pytest.param([[f"{n:05}" for n in range(MANY)]], pa.string(), id="zeros in front of the first ones"),
+        pytest.param([[*map(str, range(MANY)), "A7"]], pa.string(), id="text at the end"),
+        pytest.param([[*map(str, range(MANY)), "007"]], pa.string(), id="zeros at the end"),
+        pytest.param([["1", "2"], ["A7"], ["3"]], pa.string(), id="text in the second file"),
+        pytest.param([["A7"], ["1", "2"]], pa.string(), id="text in the first file"),
+        pytest.param([["1"], ["2"]], pa.int64(), id="whole numbers in two files"),
+    ],
+)
+def test_ids_of_a_csv_are_numbers_if_all_of_them_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ids: list[list[str]], expected: pa.DataType
+) -> None:
+    """Over all files and parts, however late it is seen; or else each is as it is written."""
+    monkeypatch.setattr(bulk.plan, "PART_ROWS", 4_000)
+    (tmp_path / "in").mkdir()
+    for number, of_file in enumerate(ids):
+        rows = "".join(f"{identity},{'x' * 50}\n" for identity in of_file)
+        (tmp_path / "in" / f"{number}.csv").write_text(f"key,text\n{rows}")
+    given = Input(str(tmp_path / "in"), Kind.TEXT, "text", "key")
+    folders = Folders(Place.of(str(tmp_path / "out")))
+
+    plan = write_plan(folders, replace(planned(""), input=given), given.batches())
+
+    written = [read_rows(folders, part).column(ID) for part in range(len(plan.parts))]
+    whole = [identity for of_file in ids for identity in of_file]
+    assert {expected} == {column.type for column in written}
+    assert whole == [str(identity) for column in written for identity in column.to_pylist()]
+    assert len(whole) == plan.rows
+
+
+def test_ids_of_two_types(tmp_path: Path) -> None:
+    """Strings, with what is a number in other files among them; one that is both comes twice."""
+    for name, keys in (("a", [1, 2]), ("b", ["x", "3"]), ("c", [4])):
+        parquet.write_table(pa.table({"key": keys, "text": ["t"] * len(keys)}), tmp_path / f"{name}.parquet")
+    given = Input(str(tmp_path), Kind.TEXT, "text", "key")
+    folders = Folders(Place.of(str(tmp_path / "out")))
+    write_plan(folders, replace(planned(""), input=given), given.batches())
+
+    assert ["1", "2", "x", "3", "4"] == read_rows(folders, 0).column(ID).to_pylist()
+    for first, second in (([1, 2], ["2"]), (["2"], [1, 2])):
+        with pytest.raises(BulkError, match="the id '2' comes twice"):
+            write_plan(folders, planned(""), [rows_table(first), rows_table(second)])
 
 
 def test_no_rows(tmp_path: Path) -> None:
