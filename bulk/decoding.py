@@ -23,6 +23,7 @@ from core.images.content import SentImages, SentLimits
 from core.images.fetch.urls import host_of
 from core.images.job import ImageJob, Pixels
 from core.images.pool import ImageProcesses
+from core.images.process import PROGRAM
 from core.images.settings import child_settings
 from core.settings import ServiceSettings
 from shared_auth.contract import MAX_URL_CHARACTERS
@@ -105,9 +106,14 @@ class _SentFile:
 
 
 class Decoder:
-    """Thread-safe: as many calls at once as there are askers. `close` ends its processes."""
+    """Thread-safe: as many calls at once as there are askers. `close` ends its processes.
 
-    def __init__(self, settings: ServiceSettings, size_px: int, *, processes: int, hosts: Hosts) -> None:
+    `program` is the module that one of them runs.
+    """
+
+    def __init__(
+        self, settings: ServiceSettings, size_px: int, *, processes: int, hosts: Hosts, program: str = PROGRAM
+    ) -> None:
         """Raises `StartError`."""
         self._settings = settings
         self._size_px = size_px
@@ -119,6 +125,7 @@ class Decoder:
             self,
             processes=processes,
             budget_s=settings.max_decode_cpu_s,
+            program=program,
         )
         self._images.start()
         self._images.wait_until_ready()

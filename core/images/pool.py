@@ -6,7 +6,8 @@
   wants; they are started when the first one comes.
 - One that decodes for longer than `SLOW_S` gets no other work, and only what time nobody else wants; what else it had
   begins again elsewhere, and a fresh process takes its place. So a slow image costs itself and no other.
-- Whatever else was in a process that ended begins again elsewhere.
+- Whatever else was in a process that ended begins again elsewhere; when no process can be started any more, it is
+  `Overloaded`.
 """
 
 import logging
@@ -229,6 +230,7 @@ class ImageProcesses:
             if not process.detached and not process.slow and self.healthy:
                 self._add_process()
             self._begin_again(process, news)
+            self._assign_waiting(news)
         fields = {"reason": process.exit.value, "images_begun_again": len(news.delayed)}
         logger.warning("an image process has ended", extra=fields)
         self._tell(news)
@@ -247,17 +249,29 @@ class ImageProcesses:
         self._dead_starts = 0
         if process.slow:
             process.give_way()
+        self._assign_waiting(news)
+        self._changed.notify_all()
+
+    def _assign_waiting(self, news: _News) -> None:
+        """Once more: there is another process, or one less that may come."""
         unassigned, self._unassigned = self._unassigned, []
         for waiting in unassigned:
-            wanted = [job for job in waiting.jobs if job in self._attempts]
-            self._assign(wanted, waiting.at_once, news, slow=waiting.slow)
-        self._changed.notify_all()
+            if wanted := [job for job in waiting.jobs if job in self._attempts]:
+                self._assign(wanted, waiting.at_once, news, slow=waiting.slow)
+
+    def _of_kind(self, *, slow: bool) -> list[ImageProcess]:
+        return [process for process in self._processes if process.slow is slow and not process.detached]
 
     def _assign(self, jobs: list[ImageJob], at_once: int, news: _News, *, slow: bool = False) -> None:
         """Share jobs of one request out among the least busy processes."""
-        of_kind = [process for process in self._processes if process.slow is slow and not process.detached]
-        if slow and all(process.tickets for process in of_kind) and len(of_kind) < self._most_slow:
+        of_kind = self._of_kind(slow=slow)
+        if slow and self.healthy and all(process.tickets for process in of_kind) and len(of_kind) < self._most_slow:
             self._add_process(slow=True)
+            of_kind = self._of_kind(slow=True)
+        if not of_kind:
+            # They have died too often at their start: none comes any more.
+            self._refuse(jobs, news, "image processes do not start")
+            return
         free = sorted((process for process in of_kind if process.ready), key=lambda process: len(process.tickets))
         if not free:
             self._unassigned.append(_Unassigned(jobs, at_once, slow))
@@ -294,9 +308,9 @@ class ImageProcesses:
             timeout_ms = min(job.deadline.remaining_s() for job in jobs) * 1000
             news.messages.append(_Message(process, [WORK, part, at_once, timeout_ms, images], descriptor))
 
-    def _refuse(self, jobs: Iterable[ImageJob], news: _News) -> None:
+    def _refuse(self, jobs: Iterable[ImageJob], news: _News, why: str | None = None) -> None:
         for job in jobs:
-            job.error = Overloaded()
+            job.error = Overloaded(why)
             del self._attempts[job]
             news.ended.append(job)
 

@@ -1,6 +1,9 @@
 """Images to pixels by the service's own image processes, from a real server, files and bytes."""
 
+import os
+import signal
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from threading import Thread
 
@@ -13,6 +16,7 @@ from bulk.outcomes import Reject
 from bulk.places import Place
 from bulk.sources import Source
 from core.settings import ServiceSettings, load_settings
+from tests.core.images.scripted_child import NO_START
 from tools.testbed.image_server import ImageServer, image_server
 from tools.testbed.pictures import encoded, natural
 from tools.testbed.process import TINY_MODEL
@@ -20,6 +24,8 @@ from tools.testbed.process import TINY_MODEL
 SIZE_PX = 64
 MAX_BYTES = 20_000
 PER_HOST = 3
+SOON_S = 180.0
+SCRIPTED = "tests.core.images.scripted_child"
 
 
 class OneMachine:
@@ -190,3 +196,27 @@ def test_a_redirect_is_not_a_way_in(decoder: Decoder, server: ImageServer) -> No
     assert away is not None
     assert "URL_NOT_ALLOWED" == away.code
     assert here is None
+
+
+def test_processes_that_cannot_be_started_hold_nobody(
+    settings: ServiceSettings, server: ImageServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever waits for pixels comes to see that there will be none, by URL, in files or in bytes."""
+    url, gate = server.add_gated("/0.jpg", picture(0))
+    found: list[list[Reject | None]] = []
+    decoder = Decoder(settings, SIZE_PX, processes=1, hosts=OneMachine(PER_HOST), program=SCRIPTED)
+    with closing(decoder):
+        waits = Thread(target=lambda: found.append(decoder.pixels([url, None])[1]))
+        waits.start()
+        gate.wait_for_request()
+        monkeypatch.setenv("TZ", NO_START)
+        [pid] = decoder._images.pids
+        os.kill(pid, signal.SIGKILL)
+        waits.join(SOON_S)
+        gate.open()
+        [[waited, nothing]] = found
+        _, later = decoder.pixels([url, picture(1), picture(2)])
+
+    assert [("OVERLOADED", True)] * 4 == [(one.code, one.retryable) for one in (waited, *later) if one]
+    assert nothing
+    assert not decoder.healthy

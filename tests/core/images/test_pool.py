@@ -23,6 +23,7 @@ from core.errors import (
     DownloadError,
     InternalError,
     InvalidImage,
+    Overloaded,
     StartError,
     UrlNotAllowed,
 )
@@ -36,7 +37,7 @@ from core.images.settings import child_settings
 from core.metrics import Distribution
 from core.settings import load_settings
 from models.shapes import draw, single
-from tests.core.images.scripted_child import BUG, CRASH, PANIC, SLOW, SPIN, STUCK
+from tests.core.images.scripted_child import BUG, CRASH, NO_START, PANIC, SLOW, SPIN, STUCK
 from tools.testbed.image_server import ImageServer, image_server
 from tools.testbed.pictures import encoded
 
@@ -572,6 +573,43 @@ def test_program_that_does_not_start_is_a_start_error() -> None:
     """With one line, and not a service that waits for ever."""
     with pytest.raises(StartError, match="image process"), pool(program="tests.core.images.no_such_program"):
         pass
+
+
+def test_nobody_waits_for_processes_that_do_not_start(images: ImageServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When no other is started, what waits for one ends, and so does what comes later: elsewhere it may be done."""
+    url, gate = images.add_gated("/later", b"3")
+    with pool(processes=2, program=SCRIPTED, IMAGE_DOWNLOAD_TIMEOUT_S="1000") as (target, collector):
+        jobs = jobs_of([url])
+        target.begin(jobs, at_once=1)
+        gate.wait_for_request()
+        monkeypatch.setenv("TZ", NO_START)
+        for pid in target.pids:
+            os.kill(pid, signal.SIGKILL)
+        collector.wait_for(jobs)
+        later = jobs_of([url])
+        target.begin(later, at_once=1)
+        collector.wait_for(later)
+        gate.open()
+
+        assert [Overloaded, Overloaded] == greys([*jobs, *later])
+        assert all(job.error.retryable for job in [*jobs, *later] if job.error)
+        assert not target.healthy
+
+
+def test_process_for_slow_images_is_started_again(images: ImageServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may die at its start, and others go on meanwhile: its image waits for the next one."""
+    large = images.add("/large.png", encoded(Image.new("RGB", (3000, 3000), "red"), "PNG"))
+    with pool(processes=1, program=SCRIPTED) as (target, collector):
+        monkeypatch.setenv("TZ", NO_START)
+        jobs = jobs_of([large])
+        target.begin(jobs, at_once=1)
+        _wait_until(lambda: exits_of(target))
+        monkeypatch.delenv("TZ")
+        collector.wait_for(jobs)
+
+        # The scripted decoder takes no PNG.
+        assert [InvalidImage] == greys(jobs)
+        assert {"start"} == exits_of(target).keys()
 
 
 def _wait_until(condition: object) -> None:
