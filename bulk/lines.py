@@ -7,9 +7,9 @@ wants, take no row that is larger than a block, and hold up to 32 blocks. Knows 
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import NoneType
-from typing import Any, BinaryIO, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import orjson
 import pyarrow as pa
@@ -27,27 +27,25 @@ _KINDS = {bool: "true or false", int: "a number", float: "a number", dict: "an o
 
 Row = Sequence[str | int | None]
 Line = TypeVar("Line", str, bytes)
+File = io.RawIOBase | io.BytesIO
+"""As is pyarrow's `NativeFile`, which has no types."""
 
 
 class TableError(ValueError):
     """What is wrong with a file, or with a line of it."""
 
 
-class _Reader(Protocol[Line]):
-    def readline(self, limit: int, /) -> Line: ...
-
-
 class _Lines(Generic[Line]):
     """The lines of a file, each with its end; `number` and `characters` count what has been taken of them."""
 
-    def __init__(self, reader: _Reader[Line]) -> None:
+    def __init__(self, readline: Callable[[int], Line]) -> None:
         self.number = 0
         self.characters = 0
-        self._reader = reader
+        self._readline: Callable[[int], Line] = readline
 
     def __iter__(self) -> Iterator[Line]:
         """Raises `TableError` for one that is too long."""
-        while line := self._reader.readline(MAX_ROW_CHARACTERS + 1):
+        while line := self._readline(MAX_ROW_CHARACTERS + 1):
             self.number += 1
             if len(line) > MAX_ROW_CHARACTERS:
                 raise TableError(f"line {self.number}: has more than {MAX_ROW_CHARACTERS:,} characters")
@@ -64,11 +62,11 @@ def require_columns(columns: Iterable[str], names: Sequence[str]) -> None:
             raise TableError(f"has more than one column {name}")
 
 
-def csv_tables(stream: BinaryIO, columns: Sequence[str]) -> Iterator[pa.Table]:
+def csv_tables(stream: File, columns: Sequence[str]) -> Iterator[pa.Table]:
     """Yield all rows, in which `columns` are strings. Raises `TableError`."""
     # Not all columns need be in UTF-8: one that is wanted and is not is noticed when it becomes Arrow's.
     text = io.TextIOWrapper(io.BufferedReader(stream, _BUFFER_BYTES), "utf-8-sig", errors="surrogateescape", newline="")
-    lines = _Lines(text)
+    lines = _Lines(text.readline)
     yield from _tables(_csv_rows(lines, columns), columns, lines)
 
 
@@ -89,13 +87,13 @@ def _csv_rows(lines: _Lines[str], columns: Sequence[str]) -> Iterator[Row]:
         raise TableError(f"line {lines.number}: {error}") from error
 
 
-def json_tables(stream: BinaryIO, text: str, id_column: str | None) -> Iterator[pa.Table]:
+def json_tables(stream: File, text: str, id_column: str | None) -> Iterator[pa.Table]:
     """Yield all rows, in which `text` has strings or nulls, and `id_column` has one of strings and int64, or nulls.
 
     Raises `TableError`.
     """
     columns = list(dict.fromkeys(name for name in (id_column, text) if name is not None))
-    lines = _Lines(io.BufferedReader(stream, _BUFFER_BYTES))
+    lines = _Lines(io.BufferedReader(stream, _BUFFER_BYTES).readline)
     yield from _tables(_json_rows(lines, text, columns), columns, lines)
 
 

@@ -30,7 +30,9 @@ def patient(flow: Flow[object]) -> Flow[object]:
     """The flow, and a driver that waits far longer than it is told to: whatever ends a call then is the service."""
     exchange = next(flow)
     while isinstance(exchange, Exchange):
-        answer = yield replace(exchange, timeout_s=exchange.timeout_s + 60)
+        # Nor does RunPod name the job of one that has little time.
+        url = exchange.url.partition("?wait=")[0]
+        answer = yield replace(exchange, url=url, timeout_s=exchange.timeout_s + 60)
         try:
             exchange = flow.send(answer)
         except StopIteration as done:
