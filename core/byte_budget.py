@@ -48,5 +48,6 @@ class Lease:
 
     def add(self, count: int) -> None:
         """Hold `count` bytes more. Raises `Overloaded` when the budget has not that many left."""
-        self._budget._change(count)
-        self.held_bytes += count
+        if count:
+            self._budget._change(count)
+            self.held_bytes += count
