@@ -43,7 +43,7 @@ IMAGES, SHARE, TEXTS, P50, P99 = "images/s", "of alone", "texts/s", "text p50 ms
 CORES, FAILED = "pod cores", "failed"
 # What is left to the images, by the number of text clients beside them: texts are searches, images are the bulk.
 LEAST_SHARES = {1: 0.85, 4: 0.5, 16: 1 / 3}
-DEFAULT_IMAGE_PASS_MS = 250
+DEFAULT_IMAGE_PASS_MS = 300
 
 
 @dataclass(frozen=True, slots=True)

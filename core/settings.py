@@ -143,7 +143,7 @@ class ServiceSettings(BaseModel):
     """A Redis or Valkey in which pods share those vectors, `redis://…`; empty is off. Give it a `maxmemory` and an
     eviction policy such as `allkeys-lru`. Who can write to it chooses vectors.
     """
-    max_image_pass_ms: Positive = 250
+    max_image_pass_ms: Positive = 300
     """On a CPU, while texts come: how long decoding and encoding images may keep the next text waiting."""
     watchdog_forward_s: Seconds = 30.0
     """A forward pass that takes longer ends the process, and a fresh one starts; pauses do not count."""
