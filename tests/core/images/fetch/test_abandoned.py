@@ -20,7 +20,7 @@ from tests.core.images.fetch.certificates import Certificates, make_certificates
 from tests.core.images.fetch.fakes import OTHER_PUBLIC, PUBLIC, Names, Wires, fetching, soon
 from tests.core.images.fetch.servers import Visitor, answer, redirect, says, serve, silent
 
-NET_S = 30.0
+NET_S = 120.0
 LONG_S = 600.0
 LIMITS = FetchLimits(max_bytes=1000, timeout_s=LONG_S)
 
