@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -15,6 +15,8 @@ from core.clip.engine import Engine, Pixels, TokenIds, Vectors
 from core.clip.loading import LoadedModel, load_model
 from core.errors import StartError
 from core.images.decoding.rules import PIXEL_RULES_VERSION
+from core.images.pool import ImageProcesses, Undecoded
+from core.metrics import QUEUED_ITEMS, QUEUED_SECONDS
 from core.runtime import Runtime, close_in_the_end, load_runtime
 from core.settings import ServiceSettings, load_settings
 from tools.testbed.process import MODEL_CACHE, TINY_MODEL
@@ -92,6 +94,19 @@ def test_close_leaves_no_process_and_no_thread(settings: ServiceSettings, model:
 
     assert (2, {"device-cpu", "image-process"}, True) == during
     assert (set(), set()) == left
+
+
+def test_what_waits_for_a_decoder_is_queued(
+    settings: ServiceSettings, model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An autoscaler goes by the seconds: those of the decoders, and then those of the device for the same images."""
+    with closing(Runtime(settings, None, model)) as runtime:
+        image_s = runtime._scheduler.image_s
+        monkeypatch.setattr(ImageProcesses, "undecoded", Undecoded(3, 0.6))
+        queued = {one.metric: one.value for one in runtime.readings() if one.metric in (QUEUED_ITEMS, QUEUED_SECONDS)}
+
+    assert image_s > 0.0
+    assert {QUEUED_ITEMS: 3, QUEUED_SECONDS: pytest.approx(0.6 + 3 * image_s)} == queued
 
 
 def test_cached_model_that_is_not_served_is_said(settings: ServiceSettings, caplog: pytest.LogCaptureFixture) -> None:
