@@ -647,6 +647,7 @@ def test_image_that_is_slow_is_waited_for() -> None:
 
         assert [7, 7] == [first.number(), other.number()]
         assert [1] == target.engine.batch_sizes
+        assert other.job.pixels is None
 
 
 def test_text_is_known_by_what_the_model_reads() -> None:

@@ -71,14 +71,20 @@ def test_large_bodies_are_held_within_their_budget(narrow: PodProcess) -> None:
 
 
 @pytest.mark.parametrize(
-    "announced", [f"Content-Length: {MAX_HELD_BYTES}", "Content-Length: 1048576", "Transfer-Encoding: chunked"]
+    ("announced", "sent"),
+    [
+        pytest.param(f"Content-Length: {MAX_HELD_BYTES}", b" ", id="large"),
+        pytest.param("Content-Length: 1048576", b" ", id="a mebibyte"),
+        pytest.param("Content-Length: 1048576", b"", id="nothing comes"),
+        pytest.param("Transfer-Encoding: chunked", b"1\r\n \r\n", id="chunked"),
+    ],
 )
-def test_announced_bytes_hold_nothing(announced: str, narrow: PodProcess) -> None:
-    """More clients than there may be requests say how much they will send, send nothing, and are in nobody's way."""
+def test_announced_bytes_hold_nothing(announced: str, sent: bytes, narrow: PodProcess) -> None:
+    """More clients than there may be requests say how much they will send, send a byte, and are in nobody's way."""
     target = PodTarget(narrow.base_url)
     with ExitStack() as silent:
         for _ in range(MAX_REQUESTS + 6):
-            silent.enter_context(connected(narrow.base_url)).sendall(head(EMBED_IMAGE, announced))
+            silent.enter_context(connected(narrow.base_url)).sendall(head(EMBED_IMAGE, announced) + sent)
 
         assert ["AUTH_FAILED"] * 5 == [target.send(EMBED_IMAGE, LARGE).code for _ in range(5)]
         assert None is target.send(EMBED_TEXT, signed_text("a red circle")).code
@@ -152,7 +158,7 @@ def test_body_that_is_refused_holds_nothing_while_its_rest_is_read() -> None:
 
 
 def test_bodies_that_trickle_in_keep_no_small_one_out() -> None:
-    """As many as there may be requests have all but the end of their mebibyte; the next of that size is refused."""
+    """As many as there may be requests have their mebibyte, and more will come; the next of that size is refused."""
     bodies = Bodies(requests=3, large_bytes=3_000_000, max_body_bytes=10_000_000)
     beside: list[int] = []
 
@@ -165,7 +171,8 @@ def test_bodies_that_trickle_in_keep_no_small_one_out() -> None:
             read(1_048_576)
         beside.extend(len(read(count).data) for count in (300, 60_000))
 
-    read(1_048_576, lambda: read(1_048_576, lambda: read(1_048_576, read_the_fourth)))
+    more = 1_048_576 + 65_536
+    read(more, lambda: read(more, lambda: read(more, read_the_fourth)))
 
     assert [300, 60_000] == beside
 
