@@ -24,6 +24,8 @@ from tools.testbed.target import PodTarget, signed_content, signed_image, signed
 
 MAX_HELD_BYTES = 4_000_000
 MAX_REQUESTS = 64
+# What is read at once.
+PIECE = b" " * 65_536
 # More than half of what is left of them beyond the mebibyte that each request has.
 LARGE = {"image_b64": "A" * 2_500_000}
 TRIES = 1000
@@ -73,14 +75,14 @@ def test_large_bodies_are_held_within_their_budget(narrow: PodProcess) -> None:
 @pytest.mark.parametrize(
     ("announced", "sent"),
     [
-        pytest.param(f"Content-Length: {MAX_HELD_BYTES}", b" ", id="large"),
-        pytest.param("Content-Length: 1048576", b" ", id="a mebibyte"),
+        pytest.param(f"Content-Length: {MAX_HELD_BYTES}", PIECE, id="large"),
+        pytest.param("Content-Length: 1048576", PIECE, id="a mebibyte"),
         pytest.param("Content-Length: 1048576", b"", id="nothing comes"),
-        pytest.param("Transfer-Encoding: chunked", b"1\r\n \r\n", id="chunked"),
+        pytest.param("Transfer-Encoding: chunked", b"10000\r\n" + PIECE + b"\r\n", id="chunked"),
     ],
 )
 def test_announced_bytes_hold_nothing(announced: str, sent: bytes, narrow: PodProcess) -> None:
-    """More clients than there may be requests say how much they will send, send a byte, and are in nobody's way."""
+    """More clients than there may be requests say how much they will send, begin, and are in nobody's way."""
     target = PodTarget(narrow.base_url)
     with ExitStack() as silent:
         for _ in range(MAX_REQUESTS + 6):
