@@ -1,5 +1,6 @@
 """Vectors from a pod or an endpoint, by the client of this service and with its own settings. Knows nothing of Ray."""
 
+import io
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -30,10 +31,13 @@ class Asker:
     def __init__(self, environ: Mapping[str, str], max_file_bytes: int, *, fingerprint: str | None = None) -> None:
         """Raises `BulkError` for settings that are of no use."""
         from clip_embedding_client import ClipClient, ClipClientError, FingerprintMismatch, JobCancelled, SetupError
+        from clip_embedding_client.errors import DeadlineExceeded, InferenceFailed
 
         self._error = ClipClientError
         # What is between the client and the service: no row is rejected for it.
         self._of_no_row = (SetupError, FingerprintMismatch, JobCancelled)
+        # What may be one row's, and every row's of a service whose model does nothing any more.
+        self._of_a_row_or_all = (InferenceFailed, DeadlineExceeded)
         expected = {} if fingerprint is None else {_EXPECTED: fingerprint}
         try:
             self._client = ClipClient(_settings({**environ, **expected}))
@@ -62,7 +66,7 @@ class Asker:
         except self._error as error:
             raise BulkError(str(error)) from error
         outcomes = [one if isinstance(one, Reject) else next(answers) for one in loaded]
-        self._require_service(outcomes)
+        self._require_service(outcomes, embed, kind)
         vectors = np.zeros((len(sources), dim), np.float32)
         rejects = [self._taken(outcome, row) for outcome, row in zip(outcomes, vectors, strict=True)]
         return vectors, rejects
@@ -74,15 +78,21 @@ class Asker:
             return source
         return read_file(source, self._max_file_bytes)
 
-    def _require_service(self, outcomes: "Sequence[Outcome | Reject]") -> None:
+    def _require_service(self, outcomes: "Sequence[Outcome | Reject]", embed: Any, kind: Kind) -> None:  # noqa: ANN401
         """Of the rows that were sent."""
         sent = [one for one in outcomes if not isinstance(one, Reject)]
         errors = [one for one in sent if isinstance(one, self._error)]
         for error in errors:
             if isinstance(error, self._of_no_row):
                 raise BulkError(str(error))
-        if errors and len(errors) == len(sent) and all(error.unavailable for error in errors):
-            raise BulkError(f"the service is away: {errors[0]}; go on with --resume when it is back")
+        if not errors or len(errors) < len(sent) or not all(error.unavailable for error in errors):
+            return
+        if all(isinstance(error, self._of_a_row_or_all) for error in errors):
+            # A retry has pieces of nothing but such rows: without this it would end at them each time.
+            [known] = embed([_picture() if kind.is_image else "a word"])
+            if not isinstance(known, self._error):
+                return
+        raise BulkError(f"the service is away: {errors[0]}; go on with --resume when it is back")
 
     def _taken(self, outcome: "Outcome | Reject", row: npt.NDArray[np.float32]) -> Reject | None:
         if isinstance(outcome, Reject):
@@ -91,6 +101,15 @@ class Asker:
             return Reject(outcome.code, outcome.message, outcome.retryable)
         row[:] = outcome.vector
         return None
+
+
+def _picture() -> bytes:
+    """One that any model takes."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.new("RGB", (32, 32)).save(file, "PNG")
+    return file.getvalue()
 
 
 def _settings(environ: Mapping[str, str]) -> "ClientSettings":

@@ -64,7 +64,7 @@ def require_columns(columns: Iterable[str], names: Sequence[str]) -> None:
 
 def csv_tables(stream: File, columns: Sequence[str]) -> Iterator[pa.Table]:
     """Yield all rows, in which `columns` are strings. Raises `TableError`."""
-    # Not all columns need be in UTF-8: one that is wanted and is not is noticed when it becomes Arrow's.
+    # Not all columns need be in UTF-8: those that are wanted are looked at.
     text = io.TextIOWrapper(io.BufferedReader(stream, _BUFFER_BYTES), "utf-8-sig", errors="surrogateescape", newline="")
     lines = _Lines(text.readline)
     yield from _tables(_csv_rows(lines, columns), columns, lines)
@@ -73,14 +73,15 @@ def csv_tables(stream: File, columns: Sequence[str]) -> Iterator[pa.Table]:
 def _csv_rows(lines: _Lines[str], columns: Sequence[str]) -> Iterator[Row]:
     # For all of this process: there is no other place for it.
     csv.field_size_limit(MAX_ROW_CHARACTERS)
-    reader = csv.reader(lines)
+    # Strict: a quote that is never closed would swallow rows without a word.
+    reader = csv.reader(lines, strict=True)
     try:
         header = next((row for row in reader if row), [])
         require_columns(columns, header)
         places = [header.index(name) for name in columns]
         for row in reader:
             if len(row) == len(header):
-                yield [row[place] for place in places]
+                yield [_in_utf8(row[place], header[place], lines.number) for place in places]
             elif row:
                 raise TableError(f"line {lines.number}: has {len(row)} values for {len(header)} columns")
     except csv.Error as error:
@@ -134,13 +135,25 @@ def _value(record: dict[str, Any], name: str, number: int, *, is_text: bool) -> 
     if not is_text and name not in record:
         raise TableError(f"line {number}: has no column {name}; it has {', '.join(record) or 'none'}")
     value = record.get(name)
-    if value is None or isinstance(value, str):
-        return value
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return _in_utf8(value, name, number)
     # True is an `int` to Python.
     if not is_text and type(value) is int and value in _WHOLE_NUMBERS:
         return value
     wanted = "text" if is_text else "a whole number of 64 bits or text"
     raise TableError(f"line {number}: column {name} has {_KINDS[type(value)]}, not {wanted}")
+
+
+def _in_utf8(value: str, name: str, number: int) -> str:
+    """Bytes of another encoding, and half a surrogate pair, are what no UTF-8 has."""
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise TableError(f"line {number}: column {name} is not in UTF-8") from error
+    return value
 
 
 def _tables(rows: Iterable[Row], columns: Sequence[str], lines: _Lines[Any]) -> Iterator[pa.Table]:
@@ -158,15 +171,12 @@ def _tables(rows: Iterable[Row], columns: Sequence[str], lines: _Lines[Any]) -> 
 
 
 def _table(taken: Mapping[str, Sequence[str | int | None]]) -> pa.Table:
-    return pa.table({name: _array(values, name) for name, values in taken.items()})
+    return pa.table({name: _array(values) for name, values in taken.items()})
 
 
-def _array(values: Sequence[str | int | None], name: str) -> pa.Array:
+def _array(values: Sequence[str | int | None]) -> pa.Array:
     kinds = set(map(type, values)) - {NoneType}
     if kinds == {int}:
         return pa.array(values, pa.int64())
     texts = [value if value is None else str(value) for value in values] if int in kinds else values
-    try:
-        return pa.array(texts, pa.string())
-    except UnicodeEncodeError as error:
-        raise TableError(f"column {name} is not in UTF-8") from error
+    return pa.array(texts, pa.string())

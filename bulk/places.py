@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from urllib.parse import unquote_plus, urlsplit, urlunsplit
+from urllib.parse import SplitResult, unquote_plus, urlsplit, urlunsplit
 from uuid import uuid4
 
 import pyarrow as pa
@@ -23,6 +23,7 @@ _OBJECT_STORES = {"s3", "gcs", "abfs"}
 _UNFINISHED = ".unfinished"
 # Schemes of URIs whose host is a bucket.
 _BUCKETS = {"s3", "gs", "gcs"}
+_WEB = {"http", "https"}
 # What pyarrow's filesystems are told in a URI's query, but for what is a key.
 _NO_KEYS = {
     *("endpoint_override", "scheme", "use_mmap"),
@@ -147,17 +148,27 @@ def require_no_key(uri: str) -> None:
     scheme = uri.partition(":")[0]
     try:
         parts = urlsplit(uri)
-        # The port is looked at too: a slash in a password ends the host, and makes a port of what is before it.
-        password, _ = parts.password, parts.port
+        has_slash_in_password = _has_slash_in_password(parts)
     except ValueError as error:
         raise BulkError(f"{scheme}://...: is no URI") from error
-    if password is not None:
+    # A name alone is who asks; over the web, often a token.
+    if parts.password is not None or (parts.username and parts.scheme in _WEB):
         found = f"{scheme}://...@{parts.netloc.rpartition('@')[2]}: has a key in it"
+    elif has_slash_in_password:
+        found = f"{scheme}://...: has a key in it"
     elif unknown := _not_harmless(uri.partition("?")[2]):
         found = f"{_shown(uri)}: {', '.join(unknown)} in its query could be a key"
     else:
         return
     raise BulkError(f"{found}, which would be written down: give keys in the environment")
+
+
+def _has_slash_in_password(parts: SplitResult) -> bool:
+    """The slash ends the host, and makes a port of what is before it: none, or of a bucket. Raises `ValueError` where
+    that is no number.
+    """
+    has_port = parts.port is not None and parts.scheme not in _BUCKETS
+    return ":" in parts.netloc and not has_port and "@" in parts.path
 
 
 def _not_harmless(query: str) -> list[str]:

@@ -188,6 +188,9 @@ class _Staged:
         self._hashes: list[npt.NDArray[np.uint64]] = []
 
     def add(self, batch: pa.Table) -> None:
+        if not len(batch):
+            # A file without rows says nothing of what ids are.
+            return
         if not pa.types.is_integer(batch.schema.field(ID).type):
             self._make_strings()
         given = _with_strings(batch) if self._has_strings else batch

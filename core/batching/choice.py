@@ -18,6 +18,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
+from core.averages import moving_average
 from core.batching.items import Modality
 
 # Texts count as coming for this long after the last one.
@@ -57,8 +58,7 @@ class Pace:
 
     def note(self, modality: Modality, units: int, seconds: float) -> None:
         """A pass of `units` took `seconds`."""
-        known, seen = self.unit_s[modality], seconds / units
-        self.unit_s[modality] = seen if known == 0.0 else known + _NEWEST * (seen - known)
+        self.unit_s[modality] = moving_average(self.unit_s[modality], seconds / units, newest=_NEWEST)
 
     def units_in(self, modality: Modality, seconds: float) -> int:
         """How many units a pass of `seconds` has; at least one."""
@@ -138,8 +138,7 @@ class State:
 
     def note_image_turn(self, seconds: float) -> None:
         """One is over: decoding and pass."""
-        usual_s = self.usual_image_turn_s
-        self.usual_image_turn_s = seconds if usual_s == 0.0 else usual_s + _NEWEST * (seconds - usual_s)
+        self.usual_image_turn_s = moving_average(self.usual_image_turn_s, seconds, newest=_NEWEST)
 
 
 def choose(state: State, now_s: float) -> Choice:

@@ -20,6 +20,7 @@ from itertools import count
 from typing import Any
 
 from core import metrics
+from core.averages import moving_average
 from core.errors import InvalidImage, NotReady, Overloaded, ServiceError, StartError
 from core.images.arena import Decoding
 from core.images.job import ImageJob, Listener
@@ -369,12 +370,8 @@ class ImageProcesses:
         self._note(job, report)
         if report.error is None:
             job.pixels = process.arena.slots[ticket.slot]
-            self._note_decode(report.decode_ms / 1000)
+            self._usual_decode_s = moving_average(self._usual_decode_s, report.decode_ms / 1000, newest=_NEWEST)
         return job
-
-    def _note_decode(self, seconds: float) -> None:
-        usual_s = self._usual_decode_s
-        self._usual_decode_s = seconds if usual_s == 0.0 else usual_s + _NEWEST * (seconds - usual_s)
 
     def _note(self, job: ImageJob, report: Report) -> None:
         job.download_began_s, job.download_ms = report.download_began_s, report.download_ms

@@ -1,5 +1,6 @@
 """Vectors by the client of this service, from a real pod."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,19 @@ from bulk.inputs import Kind
 from bulk.outcomes import Reject
 from bulk.places import Place
 from bulk.sources import Source
-from tests.client.scripted import Reply, error_reply, page, scripted_server
+from tests.client.scripted import (
+    DIM,
+    FINGERPRINT,
+    Body,
+    Reply,
+    Seen,
+    error_reply,
+    item_error,
+    json_reply,
+    page,
+    scripted_server,
+    success,
+)
 from tools.testbed.image_server import ImageServer
 from tools.testbed.loopback import free_port
 from tools.testbed.pictures import encoded, natural
@@ -73,6 +86,42 @@ def test_a_service_that_is_away_ends_the_run() -> None:
     with pytest.raises(BulkError, match="the service does not answer"):
         asker.model()
     assert 1 == len(str(caught.value).splitlines())
+
+
+def failing_on(*bad: str) -> Callable[[Seen], Reply]:
+    """A service whose model fails on these, and on nothing else."""
+
+    def answer(seen: Seen) -> Reply:
+        items: list[Body] = seen.body["items"]
+        results = [
+            item_error(item, "INFERENCE_ERROR") if item.get("text", item.get("image_url")) in bad else success(item)
+            for item in items
+        ]
+        return json_reply({"results": results, "fingerprint": FINGERPRINT})
+
+    return answer
+
+
+@pytest.mark.parametrize(("kind", "row"), [(Kind.TEXT, "red"), (Kind.IMAGE_PATH, "http://a/b.png")])
+def test_rows_that_the_model_fails_on_are_rejects(kind: Kind, row: str) -> None:
+    """Also where a piece has no others, as a retry's has: a run that ended there could never be finished."""
+    with scripted_server(failing_on(row)) as script:
+        vectors, [reject] = Asker(environ(script.base_url), MAX_BYTES).ask([row], dim=DIM, kind=kind)
+
+    assert isinstance(reject, Reject)
+    assert ("INFERENCE_ERROR", True) == (reject.code, reject.retryable)
+    assert 0.0 == float(np.abs(vectors).max())
+
+
+def test_model_that_fails_on_everything_ends_the_run() -> None:
+    """No row is at fault then."""
+    with (
+        scripted_server(
+            lambda seen: json_reply({"results": [item_error(seen.body["items"][0], "INFERENCE_ERROR")]})
+        ) as script,
+        pytest.raises(BulkError, match="--resume"),
+    ):
+        Asker(environ(script.base_url), MAX_BYTES).ask(["red"], dim=DIM, kind=Kind.TEXT)
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ def test_other_fields_of_an_object(other: bytes) -> None:
 def test_csv_in_another_encoding() -> None:
     """Only what is asked for must be UTF-8."""
     assert [rows_of(1)] == of_csv(b"\xef\xbb\xbfkey,n\xe4me,url\nk1,\xe4,http://images.example/1.jpg\n")
-    with pytest.raises(TableError, match=r"^column url is not in UTF-8$"):
+    with pytest.raises(TableError, match=r"^line 2: column url is not in UTF-8$"):
         of_csv(b"key,url\nk1,\xe4\n")
 
 
@@ -156,7 +156,11 @@ def test_file_is_read_as_it_is_needed(end: str) -> None:
             "line 1: Exceeds the limit",
             id="endless id",
         ),
-        pytest.param(b'{"key": "\\ud800", "url": "a"}', "column key is not in UTF-8", id="half a pair"),
+        pytest.param(
+            b'{"key": "a", "url": "a"}\n{"key": "\\ud800", "url": "a"}',
+            "line 2: column key is not in UTF-8",
+            id="half a pair",
+        ),
         pytest.param(b"[1]", "line 1: is no JSON object", id="no object"),
         pytest.param(b'{"key": 1, "url": "a"} {}', "line 1: Extra data", id="two"),
         pytest.param(b'{"key": 1,', "line 1: ", id="cut"),
@@ -181,6 +185,8 @@ def test_json_of_no_use(content: bytes, message: str) -> None:
         pytest.param(b"", "has no column key; it has none", id="empty"),
         pytest.param(b"key,url\nk1,a\n\nk2\n", "line 4: has 1 values for 2 columns", id="short row"),
         pytest.param(b"key,url\nk1,a,b\n", "line 2: has 3 values for 2 columns", id="long row"),
+        pytest.param(b'key,url\nk1,"a\nk2,b\nk3,c\n', "line 4: unexpected end of data", id="quote that is not closed"),
+        pytest.param(b'key,url\nk1,"5 inch\nk2,"6 inch\nk3,c\n', "line 3: ',' expected after '\"'", id="two of them"),
         pytest.param(b"key,url,url\nk1,a,b\n", "has more than one column url", id="column twice"),
     ],
 )
@@ -200,7 +206,7 @@ def test_csv_of_no_use(content: bytes, message: str) -> None:
         pytest.param(b'key,url\n1,"a\r\nb"\n', [("1", "a\r\nb")], id="line ends in a value"),
         pytest.param(b"\n\nkey,url\n\n1,a\n\n", [("1", "a")], id="empty lines"),
         pytest.param(b'url,key\n"a ""b"", c",1\n', [("1", 'a "b", c')], id="quotes"),
-        pytest.param(b'key,url\n" 1" , a"b\n', [(" 1 ", ' a"b')], id="spaces and odd quotes"),
+        pytest.param(b'key,url\n 1 , a"b\n', [(" 1 ", ' a"b')], id="spaces and odd quotes"),
         pytest.param(b'key,url\n,""\n', [("", "")], id="nothing"),
     ],
 )

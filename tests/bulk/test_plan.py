@@ -130,6 +130,17 @@ def test_ids_of_two_types(tmp_path: Path) -> None:
             write_plan(folders, planned(""), [rows_table(first), rows_table(second)])
 
 
+@pytest.mark.parametrize("place", ["first", "last"])
+def test_file_without_rows(tmp_path: Path, place: str) -> None:
+    """It does not decide what ids are, whatever its columns could hold."""
+    nothing = rows_table(["a"]).slice(0, 0)
+    batches = [nothing, rows_table([1, 2])] if place == "first" else [rows_table([1, 2]), nothing]
+    folders = Folders(Place.of(str(tmp_path / "out")))
+    write_plan(folders, planned(""), batches)
+
+    assert [1, 2] == read_rows(folders, 0).column(ID).to_pylist()
+
+
 def test_no_rows(tmp_path: Path) -> None:
     """There is nothing to plan."""
     for batches in ([], [pa.table({ID: pa.array([], pa.int64()), "source": pa.array([], pa.string())})]):

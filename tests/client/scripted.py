@@ -139,7 +139,7 @@ class FakeTime:
     now_s: float = 1_703_001_234.0
     slept: list[float] = field(default_factory=list)
 
-    def sleep(self, seconds: float) -> None:
+    def sleep(self, seconds: float, _left: threading.Event | None = None) -> None:
         self.slept.append(seconds)
         self.now_s += seconds
 

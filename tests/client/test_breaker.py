@@ -110,6 +110,20 @@ def test_slow_probes_close_it(late: int) -> None:
     assert [State.CLOSED, False] == [breaker.state, breaker.succeeded(probes[1 - late])]
 
 
+def test_slow_probe_that_succeeds_after_another_has_failed() -> None:
+    """What came last says how the backend is now."""
+    time = FakeTime()
+    breaker = opened(time)
+    probes = []
+    for _ in range(2):
+        time.now_s += COOL_DOWN_S
+        probes.append(admitted(breaker))
+
+    assert breaker.failed(probes[0]) is False
+    assert breaker.succeeded(probes[1]) is True
+    assert State.CLOSED is breaker.state
+
+
 def test_probe_that_never_reports() -> None:
     """A probe whose thread died does not block the way for ever: another follows after the cool-down."""
     time = FakeTime()

@@ -186,6 +186,7 @@ SET_UP_WRONGLY = [
     pytest.param(errors.AuthFailed("m"), id="secret"),
     pytest.param(errors.AuthExpired("m"), id="clock"),
     pytest.param(errors.WrongResponse("m"), id="another service"),
+    pytest.param(errors.ConfigurationError("m"), id="cannot start"),
 ]
 
 
@@ -193,6 +194,8 @@ SET_UP_WRONGLY = [
 def test_fallback_that_is_set_up_wrongly(error: errors.SetupError) -> None:
     """An item that the primary may have in a minute is not called hopeless for it; the cause says what to mend."""
     primary, fallback = FakeBackend(error=errors.ConnectionFailed("m")), spare()
+    # As where it was not the scripted one that raised it.
+    primary.error.__cause__ = OSError("reset")  # type: ignore[union-attr]
     fallback.error = error
 
     with pytest.raises(errors.ConnectionFailed) as caught:
@@ -214,6 +217,18 @@ def test_primary_that_is_left_alone_is_asked_then(error: errors.SetupError) -> N
 
     assert asked == len(primary.calls)
     assert "runpod_pod" == client.embed_text("x").backend
+
+
+def test_neither_can_be_reached() -> None:
+    """The last word is the fallback's, and the cause the primary's: not what a library has said of either."""
+    primary, fallback = FakeBackend(error=DOWN), spare()
+    fallback.error = errors.BackendTimeout("m")
+    fallback.error.__cause__ = OSError("reset")
+
+    with pytest.raises(errors.BackendTimeout) as caught:
+        client_over(primary, fallback, CLIP_EXPECTED_FINGERPRINT=FINGERPRINT).embed_text("x")
+
+    assert caught.value.__cause__ is DOWN
 
 
 def test_both_refuse_for_the_images_sake() -> None:

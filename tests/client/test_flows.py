@@ -233,16 +233,17 @@ def test_polls_come_before_a_result_is_forgotten() -> None:
 
 
 @pytest.mark.parametrize(
-    ("last", "times"),
+    ("last", "times", "told"),
     [
-        pytest.param(job("CANCELLED"), 1, id="cancelled"),
-        pytest.param(BROKEN, 2, id="broken connection"),
-        pytest.param(answered({}, 404), 1, id="gone"),
+        pytest.param(job("CANCELLED"), 1, "and was cancelled", id="cancelled"),
+        pytest.param(BROKEN, 2, "and could not be cancelled", id="broken connection"),
+        pytest.param(answered({}, 404), 1, "and could not be cancelled", id="gone"),
+        pytest.param(errors.BackendTimeout("m"), 1, "and could not be cancelled", id="no answer"),
     ],
 )
-def test_job_that_takes_too_long(last: HttpAnswer | BaseException, times: int) -> None:
-    """Its time is up, to the second, and it is cancelled, once more if the connection was closed just then; whether
-    that worked does not change the error.
+def test_job_that_takes_too_long(last: HttpAnswer | BaseException, times: int, told: str) -> None:
+    """It is cancelled while there is time for that, once more if the connection was closed just then; the error says
+    whether that worked.
     """
 
     def unfinished(exchange: object) -> HttpAnswer | BaseException:
@@ -254,9 +255,12 @@ def test_job_that_takes_too_long(last: HttpAnswer | BaseException, times: int) -
     done = play(policy.single(TEXT, None, 0), then=unfinished, time=time)
 
     assert errors.BackendTimeout is type(done.error)
+    assert done.error.message.endswith(told)
     cancels = [said for said in done.said() if "cancel" in said]
     assert times * ["POST /cancel/job-1"] == cancels == done.said()[-times:]
-    assert 30.0 == pytest.approx(sum(done.pauses_s))
+    [*_, cancel] = done.effects
+    assert isinstance(cancel, Exchange)
+    assert 30.0 == pytest.approx(sum(done.pauses_s) + cancel.timeout_s)
 
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt(), asyncio.CancelledError(), SystemExit(1)])

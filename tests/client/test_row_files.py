@@ -1,6 +1,7 @@
 """The files of `clip-embed embed`: one content in three forms, written as it comes, and what an interruption leaves."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -114,6 +115,41 @@ def test_run_that_cannot_begin_leaves_what_was_there(
     assert 2 == main(["embed", *arguments, "--out", str(out)], {**environ(script), **changed})
     assert before == out.read_bytes()
     assert b"a part" == (parts / "part-000000.parquet").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        pytest.param("rows.jsonl", [], id="lines"),
+        pytest.param("rows.jsonl", ["--resume"], id="lines, resume"),
+        pytest.param("rows.parquet", [], id="table"),
+        pytest.param("rows.parquet", ["--resume"], id="table, resume"),
+        pytest.param("vectors.npy", [], id="array"),
+    ],
+)
+def test_first_run_that_cannot_begin_leaves_nothing(name: str, more: list[str], script: Script, tmp_path: Path) -> None:
+    """Nor what a killed one has left of a part; why it cannot is said."""
+    if name == "rows.parquet":
+        (parts := tmp_path / "rows.parquet.parts").mkdir()
+        (parts / "unfinished.parquet").write_bytes(b"PAR1")
+    given = {**environ(script), "CLIP_POD_BASE_URL": ""}
+
+    assert 2 == main(["embed", "--text", "a", "--out", str(tmp_path / name), *more], given)
+    assert [] == list(tmp_path.iterdir())
+
+
+def test_lines_into_a_pipe(script: Script, tmp_path: Path) -> None:
+    """Which has no length and no place: whoever reads it has the rows."""
+    pipe = tmp_path / "rows.jsonl"
+    os.mkfifo(pipe)
+    read: list[str] = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text()))
+    reader.start()
+    status = main(["embed", "--text", "a", "b", "--out", str(pipe)], environ(script))
+    reader.join(TIMEOUT_S)
+
+    assert 0 == status
+    assert ["a", "b"] == [json.loads(line)["input"] for line in read[0].splitlines()]
 
 
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.parquet", "vectors.npy"])

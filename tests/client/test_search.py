@@ -92,6 +92,7 @@ def test_vectors_of_another_model(name: str, tmp_path: Path, capsys: pytest.Capt
     ("name", "content", "cause"),
     [
         pytest.param("v.npy", b"not an array", "is no array", id="no array"),
+        pytest.param("v.npy", b"", "is no array", id="no bytes"),
         pytest.param("v.jsonl", b"", "has no rows", id="no rows"),
         pytest.param("v.jsonl", b"not JSON\n", "line 1 is not JSON", id="no JSON"),
         pytest.param("v.jsonl", b'{"embedding": [1, 0]}\n', "have 2 numbers, the query's 4", id="another length"),

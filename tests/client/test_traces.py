@@ -12,11 +12,12 @@ from clip_embedding_client.backends.pod import PodBackend
 from clip_embedding_client.backends.serverless import ServerlessBackend
 from clip_embedding_client.effects import Effect, Exchange, Flow, HttpAnswer, InProcess, Pause
 from clip_embedding_client.spans import Spans
+from clip_embedding_client.threads import ThreadDriver
 from opentelemetry.context import attach, detach
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.trace import SpanKind, StatusCode, set_span_in_context
+from opentelemetry.trace import NoOpTracer, Span, SpanKind, StatusCode, set_span_in_context
 
 from tests.client.flows import Played, members, play
 from tests.client.scripted import FakeTime
@@ -241,3 +242,33 @@ def test_application_that_traces_gets_the_spans(before: str, environ: Mapping[st
     )
 
     assert expected == done.stdout.strip()
+
+
+class _InterruptedTracer(NoOpTracer):
+    """Ctrl-C comes when its second span begins."""
+
+    spans = 0
+
+    def start_span(self, *given: Any, **named: Any) -> Span:  # noqa: ANN401
+        self.spans += 1
+        if self.spans == 2:
+            raise KeyboardInterrupt
+        return super().start_span(*given, **named)
+
+
+def test_ctrl_c_while_a_span_begins() -> None:
+    """The flow is told as it is without traces, and what it undoes is done."""
+    undone: list[str] = []
+
+    def flow() -> Flow[None]:
+        try:
+            yield InProcess(lambda: None, lambda: None)
+        except KeyboardInterrupt:
+            yield InProcess(lambda: undone.append("job"), lambda: None)
+            raise
+
+    driver = ThreadDriver(connect_timeout_s=1.0, clock=FakeTime().clock())
+    with pytest.raises(KeyboardInterrupt):
+        driver.run(Spans(_InterruptedTracer(), None).call(flow(), "embed_text", items=1))
+
+    assert ["job"] == undone

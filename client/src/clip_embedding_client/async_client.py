@@ -17,6 +17,8 @@ from collections.abc import (
 from contextlib import aclosing
 from typing import TYPE_CHECKING, TypeVar
 
+import anyio
+
 from clip_embedding_client.async_driver import AsyncDriver
 from clip_embedding_client.batching import Chunk, Chunker, checked_or_error, loaded_or_error
 from clip_embedding_client.clock import Clock
@@ -209,7 +211,9 @@ class AsyncClipClient:
                     await asyncio.sleep(0)
                 over = chunk is None or failed is not None
                 while sent and (over or len(sent) >= self._policy.window or sent[0].done()):
-                    for outcome in await sent[0]:
+                    # A cancellation ends this wait and not what is waited for: that is told once, below.
+                    await asyncio.wait([sent[0]])
+                    for outcome in sent[0].result():
                         yield outcome
                     sent.popleft()
                 if failed is not None:
@@ -217,7 +221,9 @@ class AsyncClipClient:
                 if over:
                     return
         finally:
-            await _cancel(sent)
+            # A cancelled scope of anyio cancels again and again what is awaited in it, also what undoes something.
+            with anyio.CancelScope(shield=True):
+                await _cancel(sent)
             await chunks.aclose()
 
 

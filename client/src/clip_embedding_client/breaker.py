@@ -57,7 +57,7 @@ class Breaker:
     def succeeded(self, admission: Admission) -> bool:
         """Report that the backend answered. Returns True if this closed the breaker."""
         with self._lock:
-            if admission.era != self._era:
+            if admission.era != self._era and not self._is_of_the_last_probes(admission):
                 return False
             self._failures = 0
             if self._state is State.CLOSED:
@@ -76,6 +76,10 @@ class Breaker:
                 return False
             self._enter(State.OPEN)
             return was_closed
+
+    def _is_of_the_last_probes(self, admission: Admission) -> bool:
+        """Whether another probe, which may be older, has failed while this one was on its way."""
+        return self._state is State.OPEN and admission.is_probe and admission.era == self._era - 1
 
     def _enter(self, state: State) -> None:
         self._state = state

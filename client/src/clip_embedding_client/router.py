@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from clip_embedding_client.breaker import Admission
 from clip_embedding_client.effects import Flow
 from clip_embedding_client.errors import (
+    ClientClosed,
     ClipClientError,
     ConfigurationError,
     FingerprintMismatch,
@@ -74,7 +75,8 @@ class Router:
         outcomes = self._checked(outcomes, self._expected)
         moved = {position: outcome for position, outcome in enumerate(outcomes) if goes_elsewhere(outcome)}
         if moved:
-            elsewhere = yield from self._move(fallback, operation, moved, budget)
+            left, causes = operation.only(list(moved)), list(moved.values())
+            elsewhere = yield from self._call_fallback(fallback, left, causes, budget)
             for position, outcome in zip(moved, elsewhere, strict=True):
                 outcomes[position] = _last_word(moved[position], outcome)
         return outcomes
@@ -83,18 +85,6 @@ class Router:
         """What is left of it for the primary; at most two thirds of a short one are kept for the fallback."""
         left_s = budget.until_s - self._policy.clock.monotonic()
         return replace(budget, until_s=budget.until_s - min(self._reserve_s, left_s * _MOST_RESERVED))
-
-    def _move(
-        self, fallback: Lane, operation: Operation, moved: Mapping[int, ClipClientError], budget: Budget
-    ) -> Flow[list[Outcome]]:
-        """Return the fallback's outcomes for the items that the primary could not serve, by position."""
-        try:
-            return (yield from self._call_fallback(fallback, operation.only(list(moved)), list(moved.values()), budget))
-        except ConfigurationError as error:
-            if len(moved) == len(operation.request_ids):
-                raise
-            # A fallback that cannot start is no reason to throw away what the primary has answered.
-            return [error] * len(moved)
 
     def _call_primary(self, operation: Operation, budget: Budget) -> Flow[list[Outcome]]:
         return self._checked((yield from self._primary.call(operation, None, budget)), self._expected)
@@ -112,7 +102,13 @@ class Router:
         if admission is None:
             # Both are down. The primary has nothing to lose, and failing at once would empty a caller's queue.
             return list(causes) if causes is not None else (yield from self._call_primary(operation, budget))
-        outcomes = self._checked((yield from self._report(fallback, operation, admission, budget)), reference)
+        try:
+            outcomes = self._checked((yield from self._report(fallback, operation, admission, budget)), reference)
+        except ClientClosed:
+            raise
+        except ConfigurationError as error:
+            # It cannot start; the primary may be back in a minute.
+            outcomes = [error] * len(operation.request_ids)
         if causes is None and all(isinstance(outcome, SetupError) for outcome in outcomes):
             # As good as down.
             return (yield from self._call_primary(operation, budget))
@@ -184,5 +180,6 @@ def _last_word(of_primary: ClipClientError, of_fallback: Outcome) -> Outcome:
         return of_fallback
     # A fallback whose key has expired does not make an item hopeless that the primary may have in a minute.
     last, other = (of_primary, of_fallback) if isinstance(of_fallback, SetupError) else (of_fallback, of_primary)
-    last.__cause__ = last.__cause__ or other
+    # Where it came from in a library says less: what it means stands in its message.
+    last.__cause__ = other
     return last

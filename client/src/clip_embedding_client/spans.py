@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from inspect import GEN_CLOSED, getgeneratorstate
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
@@ -74,21 +75,30 @@ class _Requests:
 
     def traced(self, flow: Flow[Result]) -> Flow[Result]:
         """Step through the flow, and tell of each effect that is a request before its result goes in."""
+        result: object = None
+        error: BaseException | None = None
+        while True:
+            try:
+                effect = flow.send(result) if error is None else flow.throw(error)
+                result, error = (yield from self._asked(effect)), None
+            except StopIteration as done:  # noqa: PERF203 - an effect is a request
+                value: Result = done.value
+                return value
+            except BaseException as interruption:
+                if getgeneratorstate(flow) == GEN_CLOSED:
+                    raise
+                # Also Ctrl-C while a span begins or ends: the flow has not ended, and may have something to undo.
+                result, error = None, interruption
+
+    def _asked(self, effect: Effect) -> Flow[object]:
+        span = self._begun(effect)
         try:
-            effect = next(flow)
-            while True:
-                span = self._begun(effect)
-                try:
-                    result = yield effect if span is None else _carrying(effect, span)
-                except BaseException as error:
-                    _end(span, error)
-                    effect = flow.throw(error)
-                else:
-                    _end(span, result)
-                    effect = flow.send(result)
-        except StopIteration as done:
-            value: Result = done.value
-            return value
+            result: object = yield effect if span is None else _carrying(effect, span)
+        except BaseException as error:
+            _end(span, error)
+            raise
+        _end(span, result)
+        return result
 
     def _begun(self, effect: Effect) -> Span | None:
         if isinstance(effect, Exchange):

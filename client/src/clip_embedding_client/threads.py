@@ -32,8 +32,9 @@ class ThreadDriver:
     def run(self, flow: Flow[Result], left: threading.Event | None = None) -> Result:
         """Return the flow's result. Raises what it raises.
 
-        `left` is set when nobody waits for it any more. It then ends at its next pause, and not in the middle of an
-        exchange, whose answer may name a job that is to be cancelled. Raises `ClientClosed` after `close`.
+        `left` is set when nobody waits for it any more. It then ends in a pause, or before whatever it asks for next,
+        and not in the middle of an exchange, whose answer may name a job that is to be cancelled. Raises `ClientClosed`
+        after `close`.
         """
         if self._channel.closed:
             raise ClientClosed
@@ -67,11 +68,11 @@ class ThreadDriver:
             return None, error
 
     def _perform(self, effect: Effect, left: threading.Event | None) -> object:
+        _raise_if_set(left)
         if isinstance(effect, Exchange):
             return self._channel.exchange(effect)
         if isinstance(effect, Pause):
-            _raise_if_set(left)
-            self._clock.sleep(effect.seconds)
+            self._clock.sleep(effect.seconds, left)
             _raise_if_set(left)
             return None
         try:

@@ -24,7 +24,7 @@ async def _not_at_all(_seconds: float) -> None:
     """Pauses between attempts are none of these tests' business."""
 
 
-NO_PAUSES = Clock(sleep=lambda _seconds: None, asleep=_not_at_all)
+NO_PAUSES = Clock(sleep=lambda _seconds, _left: None, asleep=_not_at_all)
 
 
 @pytest.fixture(params=TWINS)

@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing, closing, contextmanager, suppress
+from inspect import GEN_CLOSED, getgeneratorstate
 from typing import Any
 
 import anyio
@@ -287,31 +288,37 @@ def test_time_limit_of_the_callers_own() -> None:
     assert 1 == len(plane.jobs)
 
 
-def test_scope_of_anyio_that_is_cancelled() -> None:
-    """Unlike asyncio's, it cancels whatever is awaited in it from then on; the job is cancelled all the same."""
+@pytest.mark.parametrize(("call", "jobs"), CALLS)
+def test_scope_of_anyio_that_is_cancelled(call: Call, jobs: int) -> None:
+    """Unlike asyncio's, it cancels whatever is awaited in it from then on; jobs are cancelled all the same."""
 
     async def left(plane: ControlPlane) -> bool:
+        pauses = 0
+
         async def give_up(_seconds: float) -> None:
-            scope.cancel()
+            nonlocal pauses
+            pauses += 1
+            if pauses == jobs:
+                scope.cancel()
             await asyncio.Event().wait()
 
         settings = ClientSettings.from_environ(serverless_settings(plane))
         async with AsyncClipClient(settings, clock=Clock(asleep=give_up)) as client:
             with anyio.CancelScope() as scope:
-                await client.embed_text("x")
+                await call(client, [ImageItem(f"http://a/{number}.png") for number in range(BATCH + 1)])
             assert scope.cancelled_caught
             return await nothing_is_left(client)
 
     with endless_queue() as plane:
         assert asyncio.run(left(plane))
-        assert list(plane.jobs) == plane.take_stops()
-    assert 1 == len(plane.jobs)
+        assert sorted(plane.jobs) == sorted(plane.take_stops())
+    assert jobs == len(plane.jobs)
 
 
 def test_ctrl_c_while_a_job_is_polled() -> None:
     """Ctrl-C in a thread's client cancels its job, and is still a Ctrl-C."""
 
-    def interrupt(_seconds: float) -> None:
+    def interrupt(_seconds: float, _left: threading.Event | None) -> None:
         raise KeyboardInterrupt
 
     with endless_queue() as plane:
@@ -348,7 +355,7 @@ def test_ctrl_c_between_two_effects() -> None:
             told.append((yield InProcess(lambda: "undone", lambda: None)))
             raise
 
-    driver = _InterruptedBetween(connect_timeout_s=PATIENCE_S, clock=Clock(sleep=lambda _seconds: None))
+    driver = _InterruptedBetween(connect_timeout_s=PATIENCE_S, clock=Clock(sleep=lambda _seconds, _left: None))
     with pytest.raises(KeyboardInterrupt) as caught:
         driver.run(flow())
 
@@ -403,7 +410,7 @@ def test_leaving_a_loop_of_threads_early() -> None:
     pauses = threading.Semaphore(0)
     may_end = threading.Event()
 
-    def pause(_seconds: float) -> None:
+    def pause(_seconds: float, _left: threading.Event | None) -> None:
         pauses.release()
         assert may_end.wait(PATIENCE_S)
 
@@ -425,6 +432,46 @@ def test_leaving_a_loop_of_threads_early() -> None:
 
         assert sorted(plane.jobs) == sorted(plane.take_stops())
     assert 2 == len(plane.jobs)
+
+
+def run_left(flow: Flow[None], left: threading.Event) -> None:
+    """Run what is left on its way, until it has noticed."""
+    with suppress(BaseException):
+        ThreadDriver(connect_timeout_s=PATIENCE_S, clock=Clock()).run(flow, left)
+    assert GEN_CLOSED == getgeneratorstate(flow)
+
+
+def test_pause_that_nobody_waits_for() -> None:
+    """It ends when its loop is left, however long it was to be, and nothing is begun after it."""
+    left, begun = threading.Event(), threading.Event()
+    asked: list[str] = []
+
+    def flow() -> Flow[None]:
+        yield InProcess(begun.set, lambda: None)
+        yield Pause(10 * PATIENCE_S)
+        yield InProcess(lambda: asked.append("the fallback"), lambda: None)
+
+    thread = threading.Thread(target=run_left, args=(flow(), left))
+    thread.start()
+    assert begun.wait(PATIENCE_S)
+    left.set()
+    thread.join(PATIENCE_S)
+
+    assert not thread.is_alive()
+    assert [] == asked
+
+
+def test_nothing_is_begun_that_nobody_waits_for() -> None:
+    """Left in the middle of an exchange, its failure does not lead to the other backend."""
+    left = threading.Event()
+    asked: list[str] = []
+
+    def flow() -> Flow[None]:
+        yield InProcess(left.set, lambda: None)
+        yield InProcess(lambda: asked.append("the fallback"), lambda: None)
+
+    run_left(flow(), left)
+    assert [] == asked
 
 
 def test_closed_client_says_so(environ: Mapping[str, str]) -> None:

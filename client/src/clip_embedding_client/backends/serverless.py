@@ -42,12 +42,14 @@ _LONGEST_POLL_S = 5.0
 _POLL_GROWTH = 1.6
 _POLL_TIMEOUT_S = 15.0
 _CANCEL_TIMEOUT_S = 5.0
+# Also when the caller's time is over already.
+_LEAST_CANCEL_TIMEOUT_S = 1.0
 
 # How long `runsync` waits for a result unless it is told otherwise, and at least; afterwards it names the job. What has
 # no name cannot be cancelled, so a caller with less time asks for the name before that is over.
 _USUAL_WAIT_S = 90.0
 _SHORTEST_WAIT_S = 1.0
-_TIME_TO_CANCEL_S = 5.0
+_MOST_TIME_TO_CANCEL_S = 5.0
 
 # It becomes a part of a path, and of messages.
 _JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
@@ -98,20 +100,28 @@ class ServerlessBackend:
         until_s = self._clock.monotonic() + limit_s
         job = yield from self._send("POST", _runsync(limit_s), timeout_s=limit_s, body={"input": members})
         if job.get("status") in _UNFINISHED:
-            job_id = _job_id(job)
-            try:
-                job = yield from self._wait(job_id, until_s, limit_s)
-            except (GeneratorExit, JobFailed):
-                # Nothing may be asked any more, or there is no job any more.
-                raise
-            except BaseException:
-                # Its time is up, polls are refused, a cancelled task, Ctrl-C: nobody waits for the job any more.
-                yield from self._cancel(job_id)
-                raise
+            job = yield from self._end_of(_job_id(job), until_s, limit_s)
         return _output(job)
 
-    def _wait(self, job_id: str, until_s: float, limit_s: float) -> Flow[Mapping[str, Any]]:
-        """Poll until the job ends. Raises `BackendTimeout` when its time is up."""
+    def _end_of(self, job_id: str, until_s: float, limit_s: float) -> Flow[Mapping[str, Any]]:
+        """The job when it has ended. Raises `BackendTimeout` before its time is up: it is cancelled in what is left."""
+        try:
+            job = yield from self._wait(job_id, until_s - _time_to_cancel_s(limit_s))
+        except (GeneratorExit, JobFailed):
+            # Nothing may be asked any more, or there is no job any more.
+            raise
+        except BaseException:
+            # Polls are refused, a cancelled task, Ctrl-C: nobody waits for the job any more.
+            yield from self._cancel(job_id, until_s)
+            raise
+        if job is not None:
+            return job
+        is_cancelled = yield from self._cancel(job_id, until_s)
+        then = "was cancelled" if is_cancelled else "could not be cancelled"
+        raise BackendTimeout(f"job {job_id} did not end within {limit_s:.1f} s and {then}")
+
+    def _wait(self, job_id: str, until_s: float) -> Flow[Mapping[str, Any] | None]:
+        """Poll until the job ends; None when it does not in time."""
         pause_s = _FIRST_POLL_S
         while (left_s := until_s - self._clock.monotonic()) > 0:
             yield Pause(min(left_s, pause_s * self._jitter(0.75, 1.25)))
@@ -119,7 +129,7 @@ class ServerlessBackend:
             job = yield from self._poll(job_id, max(until_s - self._clock.monotonic(), _FIRST_POLL_S))
             if job is not None and job.get("status") not in _UNFINISHED:
                 return job
-        raise BackendTimeout(f"job {job_id} did not end within {limit_s:.1f} s and was cancelled")
+        return None
 
     def _poll(self, job_id: str, left_s: float) -> Flow[Mapping[str, Any] | None]:
         """Return the job as it stands, or None if this poll failed: the job itself is not lost by that."""
@@ -131,20 +141,25 @@ class ServerlessBackend:
         except OperationNotFound as error:
             raise JobFailed(f"job {job_id} is not known any more: its result was lost") from error
 
-    def _cancel(self, job_id: str) -> Flow[None]:
-        """Best effort: a job that nobody waits for costs money."""
+    def _cancel(self, job_id: str, until_s: float) -> Flow[bool]:
+        """Best effort, and whether it was done: a job that nobody waits for costs money."""
         try:
-            yield from self._send_cancel(job_id)
+            yield from self._send_cancel(job_id, until_s)
         except ClipClientError as error:
             logger.warning("a job could not be cancelled", extra={"job_id": job_id, "code": error.code})
+            return False
+        return True
 
-    def _send_cancel(self, job_id: str) -> Flow[None]:
-        route = f"/cancel/{job_id}"
+    def _send_cancel(self, job_id: str, until_s: float) -> Flow[None]:
         try:
-            yield from self._send("POST", route, timeout_s=_CANCEL_TIMEOUT_S)
+            yield from self._send_cancel_once(job_id, until_s)
         except ConnectionFailed:
             # A connection that was kept may be closed at its other end just now. To cancel twice is to cancel once.
-            yield from self._send("POST", route, timeout_s=_CANCEL_TIMEOUT_S)
+            yield from self._send_cancel_once(job_id, until_s)
+
+    def _send_cancel_once(self, job_id: str, until_s: float) -> Flow[None]:
+        left_s = max(_LEAST_CANCEL_TIMEOUT_S, until_s - self._clock.monotonic())
+        yield from self._send("POST", f"/cancel/{job_id}", timeout_s=min(left_s, _CANCEL_TIMEOUT_S))
 
     def _send(
         self, method: str, route: str, *, timeout_s: float, body: Mapping[str, Any] | None = None
@@ -164,8 +179,12 @@ class ServerlessBackend:
 
 def _runsync(limit_s: float) -> str:
     """The route that answers with the job's result or, some time before `limit_s` is over, with its id."""
-    wait_s = max(_SHORTEST_WAIT_S, limit_s - min(_TIME_TO_CANCEL_S, limit_s / 4))
+    wait_s = max(_SHORTEST_WAIT_S, limit_s - _time_to_cancel_s(limit_s))
     return "/runsync" if wait_s >= _USUAL_WAIT_S else f"/runsync?wait={int(wait_s * 1000)}"
+
+
+def _time_to_cancel_s(limit_s: float) -> float:
+    return min(_MOST_TIME_TO_CANCEL_S, limit_s / 4)
 
 
 def _job_id(job: Mapping[str, Any]) -> str:

@@ -30,9 +30,11 @@ class ArrayFile:
 
     def __init__(self, path: Path) -> None:
         self.place = str(path)
+        self._path = path
         self._rows = 0
         self._dim = 0
-        self._file = path.open("r+b" if path.exists() else "wb")
+        self._is_new = not path.exists()
+        self._file = path.open("wb" if self._is_new else "r+b")
         self._is_begun = False
 
     def rows_there(self) -> Iterator[Row]:
@@ -53,10 +55,13 @@ class ArrayFile:
         self._begin()
 
     def close(self) -> None:
-        if not self._file.closed:
-            if self._is_begun:
-                self._write_header()
-            self._file.close()
+        if self._file.closed:
+            return
+        if self._is_begun:
+            self._write_header()
+        self._file.close()
+        if self._is_new and not self._is_begun:
+            self._path.unlink()
 
     def _begin(self) -> None:
         if not self._is_begun:
@@ -90,7 +95,8 @@ def open_array(path: Path) -> np.memmap[tuple[int, int], np.dtype[np.float32]]:
     """Return the vectors of a file, (n, dim), read where they lie. Raises `WrongUse`."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except ValueError as error:
+    # EOFError: it has no bytes.
+    except (ValueError, EOFError) as error:
         raise WrongUse(f"{path}: is no array of numbers") from error
     if not isinstance(array, np.memmap) or array.ndim != 2 or array.dtype.kind != "f":
         raise WrongUse(f"{path}: must be an array of vectors, (n, dim)")

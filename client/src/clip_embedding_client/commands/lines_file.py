@@ -40,9 +40,10 @@ class LinesFile:
     def __init__(self, path: Path, *, resume: bool) -> None:
         self.place = str(path)
         self._path = path
-        # Without a buffer: no row waits, and none is written by halves.
-        self._file = path.open("r+b" if path.exists() else "wb", buffering=0)
-        self._is_begun = resume
+        self._is_new = not path.exists()
+        # Without a buffer: no row waits, and none is written by halves. A pipe has nothing that could be kept.
+        self._file = path.open("r+b" if path.is_file() else "wb", buffering=0)
+        self._is_begun = resume and not self._is_new
 
     def rows_there(self) -> Iterator[Row]:
         """Yield them, then cut off what a killed run has left of a line. Raises `WrongUse`."""
@@ -66,10 +67,13 @@ class LinesFile:
 
     def close(self) -> None:
         self._file.close()
+        if self._is_new and not self._is_begun:
+            self._path.unlink(missing_ok=True)
 
     def _begin(self) -> None:
         if not self._is_begun:
-            self._file.truncate()
+            if self._file.seekable():
+                self._file.truncate()
             self._is_begun = True
 
 

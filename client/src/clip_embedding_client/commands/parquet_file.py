@@ -83,6 +83,8 @@ class ParquetFile:
         if self._rows:
             self._write_part()
         elif self._folder.exists() and not part_files(self._folder):
+            # Of a run that was killed.
+            (self._folder / _UNFINISHED).unlink(missing_ok=True)
             self._folder.rmdir()
 
     def _begin(self) -> None:
