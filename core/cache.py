@@ -80,8 +80,8 @@ class Cache:
         self._key_of_first: dict[Item, Key] = {}
         # The first ones whose row is being looked up in `shared`: whether they are computed is open.
         self._looked_up: dict[Item, _Flight] = {}
-        # Those who waited for one that is gone, until a thread of the cache's own sees to them.
-        self._left: set[Item] = set()
+        # Those who waited for one that is gone, and for which, until a thread of the cache's own sees to them.
+        self._left: dict[Item, _Flight] = {}
         self._counts = dict.fromkeys(Modality, Counts())
         # Not on the thread that has failed: that may hold a lock which computing takes.
         self._again = ThreadPoolExecutor(1, thread_name_prefix="cache")
@@ -117,6 +117,9 @@ class Cache:
         not block on what is shared, another one does, and computes.
         """
         mine = [(item, key) for item, key in wanted if self._must_compute(item, key, compute)]
+        self._compute(mine, compute, may_block=may_block)
+
+    def _compute(self, mine: Sequence[tuple[Item, Key]], compute: Compute, *, may_block: bool) -> None:
         with self._lock:
             unsure = [(self._looked_up[item], key) for item, key in mine if item in self._looked_up]
             sure = [item for item, _ in mine if item not in self._looked_up]
@@ -134,17 +137,18 @@ class Cache:
         """
         gone = set(items)
         with self._lock:
-            self._left -= gone
+            for item in gone:
+                self._left.pop(item, None)
             for flight in self._flights.values():
                 for item in flight.waiting.keys() & gone:
                     del flight.waiting[item]
             keys = [self._key_of_first[item] for item in gone if item in self._key_of_first]
             flights = [self._end_flight(key) for key in keys]
             for flight in flights:
-                self._left.update(flight.waiting)
+                self._leave(flight)
         for key, flight in zip(keys, flights, strict=True):
             for item, compute in flight.waiting.items():
-                self._see_to(item, partial(self.claim, [(item, key)], compute, may_block=False))
+                self._again.submit(_tried, partial(self._claim_again, item, key, compute, flight), [item])
 
     def close(self) -> None:
         """Look up and compute nothing any more."""
@@ -192,31 +196,40 @@ class Cache:
         for one in (item, *waiting):
             one.settle(_as_cached(kept))
 
-    def _must_compute(self, item: Item, key: Key, compute: Compute) -> bool:
-        failed: _Flight | None = None
+    def _must_compute(self, item: Item, key: Key, compute: Compute, left_by: _Flight | None = None) -> bool:
         with self._lock:
+            if left_by is not None and not self._take_left(item, left_by):
+                return False
             if self._key_of_first.get(item) == key:
                 # It begins again: the process that it was in has ended.
                 return True
-            if item in self._key_of_first:
-                # And its server has something else under the same address by now.
-                failed = self._end_flight(self._key_of_first[item])
-                self._left.update(failed.waiting)
-            row = self._found(item, key)
-            flight = self._flights.get(key)
-            if row is None and flight is not None:
-                flight.waiting[item] = compute
-            elif row is None:
-                self._take_off(item, key)
+            failed = self._end_other(item)
+            row, is_first = self._row_or_flight(item, key, compute)
         if failed is not None:
             self._compute_again(failed)
         if row is not None:
             item.settle(_as_cached(row))
-            return False
-        if flight is not None:
-            return False
-        item.when_settled(self._landed)
-        return True
+        if is_first:
+            item.when_settled(self._landed)
+        return is_first
+
+    def _end_other(self, item: Item) -> _Flight | None:
+        """It begins again, and its server has something else under the same address by now."""
+        if item not in self._key_of_first:
+            return None
+        failed = self._end_flight(self._key_of_first[item])
+        self._leave(failed)
+        return failed
+
+    def _row_or_flight(self, item: Item, key: Key, compute: Compute) -> tuple[Encoded | None, bool]:
+        """The row, if it is there, and else whether this is the first who wants it."""
+        row = self._found(item, key)
+        flight = self._flights.get(key)
+        if row is None and flight is not None:
+            flight.waiting[item] = compute
+        elif row is None:
+            self._take_off(item, key)
+        return row, row is None and flight is None
 
     def _take_off(self, item: Item, key: Key) -> None:
         flight = self._flights[key] = _Flight(item)
@@ -252,7 +265,7 @@ class Cache:
             if row is not None:
                 self._count(item.modality, hits=len(flight.waiting))
             else:
-                self._left.update(flight.waiting)
+                self._leave(flight)
         if row is None:
             self._compute_again(flight)
             return
@@ -276,26 +289,35 @@ class Cache:
             self.used_bytes -= ENTRY_BYTES + oldest.vector.nbytes
         return kept
 
+    def _leave(self, flight: _Flight) -> None:
+        self._left.update(dict.fromkeys(flight.waiting, flight))
+
+    def _take_left(self, item: Item, left_by: _Flight) -> bool:
+        """False where it has been put off meanwhile, whatever it may wait for, or be left by, since."""
+        if self._left.get(item) is not left_by:
+            return False
+        del self._left[item]
+        return True
+
+    def _claim_again(self, item: Item, key: Key, compute: Compute, left_by: _Flight) -> None:
+        if not item.still_wanted():
+            with self._lock:
+                self._take_left(item, left_by)
+        elif self._must_compute(item, key, compute, left_by):
+            self._compute([(item, key)], compute, may_block=False)
+
     def _compute_again(self, flight: _Flight) -> None:
         """Each by itself: what was wrong with the first need not be wrong with them, and may be."""
         for item, compute in flight.waiting.items():
-            self._see_to(item, partial(self._compute_alone, item, compute))
+            self._again.submit(_tried, partial(self._compute_alone, item, compute, flight), [item])
 
-    def _compute_alone(self, item: Item, compute: Compute) -> None:
+    def _compute_alone(self, item: Item, compute: Compute, left_by: _Flight) -> None:
         with self._lock:
-            self._count(item.modality, misses=1)
-        compute([item])
-
-    def _see_to(self, item: Item, call: Callable[[], object]) -> None:
-        """Have `call` called for one that is left, unless it is put off before."""
-        self._again.submit(_tried, partial(self._call_if_left, item, call), [item])
-
-    def _call_if_left(self, item: Item, call: Callable[[], object]) -> None:
-        with self._lock:
-            is_left = item in self._left
-            self._left.discard(item)
+            is_left = self._take_left(item, left_by)
         if is_left and item.still_wanted():
-            call()
+            with self._lock:
+                self._count(item.modality, misses=1)
+            compute([item])
 
     def _count(self, modality: Modality, *, hits: int = 0, misses: int = 0) -> None:
         before = self._counts[modality]

@@ -8,6 +8,7 @@
   begins again elsewhere, and a fresh process takes its place. So a slow image costs itself and no other.
 - Whatever else was in a process that ended begins again elsewhere.
 - What waits for a process that ends before it is ready waits for another one; after too many in a row it is `NotReady`.
+  Where those were for slow images, so are the slow images that wait, and nothing else.
 """
 
 import logging
@@ -25,7 +26,8 @@ from core.errors import InvalidImage, NotReady, Overloaded, ServiceError, StartE
 from core.images.arena import Decoding
 from core.images.job import ImageJob, Listener
 from core.images.messages import DECODE, ENDED, FETCHED, FORGET, READY, SLOW, WORK, ChildSettings, Garbled, Report
-from core.images.process import PROGRAM, Exit, ImageProcess, Ticket
+from core.images.process import PROGRAM, START_WITHIN_S, Exit, ImageProcess, Ticket
+from core.images.starts import Starts
 from core.metrics import Reading
 
 logger = logging.getLogger(__name__)
@@ -39,10 +41,6 @@ _NEVER_S = 1e9
 # A request's images go to one process in portions of at least this many: a message costs more than an image.
 _LEAST_PART = 4
 
-# One that dies before it is ready will not do better at once; so many in a row, and the service itself is broken.
-_MAX_DEAD_STARTS = 8
-_MAX_DELAY_S = 5.0
-_START_TIMEOUT_S = 60.0
 
 # A process may be killed by somebody else while it decodes; twice in a row with the same image is that image's fault.
 _MAX_CRASHES = 2
@@ -117,6 +115,7 @@ class ImageProcesses:
         self._listener = listener
         self._wanted = processes
         self._most_slow = max(1, processes // 2)
+        self._most = {False: self._wanted, True: self._most_slow}
         self._budget_s = budget_s
         self._program = program
         self._changed = threading.Condition()
@@ -126,15 +125,19 @@ class ImageProcesses:
         self._crashes: Counter[ImageJob] = Counter()
         self._unassigned: list[_Unassigned] = []
         self._numbers = count(1)
-        self._dead_starts = 0
+        # Here and below by whether they are for slow images.
+        self._starts = {slow: Starts() for slow in (False, True)}
+        self._usual_decode_s = dict.fromkeys((False, True), 0.0)
+        # Those that could not even begin, until they are tried again.
+        self._unstarted: list[bool] = []
+        self._starter = threading.Thread(target=self._start_what_could_not, name="image-processes", daemon=True)
         self._exits = dict.fromkeys(Exit, 0)
-        self._usual_decode_s = 0.0
         self._closing = False
 
     @property
     def healthy(self) -> bool:
-        """Whether they can still be started."""
-        return self._dead_starts < _MAX_DEAD_STARTS
+        """Whether those for ordinary images can still be started."""
+        return not self._starts[False].given_up
 
     @property
     def pids(self) -> list[int]:
@@ -143,9 +146,16 @@ class ImageProcesses:
 
     @property
     def undecoded(self) -> Undecoded:
-        """Where decodes take turns, what waits for one is the scheduler's to count: here it is only what is slow."""
-        waiting = [each.arena.waiting for each in list(self._processes) if each.slow or not self._settings.in_turns]
-        return Undecoded(sum(waiting), sum(waiting) * self._usual_decode_s / self._wanted)
+        """Where decodes take turns, what waits for one is the scheduler's to count: here it is only what is slow. And
+        what is in a process that was left alone with a slow image has begun again elsewhere.
+        """
+        images, seconds = 0, 0.0
+        for process in list(self._processes):
+            if not process.detached and (process.slow or not self._settings.in_turns):
+                waiting = process.arena.waiting
+                images += waiting
+                seconds += waiting * self._usual_decode_s[process.slow] / self._most[process.slow]
+        return Undecoded(images, seconds)
 
     def readings(self) -> Iterator[Reading]:
         """How many run, and why others have ended, for metrics."""
@@ -156,6 +166,7 @@ class ImageProcesses:
 
     def start(self) -> None:
         """Start them; they become ready on their own."""
+        self._starter.start()
         with self._changed:
             for _ in range(self._wanted):
                 self._add_process()
@@ -163,8 +174,8 @@ class ImageProcesses:
     def wait_until_ready(self) -> None:
         """Raises `StartError` when one of them does not come up."""
         with self._changed:
-            self._changed.wait_for(lambda: self._dead_starts or self._all_ready(), _START_TIMEOUT_S)
-            if self._dead_starts or not self._all_ready():
+            self._changed.wait_for(lambda: self._starts[False].dead or self._all_ready(), START_WITHIN_S)
+            if self._starts[False].dead or not self._all_ready():
                 raise StartError("an image process does not start: see the log above")
 
     def begin(self, jobs: Sequence[ImageJob], *, at_once: int) -> None:
@@ -192,11 +203,14 @@ class ImageProcesses:
         """End them all; nobody is told anything any more."""
         with self._changed:
             self._closing = True
+            self._changed.notify_all()
             processes = list(self._processes)
         for process in processes:
             process.close()
         for process in processes:
             process.join()
+        if self._starter.is_alive():
+            self._starter.join()
 
     # From here on the threads of the processes call.
 
@@ -249,7 +263,8 @@ class ImageProcesses:
             if self._closing:
                 return
             self._exits[process.exit] += 1
-            self._dead_starts = 0 if process.ready else self._dead_starts + 1
+            if not process.ready:
+                self._starts[process.slow].note(ready=False)
             if not process.detached and not process.slow and self.healthy:
                 self._add_process()
             self._begin_again(process, news)
@@ -262,15 +277,42 @@ class ImageProcesses:
     def _all_ready(self) -> bool:
         return all(process.ready for process in self._processes if not process.slow)
 
-    def _add_process(self, *, slow: bool = False) -> None:
+    def _add_process(self, *, slow: bool = False, at_once: bool = False) -> None:
+        """Where it cannot even begin, for want of threads or descriptors, it is tried again as one that has died is."""
         settings = replace(self._settings, slow_s=_NEVER_S, in_turns=False) if slow else self._settings
-        process = ImageProcess(settings, self, self._program, slow=slow)
+        starts = self._starts[slow]
+        try:
+            process = ImageProcess(settings, self, self._program, slow=slow)
+            process.start(delay_s=0.0 if at_once else starts.delay_s)
+        except (OSError, RuntimeError):
+            logger.exception("an image process cannot begin")
+            starts.note(ready=False)
+            self._unstarted.append(slow)
+            self._changed.notify_all()
+            return
         self._processes.append(process)
-        process.start(delay_s=0.0 if self._dead_starts == 0 else min(0.1 * 2.0**self._dead_starts, _MAX_DELAY_S))
+
+    def _start_what_could_not(self) -> None:
+        """On a thread that is there already: it may be threads that are wanting."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._closing or self._unstarted)
+                if self._closing:
+                    return
+                slow = self._unstarted[0]
+                if self._changed.wait_for(lambda: self._closing, self._starts[slow].delay_s):
+                    return
+                news = _News()
+                self._unstarted.remove(slow)
+                if not self._starts[slow].given_up:
+                    self._add_process(slow=slow, at_once=True)
+                if self._starts[slow].given_up:
+                    self._assign_waiting(news)
+            self._tell(news)
 
     def _note_ready(self, process: ImageProcess, news: _News) -> None:
         process.ready = True
-        self._dead_starts = 0
+        self._starts[process.slow].note(ready=True)
         if process.slow:
             process.give_way()
         self._assign_waiting(news)
@@ -279,6 +321,10 @@ class ImageProcesses:
     def _assign_waiting(self, news: _News) -> None:
         waiting, self._unassigned = self._unassigned, []
         self._assign_all(waiting, news)
+        if self._starts[True].given_up:
+            # Whoever waited has been told. The next slow image is tried anew: everything else goes on meanwhile.
+            self._starts[True] = Starts()
+            self._unstarted = [slow for slow in self._unstarted if not slow]
 
     def _assign_all(self, unassigned: Iterable[_Unassigned], news: _News) -> None:
         for waiting in unassigned:
@@ -288,10 +334,10 @@ class ImageProcesses:
     def _assign(self, jobs: list[ImageJob], at_once: int, news: _News, *, slow: bool = False) -> None:
         """Share jobs of one request out among the least busy processes; while none is ready they wait for one."""
         of_kind = [process for process in self._processes if process.slow is slow and not process.detached]
-        if slow and self.healthy and len(of_kind) < self._most_slow and all(process.tickets for process in of_kind):
+        if slow and self._may_add_slow(of_kind):
             self._add_process(slow=True)
         free = sorted((process for process in of_kind if process.ready), key=lambda process: len(process.tickets))
-        if not free and not self.healthy:
+        if not free and (self._starts[slow].given_up or not self.healthy):
             self._refuse(jobs, NotReady, news)
             return
         if not free:
@@ -300,6 +346,11 @@ class ImageProcesses:
         parts = min(len(free), -(-len(jobs) // _LEAST_PART))
         for index, process in enumerate(free[:parts]):
             self._hand_over(process, jobs[index::parts], -(-at_once // parts), news)
+
+    def _may_add_slow(self, there: Sequence[ImageProcess]) -> bool:
+        if not self.healthy or self._starts[True].given_up or True in self._unstarted:
+            return False
+        return len(there) < self._most_slow and all(process.tickets for process in there)
 
     def _hand_over(self, process: ImageProcess, jobs: list[ImageJob], at_once: int, news: _News) -> None:
         sent = next((job.content.file for job in jobs if job.content is not None), None)
@@ -370,8 +421,13 @@ class ImageProcesses:
         self._note(job, report)
         if report.error is None:
             job.pixels = process.arena.slots[ticket.slot]
-            self._usual_decode_s = moving_average(self._usual_decode_s, report.decode_ms / 1000, newest=_NEWEST)
+            self._note_decode(process, report.decode_ms / 1000)
         return job
+
+    def _note_decode(self, process: ImageProcess, seconds: float) -> None:
+        if not process.detached:
+            usual_s = self._usual_decode_s[process.slow]
+            self._usual_decode_s[process.slow] = moving_average(usual_s, seconds, newest=_NEWEST)
 
     def _note(self, job: ImageJob, report: Report) -> None:
         job.download_began_s, job.download_ms = report.download_began_s, report.download_ms

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
@@ -42,6 +42,9 @@ OWN_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
 }
+
+# One that needs longer will never be ready.
+START_WITHIN_S = 60.0
 
 # How often the processor time of a decode is looked at.
 _LOOK_S = 0.1
@@ -130,13 +133,19 @@ class ImageProcess:
         self._settings = settings
         self._program = program
         self._owner = owner
-        self._descriptor = Arena.create(size_px=settings.size_px, slots=settings.slots)
-        self.arena = Arena(self._descriptor, size_px=settings.size_px, slots=settings.slots)
-        self._sock, self._other_end = socket.socketpair()
-        self._sock.settimeout(_LOOK_S)
-        # A socket object of its own: a send has another patience than the loop that reads.
-        self._writer = self._sock.dup()
-        self._writer.settimeout(_SEND_TIMEOUT_S)
+        with ExitStack() as made:
+            # What the process has of its own as soon as it runs.
+            self._given = made.enter_context(ExitStack())
+            self._descriptor = Arena.create(size_px=settings.size_px, slots=settings.slots)
+            self._given.callback(os.close, self._descriptor)
+            self.arena = Arena(self._descriptor, size_px=settings.size_px, slots=settings.slots)
+            self._sock, self._other_end = socket.socketpair()
+            made.enter_context(self._sock).settimeout(_LOOK_S)
+            self._given.enter_context(self._other_end)
+            # A socket object of its own: a send has another patience than the loop that reads.
+            self._writer = made.enter_context(self._sock.dup())
+            self._writer.settimeout(_SEND_TIMEOUT_S)
+            self._made = made.pop_all()
         self._sending = threading.Lock()
         self._popen: subprocess.Popen[bytes] | None = None
         self._killed_for: Exit | None = None
@@ -160,9 +169,13 @@ class ImageProcess:
         return self._killed_for if is_killed and self._killed_for is not None else Exit.of(status)
 
     def start(self, delay_s: float = 0.0) -> None:
-        """Start it on a thread of its own, after `delay_s`."""
+        """Start it on a thread of its own, after `delay_s`. Raises `RuntimeError` when there are none left."""
         self._delay_s = delay_s
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:
+            self._made.close()
+            raise
 
     def send(self, message: list[Any], descriptor: int | None = None) -> None:
         """From any thread; a `descriptor` goes along, and is closed here. One that cannot take it is ended, and `died`
@@ -244,13 +257,12 @@ class ImageProcess:
             # time out between sessions first, and there `give_way` would give nothing.
             process_group=0,
         )
-        self._other_end.close()
-        os.close(self._descriptor)
+        self._given.close()
         self.send([asdict(self._settings)])
 
     def _listen(self) -> None:
         inbox = Inbox(self._sock)
-        looked_s = time.monotonic()
+        began_s = looked_s = time.monotonic()
         while True:
             try:
                 for message in inbox.receive():
@@ -260,6 +272,8 @@ class ImageProcess:
             if time.monotonic() - looked_s >= _LOOK_S:
                 looked_s = time.monotonic()
                 self._look()
+            if not self.ready and looked_s - began_s > START_WITHIN_S:
+                self.kill(Exit.START)
 
     def _look(self) -> None:
         decoding = self.arena.decoding
@@ -271,8 +285,7 @@ class ImageProcess:
         if self._popen is not None:
             self._popen.kill()
             self._popen.wait()
-        for sock in (self._sock, self._writer, self._other_end):
-            sock.close()
+        self._made.close()
 
 
 def _cpu_ns(pid: int) -> int:

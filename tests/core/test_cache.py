@@ -263,6 +263,30 @@ def test_one_that_waited_and_is_put_off_is_not_computed() -> None:
     cache.close()
 
 
+def test_one_that_was_left_twice_is_computed_for_the_file_that_it_has_now() -> None:
+    """What was about to be done for it when it was put off is not done for it any more, whatever it waits for since."""
+    cache, computes = a_cache(), Computes()
+    before, after = image_keys(cache, b"x", b"y")
+    first, other, moved, busy, behind = (item(Modality.IMAGE) for _ in range(5))
+    opened = threading.Event()
+    [busy_key] = image_keys(cache, b"z")
+    cache.claim([(busy, busy_key)], lambda _: None)
+    cache.claim([(behind, busy_key)], lambda _: opened.wait(SOON_S))
+    busy.settle(InvalidImage())
+    cache.claim([(first, before), (moved, before)], computes)
+    cache.put_off([first])
+    cache.put_off([moved])
+    cache.claim([(other, after), (moved, after)], computes)
+    other.settle(InvalidImage())
+    opened.set()
+    _seen_to(cache)
+
+    moved.settle(row())
+    assert 1 == computes.items.count(moved)
+    assert not knows(cache, before, Modality.IMAGE)
+    cache.close()
+
+
 def _seen_to(cache: Cache) -> None:
     """All who were left by now."""
     [key] = image_keys(cache, b"nobody's")

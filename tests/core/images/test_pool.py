@@ -1,14 +1,17 @@
 """Image processes: real ones, over a real server, and with a decoder that hangs, crashes and dawdles."""
 
 import base64
+import errno
 import hashlib
 import os
 import signal
+import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -31,9 +34,10 @@ from core.images.content import SentImages, SentLimits
 from core.images.decoding.pixels import PixelDecoder
 from core.images.job import ImageJob
 from core.images.messages import Garbled
-from core.images.pool import ImageProcesses
-from core.images.process import PROGRAM, Exit
+from core.images.pool import ImageProcesses, Undecoded
+from core.images.process import PROGRAM, Exit, ImageProcess
 from core.images.settings import child_settings
+from core.images.starts import MOST_DEAD
 from core.metrics import Distribution
 from core.settings import load_settings
 from models.shapes import draw, single
@@ -308,6 +312,30 @@ def test_what_waits_for_a_decoder_is_counted(
     assert (seen_s[1] > 0.0) is not in_turns
 
 
+def test_slow_image_says_nothing_of_what_waits(images: ImageServer) -> None:
+    """Neither of how long others take, nor of those that were with it and have begun again elsewhere."""
+    slow = images.add("/slow", SPIN)
+    urls = [images.add(f"/quick-{number}", b"1") for number in range(20)]
+    with pool(processes=1, program=SCRIPTED) as (target, collector):
+        quick = jobs_of(urls)
+        target.begin(quick, at_once=8)
+        collector.wait_for(quick)
+        usual_s = dict(target._usual_decode_s)
+        [alone] = target._processes
+        left_alone = jobs_of([slow])
+        target.begin(left_alone, at_once=1)
+        _wait_until(lambda: alone.arena.decoding)
+        others = jobs_of([images.add("/other", b"2")])
+        target.begin(others, at_once=1)
+        _wait_until(lambda: alone.arena.waiting)
+        collector.wait_for(others)
+        assert (alone.detached, Undecoded(0, 0.0)) == (True, target.undecoded)
+        target.release([*quick, *left_alone, *others])
+
+        assert usual_s[False] > 0.0
+        assert 0.0 == usual_s[True] == target._usual_decode_s[True]
+
+
 def test_decode_over_its_budget_costs_that_image_alone(images: ImageServer) -> None:
     """It is told which budget; what else was in that process begins again elsewhere."""
     good = [images.add(f"/{number}", str(number).encode()) for number in range(20)]
@@ -395,6 +423,165 @@ def test_process_for_slow_images_that_nobody_waits_for_is_not_replaced(images: I
         _wait_until(lambda: exits_of(target))
 
         assert [False] == [process.slow for process in target._processes]
+
+
+def lacks(patch: pytest.MonkeyPatch, what: str, times: int, *, slow: bool) -> list[str]:
+    """So many starts of image processes for slow or other images fail for want of something; returns those that did."""
+    failed: list[str] = []
+    owner, name = {
+        "descriptors": (ImageProcess, "__init__"),
+        "threads": (threading.Thread, "start"),
+        "processes": (ImageProcess, "_spawn"),
+    }[what]
+    method: Callable[..., None] = getattr(owner, name)
+
+    def fail_or_do(target: Any, *given: object, **named: object) -> None:  # noqa: ANN401
+        process = getattr(getattr(target, "_target", None), "__self__", target)
+        is_wanted = isinstance(process, ImageProcess) and {**vars(process), **named}["slow"] is slow
+        if is_wanted and len(failed) < times:
+            failed.append(what)
+            raise RuntimeError("can't start new thread") if what == "threads" else OSError(errno.EAGAIN, "nothing left")
+        method(target, *given, **named)
+
+    patch.setattr(owner, name, fail_or_do)
+    return failed
+
+
+@pytest.mark.parametrize("what", ["descriptors", "threads", "processes"])
+def test_start_that_cannot_begin_is_tried_again(
+    images: ImageServer, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """What was in the process before, and what comes meanwhile, waits for it."""
+    held, gate = images.add_gated("/in-it", b"1")
+    other = images.add("/meanwhile", b"2")
+    with pool(processes=1, program=SCRIPTED) as (target, collector):
+        failed = lacks(monkeypatch, what, 3, slow=False)
+        jobs = jobs_of([held, other])
+        target.begin(jobs[:1], at_once=1)
+        gate.wait_for_request()
+        os.kill(target.pids[0], signal.SIGKILL)
+        _wait_until(lambda: failed)
+        gate.open()
+        target.begin(jobs[1:], at_once=1)
+        collector.wait_for(jobs)
+
+        assert [1, 2] == greys(jobs)
+        assert ([what] * 3, True) == (failed, target.healthy)
+
+
+@pytest.mark.parametrize("what", ["descriptors", "threads", "processes"])
+def test_start_for_slow_images_that_cannot_begin_is_tried_again(
+    images: ImageServer, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """The process for the others does not notice."""
+    url = images.add("/large.png", encoded(Image.new("RGB", (3000, 3000), "red"), "PNG"))
+    with pool(processes=1) as (target, collector):
+        before = target.pids
+        failed = lacks(monkeypatch, what, 2, slow=True)
+        jobs = jobs_of([url])
+        target.begin(jobs, at_once=1)
+        collector.wait_for(jobs)
+
+        assert [None] == [job.error for job in jobs]
+        assert [what] * 2 == failed
+        assert before == target.pids[:1]
+        target.release(jobs)
+
+
+def test_slow_images_whose_processes_cannot_start_are_refused_alone(
+    images: ImageServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After so many starts that died; everything else goes on, and so do slow images once they can."""
+    url = images.add("/large.png", encoded(Image.new("RGB", (3000, 3000), "red"), "PNG"))
+    small = images.add("/small.png", encoded(draw(single("red", "circle"), 100), "PNG"))
+    monkeypatch.setattr("core.images.starts._MOST_DELAY_S", 0.01)
+    with pool(processes=1) as (target, collector):
+        before = target.pids
+        failed = lacks(monkeypatch, "processes", MOST_DEAD, slow=True)
+        refused, later = jobs_of([url]), jobs_of([small, url])
+        target.begin(refused, at_once=1)
+        collector.wait_for(refused)
+        assert ([NotReady], MOST_DEAD, True) == ([type(refused[0].error)], len(failed), target.healthy)
+
+        target.begin(later, at_once=2)
+        collector.wait_for(later)
+        assert [None, None] == [job.error for job in later]
+        assert before == target.pids[:1]
+        target.release(later)
+
+
+def test_having_given_up_is_for_good(images: ImageServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when one ends that has been ready before, and was left alone with a slow image."""
+    monkeypatch.setattr("core.images.starts._MOST_DELAY_S", 0.01)
+    slow = images.add("/spin", SPIN)
+    with pool(processes=1, program=SCRIPTED) as (target, collector):
+        [alone] = target.pids
+        failed = lacks(monkeypatch, "processes", 10 * MOST_DEAD, slow=False)
+        first, after = jobs_of([slow]), jobs_of([images.add("/1", b"1")])
+        target.begin(first, at_once=1)
+        _wait_until(lambda: not target.healthy)
+        os.kill(alone, signal.SIGKILL)
+        _wait_until(lambda: not target.pids)
+        target.begin(after, at_once=1)
+        collector.wait_for(after)
+
+        assert [NotReady] == greys(after)
+        assert (MOST_DEAD, False) == (len(failed), target.healthy)
+
+
+def test_no_descriptor_of_a_failed_start_is_left_behind(images: ImageServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However far it came."""
+    with pool(processes=1, program=SCRIPTED) as (target, collector):
+        before = arenas_here()
+        for what in ("threads", "processes"):
+            with monkeypatch.context() as patch:
+                failed = lacks(patch, what, 3, slow=False)
+                os.kill(target.pids[0], signal.SIGKILL)
+                _wait_until(lambda: len(failed) == 3)  # noqa: B023 - called at once
+                jobs = jobs_of([images.add("/1", b"1")])
+                target.begin(jobs, at_once=1)
+                collector.wait_for(jobs)
+                target.release(jobs)
+
+        assert before == arenas_here()
+
+
+def arenas_here() -> int:
+    """Descriptors of this process that are memory for pixels."""
+    links = [os.path.realpath(entry) for entry in Path("/proc/self/fd").iterdir()]
+    return len([link for link in links if "memfd:images" in link])
+
+
+def let_all_go(asking: socket.socket, ended: threading.Event) -> None:
+    asking.settimeout(0.1)
+    while not ended.is_set():
+        # Nobody asks, or it is one that is being killed.
+        with suppress(OSError):
+            connection, _ = asking.accept()
+            with connection:
+                connection.sendall(GO)
+
+
+def test_process_that_hangs_at_its_start_is_replaced(images: ImageServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one is that dies there."""
+    url = images.add("/large.png", encoded(Image.new("RGB", (3000, 3000), "red"), "PNG"))
+    with starts(SOON_S) as asking, pool(processes=1, program=ASKING) as (target, collector):
+        jobs = jobs_of([url])
+        with monkeypatch.context() as patch:
+            target.begin(jobs, at_once=1)
+            hanging, _ = asking.accept()
+            patch.setattr("core.images.process.START_WITHIN_S", 0.0)
+            _wait_until(lambda: exits_of(target))
+        hanging.close()
+        going = threading.Thread(target=let_all_go, args=(asking, ended := threading.Event()))
+        going.start()
+        collector.wait_for(jobs)
+        ended.set()
+        going.join()
+
+        assert [None] == [job.error for job in jobs]
+        assert {"start"} == set(exits_of(target))
+        target.release(jobs)
 
 
 def test_slow_image_holds_nobody_up(images: ImageServer) -> None:
