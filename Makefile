@@ -48,7 +48,7 @@ demo: $(VENV)/installed-pod+cpu+demo $(VENV)/installed-client ## find scenes of 
 # More than there are cores: half of a test's time is waiting, for a pod to start or a pause to end.
 TEST_PROCESSES ?= 3
 
-# In their order: by number, the files with the fewest and longest tests would come last, and one process would have them.
+# In the order of tests/conftest.py: by number, the files with the fewest and longest tests would come last.
 test: $(VENV)/installed-all lint types ## lint, types and all tests
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 

@@ -25,6 +25,7 @@ from core.errors import StartError
 from core.settings import ServiceSettings, load_settings
 
 _FAILED, _INTERRUPTED = 1, 130
+_STANDARD_ERROR = 2
 _SAMPLE_ROWS = 2_000
 PIECE_ROWS = 512
 
@@ -46,12 +47,15 @@ _OF_CLIENTS = ("CLIP_", "EMBEDDING_", "RUNPOD_")
 def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     """Run a command and return its exit status. Raises `SystemExit` for what argparse says itself."""
     options = _parser().parse_args(arguments)
-    _end_by_signals()
+    # A copy, for as long as this process lives: while Ray starts, its standard error is nowhere.
+    said = os.dup(_STANDARD_ERROR)
+    _end_by_signals(said)
     try:
+        command = _Command(options, environ)
         with cluster(environ) as machines:
             # Again: Ray has set its own.
-            _end_by_signals()
-            summary = _Command(options, environ, machines).run()
+            _end_by_signals(said)
+            summary = command.run(machines)
     except (BulkError, StartError) as error:
         print(error, file=sys.stderr)
         return _FAILED
@@ -61,24 +65,26 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
 
 
 class _Command:
-    """What the command line asks for, on some machines."""
+    """What the command line asks for."""
 
-    def __init__(self, options: argparse.Namespace, environ: Mapping[str, str], machines: Machines) -> None:
-        """Raises `StartError` and `BulkError`."""
+    def __init__(self, options: argparse.Namespace, environ: Mapping[str, str]) -> None:
+        """What can be refused without a machine is refused here. Raises `StartError` and `BulkError`."""
         self._given = options
         self._environ = environ
         self._settings = _settings(environ)
         self._folders = Folders(Place.of(options.output))
-        self._sizes = sizes(machines, encoders=options.encoders, decoders=options.decoders)
+        if options.command == "embed":
+            self._require_format(options.format)
+
+    def run(self, machines: Machines) -> Summary | None:
+        """The summary, or None where there is only an estimate. Raises `BulkError`."""
+        self._sizes = sizes(machines, encoders=self._given.encoders, decoders=self._given.decoders)
         self._options = Options(
             self._sizes,
-            host_connections=options.host_connections,
-            cost=Cost(options.price_per_hour),
-            service=_of_clients(environ) if options.through == "client" else None,
+            host_connections=self._given.host_connections,
+            cost=Cost(self._given.price_per_hour),
+            service=_of_clients(self._environ) if self._given.through == "client" else None,
         )
-
-    def run(self) -> Summary | None:
-        """The summary, or None where there is only an estimate. Raises `BulkError`."""
         if self._given.command == "retry":
             return self._retry()
         planned = self._planned()
@@ -97,7 +103,6 @@ class _Command:
 
     def _planned(self) -> Planned:
         given = self._given
-        self._require_format(given.format)
         return Planned(_input(given), self._model(), given.dtype, given.format, given.piece_rows)
 
     def _plan(self, planned: Planned) -> Plan:
@@ -256,19 +261,19 @@ def _positive(text: str) -> int:
     return number
 
 
-def _end_by_signals() -> None:
+def _end_by_signals(said: int) -> None:
+    """Have Ctrl-C and SIGTERM end this process, and say so there."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _end)
+        signal.signal(number, lambda _signal, _frame: _end(said))
 
 
-def _end(_signal: int, _frame: object) -> NoReturn:
+def _end(said: int) -> NoReturn:
     """At once: an exception may be raised where nobody hears it, in a finaliser of Ray's, and then the run would go on.
 
     What is done is in files, each of which is whole; what Ray has started for this run ends with the process.
     """
-    behind_the_bar = b"\n" if sys.stderr.isatty() else b""
-    message = b"interrupted: the same command with --resume goes on after what is done\n"
-    os.write(sys.stderr.fileno(), behind_the_bar + message)
+    behind_the_bar = b"\n" if os.isatty(said) else b""
+    os.write(said, behind_the_bar + b"interrupted: the same command with --resume goes on after what is done\n")
     os._exit(_INTERRUPTED)
 
 

@@ -1,19 +1,61 @@
 """Fixtures shared by all packages: one image server, one pod and one serverless handler for the whole run."""
 
 import locale
+import os
 from collections.abc import Iterator
+
+# Before numpy and torch are here: where others want the processors too, threads that wait for each other in a loop take
+# several times as long as one. Services under test are not told.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from tools.testbed.control_plane import ControlPlane, control_plane
 from tools.testbed.image_server import ImageServer, image_server
-from tools.testbed.process import PodProcess, ServiceProcess, handler_process, pod_process
+from tools.testbed.process import ROOT, PodProcess, ServiceProcess, handler_process, pod_process
 from tools.testbed.target import HandlerTarget, PodTarget
 
 # A slow machine is no finding: neither one example's time nor that of making them decides.
 settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any-machine")
+
+
+# Files of a minute and more, those that wait and those that compute in turns, go first: each is one process's, and the
+# last one would be waited for.
+LONG = [
+    "bulk/test_runs.py",
+    "core/clip/int8/test_baking.py",
+    "bulk/test_alone.py",
+    "core/clip/test_parity.py",
+    "chaos/test_scenarios.py",
+    "core/clip/test_every_clip.py",
+    "bulk/test_loading.py",
+    "bench/test_gpu.py",
+    "pod/test_pauses.py",
+    "core/clip/test_cuda_engine.py",
+    "core/images/test_pool.py",
+    "examples/video_search/test_worker.py",
+    "pod/test_process.py",
+    "pod/test_processes.py",
+    "core/clip/test_bake.py",
+    "client/packaging/test_wheel.py",
+    "client/packaging/test_types.py",
+    "tools/test_run_local.py",
+    "bench/test_scaling.py",
+    "chaos/test_secrets.py",
+    "serverless/test_production_loop.py",
+    "pod/test_docs_page.py",
+    "tools/test_demo.py",
+]
+_PLACES = {ROOT / "tests" / name: place for place, name in enumerate(LONG)}
+assert all(path.is_file() for path in _PLACES), "a file of LONG has another name now"
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: _PLACES.get(item.path, len(_PLACES)))
 
 
 # Of the process as it was started.

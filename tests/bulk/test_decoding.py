@@ -202,6 +202,7 @@ def test_processes_that_cannot_be_started_hold_nobody(
     settings: ServiceSettings, server: ImageServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever waits for pixels comes to see that there will be none, by URL, in files or in bytes."""
+    monkeypatch.setattr("core.images.starts._MOST_DELAY_S", 0.1)
     url, gate = server.add_gated("/0.jpg", picture(0))
     found: list[list[Reject | None]] = []
     decoder = Decoder(settings, SIZE_PX, processes=1, hosts=OneMachine(PER_HOST), program=SCRIPTED)

@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from clip_embedding_client import ClientSettings, ClipClient
 from pyarrow import parquet
 
 from models import shapes
-from tests.bulk.commands import AS_GOOD_AS_OTHERS
+from tests.bulk.commands import Head, head
 from tools.docs_check.blocks import Block, blocks_of
 from tools.testbed.postgres import is_installed, postgres_server
 from tools.testbed.process import ROOT
@@ -63,18 +62,16 @@ def run(block: Block) -> dict[str, Any]:
     return names
 
 
-def bulk(*arguments: str, model: str = MODEL) -> "subprocess.CompletedProcess[str]":
-    # Short: the sockets of Ray lie there.
-    with tempfile.TemporaryDirectory(prefix="r-") as ray:
-        environ = {**os.environ, **AS_GOOD_AS_OTHERS, "RAY_TMPDIR": ray, "CLIP_MODEL": model, "CLIP_DEVICE": "cpu"}
-        command = [sys.executable, "-m", "bulk", *arguments]
-        return subprocess.run(
-            command, cwd=ROOT, env=environ, check=False, capture_output=True, text=True, timeout=RUN_TIMEOUT_S
-        )
+def bulk(*arguments: str, **settings: str) -> "subprocess.CompletedProcess[str]":
+    environ = {**os.environ, "CLIP_MODEL": MODEL, "CLIP_DEVICE": "cpu", **settings}
+    command = [sys.executable, "-m", "bulk", *arguments]
+    return subprocess.run(
+        command, cwd=ROOT, env=environ, check=False, capture_output=True, text=True, timeout=RUN_TIMEOUT_S
+    )
 
 
-def embed(folder: Path, *options: str) -> None:
-    done = bulk("embed", "--output", str(folder / "out"), *options)
+def embed(ray: Head, folder: Path, *options: str) -> None:
+    done = bulk("embed", "--output", str(folder / "out"), *options, **ray.settings)
     assert 0 == done.returncode, done.stderr
 
 
@@ -86,30 +83,36 @@ def drawings(folder: Path) -> list[Path]:
     return paths
 
 
-def files_in_float16(folder: Path) -> Loaded:
+def files_in_float16(ray: Head, folder: Path) -> Loaded:
     """A folder of images: ids are names."""
     paths = drawings(folder / "images")
-    embed(folder, "--input", str(folder / "images"), "--dtype", "float16", "--format", "lance")
+    embed(ray, folder, "--input", str(folder / "images"), "--dtype", "float16", "--format", "lance")
     return Loaded(folder, dict(zip(TEXTS, [path.name for path in paths], strict=True)))
 
 
-def bytes_in_float32(folder: Path) -> Loaded:
+def bytes_in_float32(ray: Head, folder: Path) -> Loaded:
     """A table with the images in it: ids are numbers."""
     ids = [1000 + 7 * number for number in range(len(TEXTS))]
     contents = [path.read_bytes() for path in drawings(folder / "images")]
     parquet.write_table(pa.table({"number": ids, "jpeg": contents}), folder / "table.parquet")
     columns = ("--id-column", "number", "--bytes-column", "jpeg")
-    embed(folder, "--input", str(folder / "table.parquet"), *columns, "--format", "lance")
+    embed(ray, folder, "--input", str(folder / "table.parquet"), *columns, "--format", "lance")
     return Loaded(folder, dict(zip(TEXTS, ids, strict=True)))
+
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[Head]:
+    with head({}) as there:
+        yield there
 
 
 @pytest.fixture(
     scope="module",
     params=[pytest.param(files_in_float16, id="float16"), pytest.param(bytes_in_float32, id="float32")],
 )
-def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Loaded:
-    prepare: Callable[[Path], Loaded] = request.param
-    return prepare(tmp_path_factory.mktemp("bulk"))
+def loaded(request: pytest.FixtureRequest, ray: Head, tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+    prepare: Callable[[Head, Path], Loaded] = request.param
+    return prepare(ray, tmp_path_factory.mktemp("bulk"))
 
 
 @pytest.fixture(scope="module")
@@ -173,11 +176,12 @@ def test_dataset_of_a_run_is_a_table_of_lancedb(page: Loaded, queries: dict[str,
 
 
 def test_output_that_lance_cannot_write_is_refused_first(tmp_path: Path) -> None:
-    """Before there is a model, which here is none, or a plan: one line, and nothing to throw away."""
+    """Before there is a Ray, a model, neither of which is here, or a plan: one line, and nothing to throw away."""
     drawings(tmp_path / "images")
     done = bulk(
         *("embed", "--input", str(tmp_path / "images"), "--output", "memory://out", "--format", "lance"),
-        model=str(tmp_path / "no-model"),
+        CLIP_MODEL=str(tmp_path / "no-model"),
+        RAY_ADDRESS="127.0.0.1:1",
     )
 
     assert 1 == done.returncode

@@ -221,6 +221,13 @@ def test_page_says_where_it_cannot_sign(visit: Visit) -> None:
     assert "https or localhost" in visit.page.inner_text("#note")
 
 
+@pytest.fixture(scope="module")
+def signing(browser_visit: Visit) -> Visit:
+    """The page, loaded once for all that leaves it as it is."""
+    browser_visit.open()
+    return browser_visit
+
+
 def sign_in_page(visit: Visit, body: Any, *, secret: str, path: str, ts: int) -> Any:  # noqa: ANN401
     """What the page's own script makes of a body."""
     return visit.page.evaluate(
@@ -231,22 +238,22 @@ def sign_in_page(visit: Visit, body: Any, *, secret: str, path: str, ts: int) ->
 
 @needs_browser
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["name"])
-def test_page_signs_by_the_rule(visit: Visit, vector: dict[str, Any]) -> None:
+def test_page_signs_by_the_rule(signing: Visit, vector: dict[str, Any]) -> None:
     """The fixed vectors, as every other signer has them."""
     body: dict[str, object] = {name: vector[name] for name in ("image_url", "text") if name in vector}
-    signed = sign_in_page(visit, body, secret=vector["secret"], path=vector["path"], ts=vector["ts"])
+    signed = sign_in_page(signing, body, secret=vector["secret"], path=vector["path"], ts=vector["ts"])
 
     assert {**body, "auth": {"ts": vector["ts"], "sig": vector["sig"]}} == signed
 
 
 @needs_browser
-def test_page_signs_an_images_bytes(visit: Visit) -> None:
+def test_page_signs_an_images_bytes(signing: Visit) -> None:
     """What is signed is the hash of the decoded bytes; in a batch, of each item's."""
     contents = [bytes(range(256)), b"\x00"]
     authenticator = Authenticator([SECRET], clock=lambda: 1_703_001_234)
     auths = [authenticator.sign("/p", hashlib.sha256(content).hexdigest()).as_dict() for content in contents]
     items = [{"image_b64": base64.b64encode(content).decode(), "auth": "old"} for content in contents]
-    signed = sign_in_page(visit, {"items": items}, secret=SECRET, path="/p", ts=1_703_001_234)
+    signed = sign_in_page(signing, {"items": items}, secret=SECRET, path="/p", ts=1_703_001_234)
 
     assert auths == [item["auth"] for item in signed["items"]]
 
@@ -255,6 +262,6 @@ def test_page_signs_an_images_bytes(visit: Visit) -> None:
 @pytest.mark.parametrize(
     "body", [None, 1, "text", [], {}, {"items": [None, 1, []]}, {"image_b64": "%"}, {"text": 1}], ids=json.dumps
 )
-def test_page_leaves_alone_what_it_cannot_sign(visit: Visit, body: object) -> None:
+def test_page_leaves_alone_what_it_cannot_sign(signing: Visit, body: object) -> None:
     """Whatever else a reader types reaches the service as it was typed."""
-    assert body == sign_in_page(visit, body, secret=SECRET, path="/p", ts=1_703_001_234)
+    assert body == sign_in_page(signing, body, secret=SECRET, path="/p", ts=1_703_001_234)

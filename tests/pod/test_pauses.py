@@ -74,7 +74,7 @@ def test_idle_pod_goes_on_after_a_pause() -> None:
     with chaos_pod(settings) as alone, chaos_pod(settings) as whole:
         pods = (alone, whole)
         before = [workers(pod) for pod in pods]
-        pause(alone, whole, 4 * HUB_S)
+        pause(alone, whole, 2 * HUB_S)
         statuses = [ask(pod, "12345678") for pod in pods]
 
         assert [200, 200] == statuses

@@ -129,7 +129,8 @@ def pod_process(
 
     `folder` is the checkout whose code it runs.
     """
-    with _process(command, settings or {}, folder) as (process, output):
+    # At once: a drain waits for connections that a test may have kept.
+    with _process(command, settings or {}, folder, end=signal.SIGQUIT) as (process, output):
         pod = PodProcess(process, output)
         if ready:
             pod.wait_until_ready()
@@ -147,7 +148,7 @@ def handler_process(
 
 @contextmanager
 def _process(
-    command: Sequence[str], settings: Mapping[str, str], folder: Path = ROOT
+    command: Sequence[str], settings: Mapping[str, str], folder: Path = ROOT, *, end: signal.Signals = signal.SIGTERM
 ) -> Iterator[tuple["subprocess.Popen[bytes]", IO[bytes]]]:
     with tempfile.NamedTemporaryFile(prefix="service-", suffix=".log") as output:
         process = subprocess.Popen(
@@ -156,12 +157,12 @@ def _process(
         try:
             yield process, output
         finally:
-            _end(process)
+            _end(process, end)
 
 
-def _end(process: "subprocess.Popen[bytes]") -> None:
+def _end(process: "subprocess.Popen[bytes]", number: signal.Signals) -> None:
     if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(number)
         with suppress(subprocess.TimeoutExpired):
             process.wait(EXIT_TIMEOUT_S)
     # The group outlives its leader if a worker does: the test must not leave it behind.

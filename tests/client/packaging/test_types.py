@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.client.packaging import example
 from tests.client.packaging.environment import Environment
 from tools.docs_check.shell import clean_environment
@@ -47,11 +49,23 @@ async def given(client: ClipClient, other: AsyncClipClient) -> None:
 """
 
 
-def checked(environment: Environment, text: str, folder: Path) -> "subprocess.CompletedProcess[str]":
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What mypy has found out about libraries."""
+    return tmp_path_factory.mktemp("mypy")
+
+
+def checked(environment: Environment, text: str, folder: Path, cache: Path) -> "subprocess.CompletedProcess[str]":
     """What mypy of this machine says about a file of a user in this environment."""
     (folder / "user.py").write_text(text)
     (folder / "nothing.ini").write_text("[mypy]\n")
-    options = ["--strict", "--config-file=nothing.ini", f"--python-executable={environment.python}", "user.py"]
+    options = [
+        "--strict",
+        "--config-file=nothing.ini",
+        f"--cache-dir={cache}",
+        f"--python-executable={environment.python}",
+        "user.py",
+    ]
     return subprocess.run(
         [sys.executable, "-m", "mypy", *options],
         cwd=folder,
@@ -62,9 +76,9 @@ def checked(environment: Environment, text: str, folder: Path) -> "subprocess.Co
     )
 
 
-def test_example_has_types(installed: Environment, tmp_path: Path) -> None:
+def test_example_has_types(installed: Environment, tmp_path: Path, cache: Path) -> None:
     """Every result is what the documents say, and none is Any."""
-    done = checked(installed, Path(example.__file__).read_text("utf-8") + GIVEN, tmp_path)
+    done = checked(installed, Path(example.__file__).read_text("utf-8") + GIVEN, tmp_path, cache)
 
     assert (0, "Success: no issues found in 1 source file\n") == (done.returncode, done.stdout)
 
@@ -82,10 +96,10 @@ WRONG = {
 }
 
 
-def test_wrong_use_is_found(installed: Environment, tmp_path: Path) -> None:
+def test_wrong_use_is_found(installed: Environment, tmp_path: Path, cache: Path) -> None:
     """Also where Pillow is not installed, whose images the client takes: Any there would let everything through."""
     begin = "from clip_embedding_client import ClientSettings, ClipClient\n\nclient = ClipClient()\n"
-    said = checked(installed, begin + "\n".join(WRONG), tmp_path).stdout
+    said = checked(installed, begin + "\n".join(WRONG), tmp_path, cache).stdout
     found = {int(line): code for line, code in re.findall(r"^user\.py:(\d+): error: .*\[([a-z-]+)\]$", said, re.M)}
 
     assert dict(enumerate(WRONG.values(), start=4)) == found

@@ -5,6 +5,7 @@ images look alike to cosine, and a cosine near one would prove nothing.
 """
 
 from dataclasses import dataclass
+from functools import cache
 from itertools import combinations
 from typing import Any
 
@@ -46,6 +47,14 @@ TEXTS = [
 ]
 
 
+@cache
+def pictures() -> list[Image.Image]:
+    """Drawings and natural-looking pictures of several sizes and shapes, none of them the model's own size."""
+    kinds = [(colour, form) for colour in COLOURS for form in SHAPES][::2]
+    drawings = [draw(single(*kind, aspect=0.6 + 0.3 * number), 180 + 40 * number) for number, kind in enumerate(kinds)]
+    return [*drawings, *(natural(300 + 90 * number, 400, number) for number in range(6))]
+
+
 @dataclass(frozen=True)
 class Reference:
     """transformers itself, in float32."""
@@ -66,9 +75,20 @@ class Reference:
         return rows
 
 
+@dataclass(frozen=True)
+class Expected:
+    """What it says of the pictures, of the same in the model's own size, and of the texts."""
+
+    pictures: Vectors
+    ready: Vectors
+    texts: Vectors
+
+
 @pytest.fixture(scope="module")
-def reference(directory: ModelDirectory) -> Reference:
-    return Reference(load_reference(directory), CLIPProcessor.from_pretrained(directory.path))
+def expected(directory: ModelDirectory) -> Expected:
+    reference = Reference(load_reference(directory), CLIPProcessor.from_pretrained(directory.path))
+    ready = [picture.resize((directory.size_px, directory.size_px)) for picture in pictures()]
+    return Expected(reference.images(pictures()), reference.images(ready), reference.texts(TEXTS))
 
 
 @pytest.fixture(scope="module", params=["torch", "openvino"])
@@ -111,53 +131,45 @@ def relative_error(expected: Vectors, actual: Vectors) -> float:
     return float(np.mean(np.linalg.norm(expected - actual, axis=1)) / spread)
 
 
-def pictures() -> list[Image.Image]:
-    """Drawings and natural-looking pictures of several sizes and shapes, none of them the model's own size."""
-    kinds = [(colour, form) for colour in COLOURS for form in SHAPES][::2]
-    drawings = [draw(single(*kind, aspect=0.6 + 0.3 * number), 180 + 40 * number) for number, kind in enumerate(kinds)]
-    return [*drawings, *(natural(300 + 90 * number, 400, number) for number in range(6))]
-
-
-def test_images_equal_transformers(directory: ModelDirectory, reference: Reference, engine: Engine) -> None:
+def test_images_equal_transformers(directory: ModelDirectory, expected: Expected, engine: Engine) -> None:
     """Image bytes through our decoder and engine give transformers' vectors."""
     decoder = PixelDecoder(directory.size_px, max_pixels=10_000_000)
     pixels = np.stack([decoder.decode(encoded(picture, "PNG")) for picture in pictures()])
 
-    error = relative_error(reference.images(pictures()), engine.encode_images(pixels))
+    error = relative_error(expected.pictures, engine.encode_images(pixels))
 
     assert error < TOLERANCE[engine.dtype] + PIXEL_TOLERANCE
 
 
-def test_same_pixels_give_the_same_vectors(directory: ModelDirectory, reference: Reference, engine: Engine) -> None:
+def test_same_pixels_give_the_same_vectors(directory: ModelDirectory, expected: Expected, engine: Engine) -> None:
     """With no resize in between, only the numeric type makes a difference."""
     size_px = directory.size_px
     ready = [picture.resize((size_px, size_px)) for picture in pictures()]
     pixels = np.stack([np.asarray(picture).transpose(2, 0, 1) for picture in ready])
 
-    error = relative_error(reference.images(ready), engine.encode_images(pixels))
+    error = relative_error(expected.ready, engine.encode_images(pixels))
 
     assert error < TOLERANCE[engine.dtype]
 
 
-def test_texts_equal_transformers(directory: ModelDirectory, reference: Reference, engine: Engine) -> None:
+def test_texts_equal_transformers(directory: ModelDirectory, expected: Expected, engine: Engine) -> None:
     """Short buckets, no attention mask and our own truncation change nothing, in one batch and one by one."""
     tokenizer = ClipTokenizer(directory.tokenizer_path, directory.context_length)
     tokens = [tokenizer.encode(text)[0] for text in TEXTS]
-    expected = reference.texts(TEXTS)
 
     together = engine.encode_texts(tokenizer.pad(tokens))
     alone = np.concatenate([engine.encode_texts(tokenizer.pad([ids])) for ids in tokens])
 
-    assert relative_error(expected, together) < TOLERANCE[engine.dtype]
-    assert relative_error(expected, alone) < TOLERANCE[engine.dtype]
+    assert relative_error(expected.texts, together) < TOLERANCE[engine.dtype]
+    assert relative_error(expected.texts, alone) < TOLERANCE[engine.dtype]
 
 
-def test_swapped_channels_are_noticed(directory: ModelDirectory, reference: Reference, engine: Engine) -> None:
+def test_swapped_channels_are_noticed(directory: ModelDirectory, expected: Expected, engine: Engine) -> None:
     """The tolerance is tight enough to tell BGR from RGB: this test can fail."""
     size_px = directory.size_px
     ready = [picture.resize((size_px, size_px)) for picture in pictures()]
     swapped = np.stack([np.asarray(picture)[..., ::-1].transpose(2, 0, 1) for picture in ready])
 
-    error = relative_error(reference.images(ready), engine.encode_images(np.ascontiguousarray(swapped)))
+    error = relative_error(expected.ready, engine.encode_images(np.ascontiguousarray(swapped)))
 
     assert error > 2 * (TOLERANCE[engine.dtype] + PIXEL_TOLERANCE)

@@ -27,6 +27,10 @@ FEW_AT_ONCE = {"CLIP_BATCH_SIZE": "4"}
 HELD_FROM = SCENES_PER_WRITE + 4
 
 
+# Of the long video.
+SCENES = 2 * len(STORY)
+
+
 @dataclass(slots=True)
 class Thumbnails:
     """Serves an index's thumbnails, as object storage would. What `held` names waits for `released`."""
@@ -68,9 +72,9 @@ def thumbnails_of(store: Store) -> Iterator[Thumbnails]:
 
 @pytest.fixture(scope="module")
 def long_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sixty scenes, several writes' worth."""
+    """The story twice, two writes' worth."""
     path = tmp_path_factory.mktemp("long") / "long.webm"
-    make_video(path, STORY * 4)
+    make_video(path, [*STORY, *STORY])
     return path
 
 
@@ -177,7 +181,7 @@ def test_killed_worker_goes_on_where_it_was(long_video: Path, pod: PodProcess, t
     assert set(range(SCENES_PER_WRITE)) == kept
     assert 0 == second.returncode, second.stderr
     assert kept.isdisjoint(served.asked)
-    assert (60, set(range(60))) == (store.count(), scene_numbers(store))
+    assert (SCENES, set(range(SCENES))) == (store.count(), scene_numbers(store))
 
 
 def test_pod_that_is_killed_in_the_middle_costs_no_scene(long_video: Path, store: Store) -> None:
@@ -202,7 +206,7 @@ def test_pod_that_is_killed_in_the_middle_costs_no_scene(long_video: Path, store
         [best] = store.search(query, 1)
 
     assert [[]] == missing
-    assert (60, set(range(60))) == (store.count(), scene_numbers(store))
+    assert (SCENES, set(range(SCENES))) == (store.count(), scene_numbers(store))
     assert ("runpod_serverless", 0) == (query.backend, best.scene.number % len(STORY))
 
 
