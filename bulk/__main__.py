@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import NoReturn
 
 from bulk.account import Cost, Summary
-from bulk.asking import Asker
+from bulk.asking import Asker, require_settings
 from bulk.cluster import Machines, cluster, sizes
 from bulk.errors import BulkError
 from bulk.estimate import estimate
@@ -75,6 +75,8 @@ class _Command:
         self._folders = Folders(Place.of(options.output))
         if options.command == "embed":
             self._require_format(options.format)
+        if options.through == "client":
+            require_settings(environ)
 
     def run(self, machines: Machines) -> Summary | None:
         """The summary, or None where there is only an estimate. Raises `BulkError`."""

@@ -1,6 +1,7 @@
 """Vectors from a pod or an endpoint, by the client of this service and with its own settings. Knows nothing of Ray."""
 
 import io
+import secrets
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -61,15 +62,23 @@ class Asker:
         loaded = list(self._readers.map(self._loaded, sources))
         sent = [one for one in loaded if not isinstance(one, Reject)]
         embed: Any = self._client.embed_images if kind.is_image else self._client.embed_texts
-        try:
-            answers = iter(embed(sent))
-        except self._error as error:
-            raise BulkError(str(error)) from error
+        answers = iter(self._answers(embed, sent))
         outcomes = [one if isinstance(one, Reject) else next(answers) for one in loaded]
         self._require_service(outcomes, embed, kind)
         vectors = np.zeros((len(sources), dim), np.float32)
         rejects = [self._taken(outcome, row) for outcome, row in zip(outcomes, vectors, strict=True)]
         return vectors, rejects
+
+    def _answers(self, embed: Any, sent: Sequence[str | bytes]) -> "Sequence[Outcome]":  # noqa: ANN401
+        """Raises `BulkError` for what is of no row."""
+        try:
+            outcomes: Sequence[Outcome] = embed(sent)
+        except self._error as error:
+            raise BulkError(str(error)) from error
+        for outcome in outcomes:
+            if isinstance(outcome, self._of_no_row):
+                raise BulkError(str(outcome))
+        return outcomes
 
     def _loaded(self, source: Source) -> str | bytes | Reject:
         if source is None:
@@ -82,15 +91,12 @@ class Asker:
         """Of the rows that were sent."""
         sent = [one for one in outcomes if not isinstance(one, Reject)]
         errors = [one for one in sent if isinstance(one, self._error)]
-        for error in errors:
-            if isinstance(error, self._of_no_row):
-                raise BulkError(str(error))
         if not errors or len(errors) < len(sent) or not all(error.unavailable for error in errors):
             return
         if all(isinstance(error, self._of_a_row_or_all) for error in errors):
             # A retry has pieces of nothing but such rows: without this it would end at them each time.
-            [known] = embed([_picture() if kind.is_image else "a word"])
-            if not isinstance(known, self._error):
+            [easy] = self._answers(embed, [_picture() if kind.is_image else f"a word {secrets.token_hex(4)}"])
+            if not isinstance(easy, self._error):
                 return
         raise BulkError(f"the service is away: {errors[0]}; go on with --resume when it is back")
 
@@ -104,12 +110,22 @@ class Asker:
 
 
 def _picture() -> bytes:
-    """One that any model takes."""
+    """One that any model takes, and that no cache has."""
     from PIL import Image
 
     file = io.BytesIO()
-    Image.new("RGB", (32, 32)).save(file, "PNG")
+    Image.frombytes("RGB", (32, 32), secrets.token_bytes(3 * 32**2)).save(file, "PNG")
     return file.getvalue()
+
+
+def require_settings(environ: Mapping[str, str]) -> None:
+    """Raises `BulkError` for settings that are of no use."""
+    from clip_embedding_client import ClipClientError
+
+    try:
+        _settings(environ)
+    except ClipClientError as error:
+        raise BulkError(error.message) from error
 
 
 def _settings(environ: Mapping[str, str]) -> "ClientSettings":

@@ -75,17 +75,21 @@ def _csv_rows(lines: _Lines[str], columns: Sequence[str]) -> Iterator[Row]:
     csv.field_size_limit(MAX_ROW_CHARACTERS)
     # Strict: a quote that is never closed would swallow rows without a word.
     reader = csv.reader(lines, strict=True)
+    before = 0
     try:
         header = next((row for row in reader if row), [])
         require_columns(columns, header)
         places = [header.index(name) for name in columns]
+        before = lines.number
         for row in reader:
             if len(row) == len(header):
                 yield [_in_utf8(row[place], header[place], lines.number) for place in places]
             elif row:
                 raise TableError(f"line {lines.number}: has {len(row)} values for {len(header)} columns")
+            before = lines.number
     except csv.Error as error:
-        raise TableError(f"line {lines.number}: {error}") from error
+        # Where it begins: a quote that is not closed ends with the file.
+        raise TableError(f"line {before + 1}: {error}") from error
 
 
 def json_tables(stream: File, text: str, id_column: str | None) -> Iterator[pa.Table]:

@@ -168,7 +168,9 @@ def _has_slash_in_password(parts: SplitResult) -> bool:
     that is no number.
     """
     has_port = parts.port is not None and parts.scheme not in _BUCKETS
-    return ":" in parts.netloc and not has_port and "@" in parts.path
+    # An address of IPv6 is in brackets.
+    has_colon = ":" in parts.netloc.rpartition("]")[2]
+    return has_colon and not has_port and "@" in parts.path
 
 
 def _not_harmless(query: str) -> list[str]:

@@ -41,7 +41,6 @@ _NEVER_S = 1e9
 # A request's images go to one process in portions of at least this many: a message costs more than an image.
 _LEAST_PART = 4
 
-
 # A process may be killed by somebody else while it decodes; twice in a row with the same image is that image's fault.
 _MAX_CRASHES = 2
 
@@ -126,7 +125,7 @@ class ImageProcesses:
         self._unassigned: list[_Unassigned] = []
         self._numbers = count(1)
         # Here and below by whether they are for slow images.
-        self._starts = {slow: Starts() for slow in (False, True)}
+        self._starts = {slow: Starts(most) for slow, most in self._most.items()}
         self._usual_decode_s = dict.fromkeys((False, True), 0.0)
         # Those that could not even begin, until they are tried again.
         self._unstarted: list[bool] = []
@@ -166,7 +165,10 @@ class ImageProcesses:
 
     def start(self) -> None:
         """Start them; they become ready on their own."""
-        self._starter.start()
+        try:
+            self._starter.start()
+        except RuntimeError as error:
+            raise StartError(f"image processes: {error}") from error
         with self._changed:
             for _ in range(self._wanted):
                 self._add_process()
@@ -302,6 +304,9 @@ class ImageProcesses:
                 slow = self._unstarted[0]
                 if self._changed.wait_for(lambda: self._closing, self._starts[slow].delay_s):
                     return
+                if slow not in self._unstarted:
+                    # Those that waited for it have been told, meanwhile, that there will be none.
+                    continue
                 news = _News()
                 self._unstarted.remove(slow)
                 if not self._starts[slow].given_up:
@@ -323,7 +328,7 @@ class ImageProcesses:
         self._assign_all(waiting, news)
         if self._starts[True].given_up:
             # Whoever waited has been told. The next slow image is tried anew: everything else goes on meanwhile.
-            self._starts[True] = Starts()
+            self._starts[True] = Starts(self._most_slow)
             self._unstarted = [slow for slow in self._unstarted if not slow]
 
     def _assign_all(self, unassigned: Iterable[_Unassigned], news: _News) -> None:

@@ -3,19 +3,22 @@
 from dataclasses import dataclass
 
 # One that dies before it is ready will not do better at once; so many in a row, and the cause is none of theirs.
-MOST_DEAD = 8
+_MOST_DEAD = 8
+# Where there are many, all of them may be unlucky once, in the same moment.
+_MOST_DEAD_OF_EACH = 2
 _MOST_DELAY_S = 5.0
 
 
 @dataclass(slots=True)
 class Starts:
-    """`dead` is how many in a row have failed. Who has given up has done so for good."""
+    """Of at most so many `processes`. `dead` is how many starts in a row have failed; giving up is for good."""
 
+    processes: int
     dead: int = 0
 
     @property
     def given_up(self) -> bool:
-        return self.dead >= MOST_DEAD
+        return self.dead >= max(_MOST_DEAD, _MOST_DEAD_OF_EACH * self.processes)
 
     @property
     def delay_s(self) -> float:

@@ -113,6 +113,20 @@ def test_rows_that_the_model_fails_on_are_rejects(kind: Kind, row: str) -> None:
     assert 0.0 == float(np.abs(vectors).max())
 
 
+def test_what_is_easy_is_in_no_cache() -> None:
+    """Else a service whose model does nothing any more could have it, and every row would be a reject."""
+    rows = {Kind.TEXT: "red", Kind.IMAGE_PATH: "http://a/red.png"}
+    with scripted_server(failing_on(*rows.values())) as script:
+        asker = Asker(environ(script.base_url), MAX_BYTES)
+        for kind, row in 2 * list(rows.items()):
+            asker.ask([row], dim=DIM, kind=kind)
+    items = [seen.body["items"][0] for seen in script.seen]
+    asked = [item.get("text") or item.get("image_url") or item["image_b64"] for item in items]
+    easy = [one for one in asked if one not in rows.values()]
+
+    assert (4, 4) == (len(easy), len(set(easy)))
+
+
 def test_model_that_fails_on_everything_ends_the_run() -> None:
     """No row is at fault then."""
     with (

@@ -185,8 +185,8 @@ def test_json_of_no_use(content: bytes, message: str) -> None:
         pytest.param(b"", "has no column key; it has none", id="empty"),
         pytest.param(b"key,url\nk1,a\n\nk2\n", "line 4: has 1 values for 2 columns", id="short row"),
         pytest.param(b"key,url\nk1,a,b\n", "line 2: has 3 values for 2 columns", id="long row"),
-        pytest.param(b'key,url\nk1,"a\nk2,b\nk3,c\n', "line 4: unexpected end of data", id="quote that is not closed"),
-        pytest.param(b'key,url\nk1,"5 inch\nk2,"6 inch\nk3,c\n', "line 3: ',' expected after '\"'", id="two of them"),
+        pytest.param(b'key,url\nk1,"a\nk2,b\nk3,c\n', "line 2: unexpected end of data", id="quote that is not closed"),
+        pytest.param(b'key,url\nk1,"5 inch\nk2,"6 inch\nk3,c\n', "line 2: ',' expected after '\"'", id="two of them"),
         pytest.param(b"key,url,url\nk1,a,b\n", "has more than one column url", id="column twice"),
     ],
 )

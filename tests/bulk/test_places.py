@@ -156,6 +156,7 @@ def test_what_could_be_a_key_is_refused_and_not_shown(uri: str, said: str) -> No
         "table/a@b:c?d=e",
         "s3://bucket/a:b@c",
         "hdfs://host:8020/a@b?replication=2",
+        "http://[::1]/a@b",
         "s3://key@bucket/a?region=x&scheme=http&endpoint_override=h%3A1",
         "gs://bucket/a?project_id=x&retry_limit_seconds=5",
         "abfs://container@account.dfs.core.windows.net/a?enable_tls=true&credential_kind=environment",

@@ -10,6 +10,7 @@ from tests.client.scripted import (
     FakeTime,
     answer,
     client_of,
+    item_error,
     scripted_server,
     settings,
     success,
@@ -213,10 +214,43 @@ def test_primary_that_is_left_alone_is_asked_then(error: errors.SetupError) -> N
         client.embed_text("x")
     asked = len(primary.calls)
     client.embed_text("the primary is left alone")
-    fallback.error, primary.error = error, None
-
     assert asked == len(primary.calls)
+    fallback.error = error
+    with pytest.raises(errors.ConnectionFailed) as caught:
+        client.embed_text("x")
+    primary.error = None
+
+    assert caught.value.__cause__ is error
     assert "runpod_pod" == client.embed_text("x").backend
+
+
+def test_fallback_that_cannot_start_is_left_alone_as_well() -> None:
+    """Each try takes a call's time, and shows the same."""
+    primary, fallback = FakeBackend(error=DOWN), spare()
+    fallback.error = errors.ConfigurationError("CLIP_MODEL: no such folder")
+    client = client_over(primary, fallback, CLIP_EXPECTED_FINGERPRINT=FINGERPRINT, CLIP_BREAKER_FAILURES="2")
+    for _ in range(6):
+        with pytest.raises(errors.ConnectionFailed):
+            client.embed_text("x")
+
+    assert 2 == len(fallback.calls)
+
+
+def test_each_item_has_the_cause_that_is_its_own() -> None:
+    """Also where one error is that of all of them."""
+    primary, fallback = FakeBackend(respond=refused_differently), spare()
+    fallback.error = errors.GatewayFailed("m")
+
+    results = client_over(primary, fallback, CLIP_EXPECTED_FINGERPRINT=FINGERPRINT).embed_texts(["a", "b"])
+
+    assert ["BAD_GATEWAY"] * 2 == [one.code for one in results if isinstance(one, errors.ClipClientError)]
+    assert ["INFERENCE_ERROR", "OVERLOADED"] == [one.__cause__.code for one in results]  # type: ignore[union-attr]
+
+
+def refused_differently(members: Body) -> Body:
+    codes = ("INFERENCE_ERROR", "OVERLOADED")
+    results = [item_error(item, code) for item, code in zip(members["items"], codes, strict=True)]
+    return {"results": results, "fingerprint": FINGERPRINT}
 
 
 def test_neither_can_be_reached() -> None:

@@ -157,6 +157,23 @@ def test_arguments_that_no_call_can_have(timeout_s: float | None, max_retries: i
         assert isinstance(asked.error, ConfigurationError)
 
 
+@pytest.mark.parametrize("timeout_s", [8.0, 20.0, 60.0, 200.0])
+def test_no_other_job_is_begun_in_the_time_for_cancelling(timeout_s: float) -> None:
+    """It would cost money, and end no sooner than the one that was cancelled."""
+
+    def unfinished(exchange: object) -> HttpAnswer:
+        assert isinstance(exchange, Exchange)
+        return job("CANCELLED" if "/cancel/" in exchange.url else "IN_QUEUE")
+
+    time = FakeTime()
+    policy = Policy.of(settings(**SERVERLESS, RUNPOD_TIMEOUT_S="1000"), time.clock())
+    done = play(policy.single(TEXT, timeout_s, 5), then=unfinished, time=time)
+
+    assert errors.BackendTimeout is type(done.error)
+    assert 1 == sum("/runsync" in said for said in done.said())
+    assert "POST /cancel/job-1" == done.said()[-1]
+
+
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt(), asyncio.CancelledError(), SystemExit(1)])
 def test_interrupted_pause(interruption: BaseException) -> None:
     """Who gives up while a retry waits has asked for nothing that would have to be undone."""

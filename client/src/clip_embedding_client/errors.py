@@ -46,6 +46,8 @@ class RetryableError(ClipClientError):
 
     code = "RETRYABLE"
     retryable = True
+    is_last = False
+    """Whether this call has no time for another attempt at the same backend."""
 
 
 class PermanentError(ClipClientError):

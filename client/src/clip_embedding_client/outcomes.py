@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 
 def goes_again(outcome: Outcome) -> TypeGuard[RetryableError]:
-    """Whether the same backend may do better on it after a pause."""
-    return isinstance(outcome, RetryableError)
+    """Whether the same backend may do better on it after a pause, in the time that the call has."""
+    return isinstance(outcome, RetryableError) and not outcome.is_last
 
 
 def goes_elsewhere(outcome: Outcome) -> TypeGuard[ClipClientError]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -107,11 +108,13 @@ class Router:
         except ClientClosed:
             raise
         except ConfigurationError as error:
-            # It cannot start; the primary may be back in a minute.
+            # It cannot start, which takes its time on each try; the primary may be back in a minute.
+            self._note_failure(fallback, admission)
             outcomes = [error] * len(operation.request_ids)
         if causes is None and all(isinstance(outcome, SetupError) for outcome in outcomes):
             # As good as down.
-            return (yield from self._call_primary(operation, budget))
+            of_primary = yield from self._call_primary(operation, budget)
+            return list(map(_last_word, of_primary, outcomes))
         return outcomes
 
     def _unknown(self, fallback: Lane, operation: Operation, causes: Sequence[ClipClientError] | None) -> list[Outcome]:
@@ -174,12 +177,15 @@ class Router:
         )
 
 
-def _last_word(of_primary: ClipClientError, of_fallback: Outcome) -> Outcome:
+def _last_word(of_primary: Outcome, of_fallback: Outcome) -> Outcome:
     """What a caller learns of an item that both were asked about. The other error is its cause."""
-    if not isinstance(of_fallback, ClipClientError) or of_fallback is of_primary:
+    if isinstance(of_primary, Embedding):
+        return of_primary
+    if isinstance(of_fallback, Embedding) or of_fallback is of_primary:
         return of_fallback
     # A fallback whose key has expired does not make an item hopeless that the primary may have in a minute.
     last, other = (of_primary, of_fallback) if isinstance(of_fallback, SetupError) else (of_fallback, of_primary)
-    # Where it came from in a library says less: what it means stands in its message.
-    last.__cause__ = other
-    return last
+    # A copy: one error may be that of many items. Where it came from in a library says less: its message does.
+    word = copy.copy(last)
+    word.__cause__ = other
+    return word

@@ -39,7 +39,6 @@ from core.images.messages import Garbled
 from core.images.pool import ImageProcesses, Undecoded
 from core.images.process import PROGRAM, Exit, ImageProcess
 from core.images.settings import child_settings
-from core.images.starts import MOST_DEAD
 from core.metrics import Distribution
 from core.settings import load_settings
 from models.shapes import draw, single
@@ -49,6 +48,8 @@ from tools.testbed.image_server import Gate, ImageServer, image_server
 from tools.testbed.pictures import encoded
 
 SOON_S = 60.0
+# Of starts in a row, where there are few processes.
+MOST_DEAD = 8
 SIZE_PX = 32
 SECRET = "secret-of-the-service"
 SCRIPTED = "tests.core.images.scripted_child"
@@ -531,6 +532,21 @@ def test_having_given_up_is_for_good(images: ImageServer, monkeypatch: pytest.Mo
         assert (MOST_DEAD, False) == (len(failed), target.healthy)
 
 
+def test_many_that_die_in_one_moment_are_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All at once is once."""
+    monkeypatch.setattr("core.images.starts._MOST_DELAY_S", 0.05)
+    with pool(processes=MOST_DEAD, program=SCRIPTED) as (target, collector):
+        failed = lacks(monkeypatch, "threads", MOST_DEAD, slow=False)
+        for pid in target.pids:
+            os.kill(pid, signal.SIGKILL)
+        _wait_until(lambda: len(failed) == MOST_DEAD)
+        with sent_jobs([b"1"]) as jobs:
+            target.begin(jobs, at_once=1)
+            collector.wait_for(jobs)
+            assert ([1], True) == (greys(jobs), target.healthy)
+            target.release(jobs)
+
+
 def test_no_descriptor_of_a_failed_start_is_left_behind(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -932,8 +948,9 @@ def test_program_that_does_not_start_is_a_start_error() -> None:
         pass
 
 
-def test_when_no_process_starts_whoever_waits_is_told() -> None:
+def test_when_no_process_starts_whoever_waits_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """After so many in a row none is started any more: at once, then and later, and not when their time is over."""
+    monkeypatch.setattr("core.images.starts._MOST_DELAY_S", 0.05)
     collector = Collector()
     settings = child_settings(load_settings(SETTINGS), SIZE_PX, processes=8, in_turns=False)
     target = ImageProcesses(settings, collector, processes=8, budget_s=60.0, program=MISSING)

@@ -87,23 +87,26 @@ class ServerlessBackend:
         """The handler counts its time from when it takes the job. One that has waited until then for a cold start is
         cancelled here when the caller's own time is over."""
         limit_s = min(timeout_s, self._timeout_s)
-        return (yield from self._run({"path": path, **body, TIMEOUT_MEMBER: told_timeout_ms(limit_s)}, limit_s))
+        members = {"path": path, **body, TIMEOUT_MEMBER: told_timeout_ms(limit_s)}
+        return (yield from self._run(members, limit_s, is_all=limit_s == timeout_s))
 
     def health(self, *, timeout_s: float) -> Flow[object]:
         """A job like any other, unsigned: it wakes an endpoint that sleeps, and may wait for its cold start."""
-        return (yield from self._run({"path": HEALTH}, min(timeout_s, self._timeout_s)))
+        limit_s = min(timeout_s, self._timeout_s)
+        return (yield from self._run({"path": HEALTH}, limit_s, is_all=limit_s == timeout_s))
 
     def close(self) -> None:
         """Nothing is held."""
 
-    def _run(self, members: Mapping[str, Any], limit_s: float) -> Flow[object]:
+    def _run(self, members: Mapping[str, Any], limit_s: float, *, is_all: bool) -> Flow[object]:
+        """`is_all` says that the caller has no more time than that."""
         until_s = self._clock.monotonic() + limit_s
         job = yield from self._send("POST", _runsync(limit_s), timeout_s=limit_s, body={"input": members})
         if job.get("status") in _UNFINISHED:
-            job = yield from self._end_of(_job_id(job), until_s, limit_s)
+            job = yield from self._end_of(_job_id(job), until_s, limit_s, is_all=is_all)
         return _output(job)
 
-    def _end_of(self, job_id: str, until_s: float, limit_s: float) -> Flow[Mapping[str, Any]]:
+    def _end_of(self, job_id: str, until_s: float, limit_s: float, *, is_all: bool) -> Flow[Mapping[str, Any]]:
         """The job when it has ended. Raises `BackendTimeout` before its time is up: it is cancelled in what is left."""
         try:
             job = yield from self._wait(job_id, until_s - _time_to_cancel_s(limit_s))
@@ -118,7 +121,10 @@ class ServerlessBackend:
             return job
         is_cancelled = yield from self._cancel(job_id, until_s)
         then = "was cancelled" if is_cancelled else "could not be cancelled"
-        raise BackendTimeout(f"job {job_id} did not end within {limit_s:.1f} s and {then}")
+        error = BackendTimeout(f"job {job_id} did not end within {limit_s:.1f} s and {then}")
+        # What is left was for cancelling it: another job would cost money and end no sooner.
+        error.is_last = is_all
+        raise error
 
     def _wait(self, job_id: str, until_s: float) -> Flow[Mapping[str, Any] | None]:
         """Poll until the job ends; None when it does not in time."""

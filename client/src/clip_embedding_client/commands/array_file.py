@@ -61,7 +61,7 @@ class ArrayFile:
             self._write_header()
         self._file.close()
         if self._is_new and not self._is_begun:
-            self._path.unlink()
+            self._path.unlink(missing_ok=True)
 
     def _begin(self) -> None:
         if not self._is_begun:
