@@ -92,7 +92,7 @@ def test_close_leaves_no_process_and_no_thread(settings: ServiceSettings, model:
     left = (ours.processes(), ours.threads())
     runtime.close()
 
-    assert (2, {"device-cpu", "image-process"}, True) == during
+    assert (2, {"device-cpu", "image-process", "image-processes"}, True) == during
     assert (set(), set()) == left
 
 
@@ -168,7 +168,7 @@ def test_shared_cache_ends_with_the_runtime(settings: ServiceSettings, model: Lo
     with pytest.raises(StartError, match="cannot embed"):
         Runtime(shared, None, replace(model, engines=[CannotEncode(model.engines[0])]))
 
-    assert {"device-cpu", "image-process", "cache-writer"} == during
+    assert {"device-cpu", "image-process", "image-processes", "cache-writer"} == during
     assert set() == after
 
 
