@@ -46,7 +46,7 @@ demo: $(VENV)/installed-pod+cpu+demo $(VENV)/installed-client ## find scenes of 
 	@$(BIN)/python -m tools.demo
 
 # More than there are cores: half of a test's time is waiting, for a pod to start or a pause to end.
-TEST_PROCESSES ?= 4
+TEST_PROCESSES ?= 3
 
 # In the order of tests/conftest.py: by number, the files with the fewest and longest tests would come last.
 test: $(VENV)/installed-all lint types ## lint, types and all tests
