@@ -85,14 +85,37 @@ class AsyncDriver:
         data = await asyncio.to_thread(exchange.data) if exchange.is_heavy else exchange.data()
         progress = _Progress()
         try:
-            # Of all of it: httpx bounds each read alone, and what drips would take for ever.
-            with anyio.fail_after(exchange.timeout_s):
-                return await self._answer(exchange, data, progress)
+            return await self._uncancelled(exchange, data, progress)
         except (TimeoutError, httpx.TimeoutException) as error:
             raise BackendTimeout(_too_slow(error, exchange.timeout_s, progress)) from error
         # RuntimeError and ValueError: a client that is being closed, a header that is none.
         except (httpx.HTTPError, httpx.StreamError, OSError, RuntimeError, ValueError) as error:
             raise ConnectionFailed(_BROKE_WITHIN if progress.head_came else _cause(error)) from error
+
+    async def _uncancelled(self, exchange: Exchange, data: bytes | None, progress: _Progress) -> HttpAnswer:
+        """A cancellation reaches httpx as one of anyio's, against which it shields the closing of what it has open. One
+        of asyncio's in that moment would leave a connection in use for good.
+        """
+        scope = anyio.CancelScope()
+
+        async def answer() -> HttpAnswer:
+            with scope:
+                # Of all of it: httpx bounds each read alone, and what drips would take for ever.
+                with anyio.fail_after(exchange.timeout_s):
+                    return await self._answer(exchange, data, progress)
+            raise asyncio.CancelledError
+
+        task = asyncio.ensure_future(answer())
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            scope.cancel()
+            with anyio.CancelScope(shield=True):
+                await asyncio.wait([task])
+            if not task.cancelled():
+                # Or else asyncio would say that nobody has looked at it.
+                task.exception()
+            raise
 
     async def _answer(self, exchange: Exchange, data: bytes | None, progress: _Progress) -> HttpAnswer:
         timeouts = httpx.Timeout(exchange.timeout_s, connect=min(self._connect_timeout_s, exchange.timeout_s))
