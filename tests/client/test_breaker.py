@@ -96,15 +96,21 @@ def test_late_reports_count_no_more() -> None:
     assert breaker.succeeded(probe) is True
 
 
-@pytest.mark.parametrize("late", [pytest.param(0, id="the first"), pytest.param(1, id="the second")])
-def test_slow_probes_close_it(late: int) -> None:
-    """Each takes longer than the cool-down, so another is let in beside it; whichever succeeds first is enough."""
+def with_two_probes() -> tuple[Breaker, list[Admission]]:
+    """Each takes longer than the cool-down, so another is let in beside it."""
     time = FakeTime()
     breaker = opened(time)
     probes = []
     for _ in range(2):
         time.now_s += COOL_DOWN_S
         probes.append(admitted(breaker))
+    return breaker, probes
+
+
+@pytest.mark.parametrize("late", [pytest.param(0, id="the first"), pytest.param(1, id="the second")])
+def test_slow_probes_close_it(late: int) -> None:
+    """Whichever succeeds first is enough."""
+    breaker, probes = with_two_probes()
 
     assert breaker.succeeded(probes[late]) is True
     assert [State.CLOSED, False] == [breaker.state, breaker.succeeded(probes[1 - late])]
@@ -112,12 +118,7 @@ def test_slow_probes_close_it(late: int) -> None:
 
 def test_slow_probe_that_succeeds_after_another_has_failed() -> None:
     """What came last says how the backend is now."""
-    time = FakeTime()
-    breaker = opened(time)
-    probes = []
-    for _ in range(2):
-        time.now_s += COOL_DOWN_S
-        probes.append(admitted(breaker))
+    breaker, probes = with_two_probes()
 
     assert breaker.failed(probes[0]) is False
     assert breaker.succeeded(probes[1]) is True

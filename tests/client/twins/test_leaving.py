@@ -22,6 +22,7 @@ from clip_embedding_client.async_driver import AsyncDriver
 from clip_embedding_client.clock import Clock
 from clip_embedding_client.effects import Effect, Flow, InProcess, Pause
 from clip_embedding_client.threads import ThreadDriver
+from httpcore._async.http11 import AsyncHTTP11Connection
 
 from tools.testbed.control_plane import API_KEY, ENDPOINT_ID, ControlPlane, control_plane
 from tools.testbed.image_server import Gate, ImageServer
@@ -116,6 +117,30 @@ def test_cancelled_call_to_a_pod(
 
     assert asyncio.run(cancelled())
     assert before + requests == requests_of_gone_clients(pod)
+
+
+@pytest.mark.usefixtures("pod")
+def test_cancelled_while_its_answer_is_closed(environ: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What closes it goes on to its end: a connection that was half closed would be in use for good."""
+
+    async def cancelled() -> bool:
+        async with AsyncClipClient(pod_settings(environ)) as client:
+            task = asyncio.ensure_future(client.embed_text("a red circle"))
+
+            async def close(connection: AsyncHTTP11Connection) -> None:
+                task.cancel()
+                # In which the cancellation comes, if it comes that far.
+                await asyncio.sleep(0)
+                await closed(connection)
+
+            closed = AsyncHTTP11Connection._response_closed
+            monkeypatch.setattr(AsyncHTTP11Connection, "_response_closed", close)
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            monkeypatch.undo()
+            return await nothing_is_left(client)
+
+    assert asyncio.run(cancelled())
 
 
 def test_leaving_a_loop_early(

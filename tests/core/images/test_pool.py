@@ -317,26 +317,31 @@ def test_what_waits_for_a_decoder_is_counted(
 
 def test_slow_image_says_nothing_of_what_waits(images: ImageServer) -> None:
     """Neither of how long others take, nor of those that were with it and have begun again elsewhere."""
-    slow = images.add("/slow", SPIN)
+    spins, slow = images.add("/spins", SPIN), images.add("/slow", SLOW + b"3")
     urls = [images.add(f"/quick-{number}", b"1") for number in range(20)]
     with pool(processes=1, program=SCRIPTED) as (target, collector):
         quick = jobs_of(urls)
         target.begin(quick, at_once=8)
         collector.wait_for(quick)
         usual_s = dict(target._usual_decode_s)
-        [alone] = target._processes
-        left_alone = jobs_of([slow])
+        assert usual_s[False] > 0.0 == usual_s[True]
+
+        ends = jobs_of([slow])
+        target.begin(ends, at_once=1)
+        collector.wait_for(ends)
+        assert ([3], [True]) == (greys(ends), collector.slow)
+        assert usual_s == target._usual_decode_s
+
+        target.wait_until_ready()
+        alone = next(one for one in target._processes if not one.detached)
+        left_alone, others = jobs_of([spins]), jobs_of([images.add("/other", b"2")])
         target.begin(left_alone, at_once=1)
         _wait_until(lambda: alone.arena.decoding)
-        others = jobs_of([images.add("/other", b"2")])
         target.begin(others, at_once=1)
         _wait_until(lambda: alone.arena.waiting)
         collector.wait_for(others)
         assert (alone.detached, Undecoded(0, 0.0)) == (True, target.undecoded)
-        target.release([*quick, *left_alone, *others])
-
-        assert usual_s[False] > 0.0
-        assert 0.0 == usual_s[True] == target._usual_decode_s[True]
+        target.release([*quick, *ends, *left_alone, *others])
 
 
 def test_decode_over_its_budget_costs_that_image_alone(images: ImageServer) -> None:
