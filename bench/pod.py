@@ -11,10 +11,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import psutil
-from prometheus_client.parser import text_string_to_metric_families
 
 from bench.trees import THIS, Tree
 from bench.workload import full_size_model
+from tools.testbed import exposition
 from tools.testbed.process import PodProcess, pod_process
 
 # The first start exports the model, which takes ten seconds on two idle cores.
@@ -116,10 +116,7 @@ class Passes:
     @classmethod
     def so_far(cls, base_url: str, modality: str | None = None) -> "Passes":
         """As `/metrics` has it, of one modality (`image`, `text`) or of both together."""
-        with closing(connection(base_url)) as asking:
-            asking.request("GET", "/metrics")
-            text = asking.getresponse().read().decode()
-        every = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+        every = exposition.samples(base_url)
         samples = [sample for sample in every if modality in (None, sample.labels.get("modality"))]
         names = ("clip_forward_passes_total", "clip_embedded_items_total", "clip_queue_seconds_total")
         return cls(*(sum(sample.value for sample in samples if sample.name == name) for name in names))

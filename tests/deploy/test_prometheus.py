@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import requests
 import yaml
-from prometheus_client.parser import text_string_to_metric_families
 
 from shared_auth.contract import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT, EMBED_TEXT_BATCH
 from tests.deploy.measured import OF_PROMETHEUS, SCRAPED
@@ -16,6 +15,7 @@ from tests.deploy.test_manifests import in_the_guide, manifest
 from tests.deploy.test_rules import recorded, rules
 from tools.dashboard import Panel, panels
 from tools.promql import Use, uses
+from tools.testbed import exposition
 from tools.testbed.image_server import ImageServer
 from tools.testbed.process import API_KEY, TINY_MODEL, PodProcess, pod_process
 from tools.testbed.prometheus import Prometheus, Series, is_installed, prometheus_of, prometheus_server
@@ -103,9 +103,8 @@ def found_soon(prometheus: Prometheus, expression: str) -> list[Series]:
 
 def live(pod: PodProcess) -> dict[str, set[str]]:
     """Labels by name, of every sample in `/metrics`."""
-    text = requests.get(pod.base_url + "/metrics", timeout=SOON_S).text
     labels: dict[str, set[str]] = {}
-    for sample in (sample for family in text_string_to_metric_families(text) for sample in family.samples):
+    for sample in exposition.samples(pod.base_url):
         labels.setdefault(sample.name, set()).update(sample.labels)
     return labels
 

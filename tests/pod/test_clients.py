@@ -4,10 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import requests
-from prometheus_client.parser import text_string_to_metric_families
 
 from shared_auth.contract import EMBED_TEXT, EMBED_TEXT_BATCH
+from tools.testbed import exposition
 from tools.testbed.process import PodProcess, pod_process
 from tools.testbed.target import PodTarget, signed_text
 
@@ -62,9 +61,8 @@ def test_metrics_count_by_client(pod: PodProcess) -> None:
 
 
 def items_of(pod: PodProcess) -> dict[str, float]:
-    families = text_string_to_metric_families(requests.get(pod.base_url + "/metrics", timeout=60).text)
-    samples = [one for family in families for one in family.samples]
-    return {one.labels["client"]: one.value for one in samples if one.name == "clip_client_items_total"}
+    samples = [one for one in exposition.samples(pod.base_url) if one.name == "clip_client_items_total"]
+    return {one.labels["client"]: one.value for one in samples}
 
 
 def test_batch_is_of_one_client(pod: PodProcess) -> None:

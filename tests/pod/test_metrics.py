@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from core.metrics import DEVICE_MEMORY, METRICS, Kind
 from pod.metrics import make_folder
 from shared_auth.contract import EMBED_IMAGE, EMBED_TEXT
+from tools.testbed import exposition
 from tools.testbed.image_server import ImageServer
 from tools.testbed.process import ROOT, TINY_MODEL, PodProcess, pod_process
 from tools.testbed.target import signed_image, signed_text
@@ -25,7 +26,7 @@ RED_CIRCLE = (TINY_MODEL / "examples" / "red-circle.png").read_bytes()
 Samples = dict[tuple[str, ...], float]
 
 
-def exposition(pod: PodProcess) -> str:
+def page(pod: PodProcess) -> str:
     answer = requests.get(pod.base_url + "/metrics", timeout=SOON_S)
     assert (200, "text/plain; version=0.0.4; charset=utf-8") == (answer.status_code, answer.headers["Content-Type"])
     return answer.text
@@ -33,8 +34,7 @@ def exposition(pod: PodProcess) -> str:
 
 def samples(pod: PodProcess) -> Samples:
     """By name and the values of the labels, which are in the order of their names."""
-    families = text_string_to_metric_families(exposition(pod))
-    every = [one for family in families for one in family.samples]
+    every = exposition.samples(pod.base_url)
     return {(one.name, *(value for _, value in sorted(one.labels.items()))): one.value for one in every}
 
 
@@ -97,7 +97,7 @@ def test_requests_and_items_are_counted_by_what_came_of_them(pod: PodProcess, im
 def test_live_page_has_what_is_defined_and_nothing_else(pod: PodProcess) -> None:
     """Names, types, meanings and labels; a device's memory where there is CUDA."""
     requests.post(pod.base_url + EMBED_TEXT, json=signed_text("a text"), timeout=SOON_S).raise_for_status()
-    families = {family.name: family for family in text_string_to_metric_families(exposition(pod))}
+    families = {family.name: family for family in text_string_to_metric_families(page(pod))}
     labels = {
         name: {label for one in family.samples for label in one.labels if label != "le"}
         for name, family in families.items()
@@ -118,7 +118,7 @@ def test_promtool_finds_nothing_to_say(pod: PodProcess) -> None:
     requests.post(pod.base_url + EMBED_TEXT, json=signed_text("a text"), timeout=SOON_S).raise_for_status()
     checked = subprocess.run(
         ["promtool", "check", "metrics"],  # noqa: S607 - wherever Debian puts it
-        input=exposition(pod),
+        input=page(pod),
         capture_output=True,
         text=True,
         timeout=SOON_S,
