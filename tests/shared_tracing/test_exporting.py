@@ -54,6 +54,7 @@ def test_nobody_waits_for_a_receiver_that_hangs() -> None:
     exporter = exporter_to(receiver)
     exporter.tracer().start_span("one").end()
     exporter.flush(0.01)
+    assert receiver.asked.acquire(timeout=SOON_S)
     exporter.tracer().start_span("two").end()
     # Were they to wait, the test would be over its time.
     exporter.flush(SOON_S * 100)

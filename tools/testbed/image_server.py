@@ -23,10 +23,14 @@ class Gate:
         """Wait until one more request has arrived."""
         assert self._arrived.acquire(timeout=timeout_s), "no request came to the gate"
 
+    def request_came(self) -> bool:
+        """Whether one more request has arrived by now."""
+        return self._arrived.acquire(blocking=False)
+
     def pass_through(self) -> None:
         """What a request does here."""
         self._arrived.release()
-        self._opened.wait(timeout=60)
+        self._opened.wait()
 
 
 @dataclass(slots=True)

@@ -121,5 +121,5 @@ def local_handler() -> Iterator[str]:
 def _answers(url: str) -> bool:
     try:
         return requests.get(f"{url}/docs", timeout=5).ok
-    except requests.ConnectionError:
+    except (requests.ConnectionError, requests.Timeout):
         return False
