@@ -12,13 +12,15 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import prometheus_client as exposed
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 from prometheus_client.values import MultiProcessValue
 
@@ -104,6 +106,25 @@ class _Row:
         self._handed_over = numbers
 
 
+class _OfAllProcesses(Collector):
+    """What is in the files of all workers. The library's own collector fails where one has just been made, and where a
+    worker was killed then: it is empty.
+    """
+
+    def collect(self) -> Iterable[exposed.Metric]:
+        files = Path(os.environ[_FOLDER_VARIABLE]).glob("*.db")
+        merged: Iterable[exposed.Metric] = MultiProcessCollector.merge([str(file) for file in files if _size(file)])
+        return merged
+
+
+def _size(file: Path) -> int:
+    """0 for one that went with its worker."""
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
 class Figures:
     """Hands over what `parts` have measured in one worker; made after the fork. `start` has it done regularly."""
 
@@ -138,7 +159,7 @@ class Figures:
         """The body of `/metrics`: this worker's figures as they are now, those of the others as they were just now."""
         self.hand_over()
         registry = CollectorRegistry()
-        MultiProcessCollector(registry)
+        registry.register(_OfAllProcesses())
         return generate_latest(registry)
 
     def _hand_over_regularly(self) -> None:

@@ -143,6 +143,7 @@ def test_page_is_of_all_processes_and_outlives_each() -> None:
         [killed, other] = master.children()
         killed.kill()
         _wait_until(lambda: any(has_handed_over(worker) for worker in set(master.children()) - {killed, other}))
+        _wait_until(lambda: samples(pod)["clip_processes",] == 2.0)
         seen = [samples(pod) for _ in range(4)]
 
         assert {8.0} == {one[ASKED] for one in seen}
@@ -153,6 +154,16 @@ def test_page_is_of_all_processes_and_outlives_each() -> None:
 def has_handed_over(worker: psutil.Process) -> bool:
     """Whether what is so of it at present is in the page."""
     return any(Path(file.path).name == f"gauge_livesum_{worker.pid}.db" for file in worker.open_files())
+
+
+def test_file_of_a_worker_that_has_not_begun_it_is_nobodys_fault() -> None:
+    """For a moment each of its files is empty; one that is killed in that moment leaves it so for good."""
+    with pod_process() as pod:
+        [worker] = psutil.Process(pod.process.pid).children()
+        [folder] = {Path(file.path).parent for file in worker.open_files() if file.path.endswith(".db")}
+        (folder / "counter_999999999.db").touch()
+
+        assert 1.0 == samples(pod)[READY]
 
 
 def test_figures_leave_nothing_behind() -> None:

@@ -14,6 +14,7 @@ import pytest
 import requests
 
 from shared_auth.contract import EMBED_IMAGE, EMBED_TEXT
+from tools.chaos.scenarios import COMMAND
 from tools.testbed.image_server import ImageServer
 from tools.testbed.process import GUNICORN, TINY_MODEL, PodProcess, pod_process
 from tools.testbed.target import signed_image, signed_text
@@ -95,12 +96,15 @@ def test_insecure_needs_the_flag_and_shows_it() -> None:
     assert 1 == len([line for line in warnings if "ALLOW_INSECURE_AUTH" in line["message"]])
 
 
-def test_answers_while_loading() -> None:
+def test_answers_while_loading(tmp_path: Path) -> None:
     """Before the model is there: health is a 503 that says so, ping a 204, livez a 200, work a retryable 503."""
-    with pod_process(ready=False) as pod:
+    # Loading waits for it.
+    model = tmp_path / "model"
+    with pod_process({"CHAOS_MODEL": str(model)}, command=COMMAND, ready=False) as pod:
         pod.wait_for_log("Booting worker")
         get = {path: requests.get(pod.base_url + path, timeout=SOON_S) for path in ("/health", "/ping", "/livez")}
         work = requests.post(pod.base_url + EMBED_TEXT, json=signed_text("x"), timeout=SOON_S)
+        model.touch()
         pod.wait_until_ready()
 
     assert {"/health": 503, "/ping": 204, "/livez": 200} == {path: answer.status_code for path, answer in get.items()}

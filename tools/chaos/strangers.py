@@ -90,7 +90,8 @@ def decode_attack(
     files = slow_files()
     pod = _pod(settings, in_turns=in_turns)
     attack = _attack(f"decode attack x{attackers}{_way(in_turns)}", seconds, files, attackers=attackers, pod=pod)
-    allowed = {"INVALID_IMAGE", "OVERLOADED"}
+    # A slow image gives way, and has no end in its time where others want all of the processor.
+    allowed = {"INVALID_IMAGE", "OVERLOADED", "DEADLINE_EXCEEDED"}
     attack.under.require(f"attackers get {allowed}", set(attack.attackers.codes) <= allowed)
     attack.under.require("what is over a limit is refused", attack.attackers.codes["INVALID_IMAGE"] > 0)
     return attack.reports()
@@ -101,7 +102,7 @@ def memory_attack(seconds: float, *, attackers: int = 2, in_turns: bool = False)
     pod, name = _pod(in_turns=in_turns), f"memory attack x{attackers}{_way(in_turns)}"
     attack = _attack(name, seconds, large_files(), attackers=attackers, pod=pod)
     # A picture that is black has no vector in the scripted model.
-    allowed = {"INVALID_IMAGE", "IMAGE_TOO_LARGE", "OVERLOADED", "INFERENCE_ERROR"}
+    allowed = {"INVALID_IMAGE", "IMAGE_TOO_LARGE", "OVERLOADED", "INFERENCE_ERROR", "DEADLINE_EXCEEDED"}
     bound_mb = attack.alone.vitals.peak_mb + most_mb_of_image_processes(_SETTINGS)
     attack.under.notes.append(f"{attack.under.vitals.peak_mb:.0f} MB of at most {bound_mb:.0f}")
     attack.under.require("memory under its bound", attack.under.vitals.peak_mb < bound_mb)
@@ -130,7 +131,7 @@ def _attack(
             run(_good_load(running, attack.alone.tally, good_host, for_seconds(seconds)))
         with probed(running.base_url, running.process.pid, path="/livez") as attack.under.vitals:
             run(_both(running, attack, good_host, lambda: image_question(host + next(questions)), attackers, seconds))
-        attack.under.require("nobody but image processes has ended", before == lasting_processes(running))
+        attack.under.require("nobody but image processes has ended", before <= lasting_processes(running))
     attack.require_served()
     return attack
 
@@ -184,7 +185,7 @@ def killed_image_processes(seconds: float, *, in_turns: bool = False) -> list[Re
         before = lasting_processes(pod)
         with probed(pod.base_url, pod.process.pid, path="/livez") as report.vitals:
             killed = asyncio.run(kill(pod, host))
-        report.require("nobody but image processes has ended", before == lasting_processes(pod))
+        report.require("nobody but image processes has ended", before <= lasting_processes(pod))
     report.notes = [f"{killed} killed", f"{report.tally.accepted * BATCH} images"]
     report.require_all_answered()
     report.require("some were killed", killed > 0)
@@ -207,7 +208,7 @@ def slow_host(seconds: float, *, in_turns: bool = False, batches: int = 8) -> li
         before = lasting_processes(pod)
         with probed(pod.base_url, pod.process.pid, path="/livez") as beside.vitals:
             run(both(pod, late, quick))
-        beside.require("nobody has ended", before == lasting_processes(pod))
+        beside.require("nobody has ended", before <= lasting_processes(pod))
     p50s_ms = [percentile(report.tally.answers_ms, 50) for report in (alone, beside)]
     beside.notes = [f"p50 {p50s_ms[1]:.0f} ms, alone {p50s_ms[0]:.0f}", f"{slow.accepted} slow batches"]
     for report in (alone, beside):
