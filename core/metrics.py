@@ -128,6 +128,10 @@ QUEUED_SECONDS = Metric(
     Kind.GAUGE,
     "Time that decoders and a device need for what waits, by the latest decodes and passes: an autoscaler goes by it",
 )
+ITEMS_IN_FLIGHT = Metric(
+    "clip_items_in_flight", Kind.GAUGE, "Images and texts from their admission to their vector, downloads included"
+)
+ITEMS_LIMIT = Metric("clip_items_limit", Kind.GAUGE, "How many images and texts may be in flight")
 REQUESTS_IN_FLIGHT = Metric("clip_requests_in_flight", Kind.GAUGE, "Requests that are being worked on")
 REQUESTS_LIMIT = Metric(
     "clip_requests_limit",
@@ -156,6 +160,8 @@ METRICS: Sequence[Metric] = (
     CLIENT_ITEMS,
     CLIENT_LIMITED_ITEMS,
     STAGE_SECONDS,
+    ITEMS_IN_FLIGHT,
+    ITEMS_LIMIT,
     QUEUED_ITEMS,
     QUEUED_SECONDS,
     FORWARD_PASSES,

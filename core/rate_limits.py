@@ -111,11 +111,9 @@ class RateLimits:
         away. Raises `RateLimited`.
         """
         costs: Mapping[Unit, int] = {"items": items, "bytes": bytes_}
-        for limit in self._limits:
-            _require_possible(limit, costs[limit.unit])
         ticket = self._outages.begin()
         if ticket is None:
-            self._require_open()
+            self._let_in_unasked(costs)
             return None
         try:
             with self._one_step:
@@ -124,7 +122,7 @@ class RateLimits:
             if self._outages.failed(ticket):
                 fields = {"when_away": self._when_away, "reason": str(error.storage_error)}
                 logger.warning("the limits' store is away", extra=fields)
-            self._require_open()
+            self._let_in_unasked(costs)
             return None
         except RateLimited:
             self._heard(ticket)
@@ -133,6 +131,8 @@ class RateLimits:
         return standing
 
     def _take(self, client: str, costs: Mapping[Unit, int]) -> Standing:
+        if never := self._never(costs):
+            raise _never_fits(never, costs[never.unit], _standing(never, self._window(never, client)))
         taken: list[Limit] = []
         for limit in self._limits:
             if not self._limiter.hit(limit.rate, limit.unit, client, cost=costs[limit.unit]):
@@ -162,9 +162,15 @@ class RateLimits:
         ends_s = previous_ends_s if previous else max(0.0, current_ends_s - length_s)
         return Window(length_s, previous, current, ends_s)
 
-    def _require_open(self) -> None:
+    def _never(self, costs: Mapping[Unit, int]) -> Limit | None:
+        """The limit that is smaller than what is asked for in one request."""
+        return next((limit for limit in self._limits if costs[limit.unit] > limit.rate.amount), None)
+
+    def _let_in_unasked(self, costs: Mapping[Unit, int]) -> None:
+        if never := self._never(costs):
+            raise _never_fits(never, costs[never.unit], _unknown(never))
         if self._when_away == "closed":
-            raise RateLimited("the limits' store is away")
+            raise RateLimited("the limits' store is away", standing=_unknown(self._limits[0]))
 
     def _heard(self, ticket: int) -> None:
         lasted_s = self._outages.answered(ticket)
@@ -229,10 +235,14 @@ def _limit(unit: Unit, text: str) -> Limit:
         raise StartError(f'RATE_LIMIT_{unit.upper()}: must be a rate such as "600/minute", at least 1') from error
 
 
-def _require_possible(limit: Limit, cost: int) -> None:
-    if cost > limit.rate.amount:
-        message = f"{cost} {limit.unit} in one request never fit this client's limit of {limit}: ask for less at once"
-        raise RateLimited(message, retry_after_s=limit.rate.get_expiry())
+def _never_fits(limit: Limit, cost: int, standing: Standing) -> RateLimited:
+    message = f"{cost} {limit.unit} in one request never fit this client's limit of {limit}: ask for less at once"
+    return RateLimited(message, retry_after_s=limit.rate.get_expiry(), standing=standing)
+
+
+def _unknown(limit: Limit) -> Standing:
+    """While nobody can count nothing is known to be left."""
+    return Standing(limit.rate.amount, remaining=0, reset_s=limit.rate.get_expiry())
 
 
 def _standing(limit: Limit, window: Window) -> Standing:

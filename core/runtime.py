@@ -73,7 +73,7 @@ class Runtime:
 
     def __init__(self, settings: ServiceSettings, authenticator: Authenticator | None, model: LoadedModel) -> None:
         directory, engines = model.directory, model.engines
-        self.identity = _identity(directory, engines[0], model.fingerprint, settings.clip_model)
+        self.identity = _identity(directory, engines[0], model.fingerprint)
         self.torch_version = version("torch")
         self.cuda_version = _cuda_version()
         with ExitStack() as made:
@@ -128,6 +128,8 @@ class Runtime:
         """An image that waits for a decoder needs that first, and the device then."""
         scheduler, undecoded = self._scheduler, self._images.undecoded
         seconds = scheduler.waiting_s + undecoded.seconds + undecoded.images * scheduler.image_s
+        yield Reading(metrics.ITEMS_IN_FLIGHT, (), scheduler.items)
+        yield Reading(metrics.ITEMS_LIMIT, (), scheduler.limit)
         yield Reading(metrics.QUEUED_ITEMS, (), scheduler.waiting_items + undecoded.images)
         yield Reading(metrics.QUEUED_SECONDS, (), seconds)
 
@@ -245,7 +247,7 @@ def _rate_limits(settings: ServiceSettings) -> "RateLimits | None":
     return build_rate_limits(settings)
 
 
-def _identity(directory: ModelDirectory, engine: Engine, model_fingerprint: str, source: str) -> ModelIdentity:
+def _identity(directory: ModelDirectory, engine: Engine, model_fingerprint: str) -> ModelIdentity:
     return ModelIdentity(
         model_name=directory.model_name,
         pretrained=directory.pretrained,
@@ -254,7 +256,7 @@ def _identity(directory: ModelDirectory, engine: Engine, model_fingerprint: str,
         engine=engine.name,
         dim=directory.dim,
         fingerprint=model_fingerprint,
-        source=source,
+        source=directory.hub_id or directory.model_name,
     )
 
 

@@ -117,6 +117,8 @@ def create_app(settings: ServiceSettings, service: Service, tracing: "Tracing | 
             max_body_bytes=max_body_bytes(settings),
         ),
     )
+    # A path with an empty part is another one: unknown, and not led to what it may have meant.
+    app.url_map.merge_slashes = False
     for path in OPERATIONS:
         app.add_url_rule(path, path, partial(_run_operation, door, path), methods=["POST"])
     app.add_url_rule(MODELS, MODELS, partial(_models, service), methods=["GET"])

@@ -92,6 +92,16 @@ class Scheduler:
         self._closed = False
 
     @property
+    def items(self) -> int:
+        """Images and texts between admission and their row, of which there are `limit` at most."""
+        return len(self._inside)
+
+    @property
+    def limit(self) -> int:
+        """How many may be."""
+        return self._limits.max_items
+
+    @property
     def waiting_items(self) -> int:
         """Images and texts that wait for a decoder or a device."""
         return len(self._to_decode) + len(self._ready) + len(self._texts)

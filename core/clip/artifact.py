@@ -53,6 +53,8 @@ class ModelDirectory:
     architecture: Architecture
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    hub_id: str | None = None
+    """Where it was fetched from, now or when it was baked; None for a directory of one's own."""
     baked_fingerprint: str | None = None
     """What the manifest of a baked directory promises; the loader compares."""
     int8: Int8Report | None = None
@@ -96,14 +98,18 @@ def open_model(
     """
     if os.path.isdir(source):
         return _open_directory(Path(source).resolve())
-    if source.startswith((".", "/", "~")) or source.count("/") != 1:
+    if not _is_hub_id(source):
         raise StartError(f"CLIP_MODEL: {source} is neither a directory nor a hub id (owner/name)")
     owner, _, name = source.partition("/")
     model_name, pretrained = _REPORTED_NAMES.get(source, (name, owner))
     revision = revision or _PINNED_REVISIONS.get(source)
     snapshot = find_snapshot(os.environ, source, revision, runpod_models=runpod_models)
     path = snapshot or _fetch(source, revision, offline)
-    return _read(path, model_name, pretrained)
+    return replace(_read(path, model_name, pretrained), hub_id=source)
+
+
+def _is_hub_id(source: str) -> bool:
+    return source.count("/") == 1 and not source.startswith((".", "/", "~"))
 
 
 def find_snapshot(
@@ -146,7 +152,9 @@ def _open_directory(path: Path) -> ModelDirectory:
         return _read(path, path.name, "local")
     verify_files(path, manifest, hash_up_to_bytes=_HASH_AT_START_BYTES)
     directory = _read(path, manifest.model_name, manifest.pretrained)
-    return replace(directory, baked_fingerprint=manifest.fingerprint, int8=manifest.int8)
+    # A model of the hub has a revision there. Without one the source is a directory, though it may look like an id.
+    hub_id = manifest.source if manifest.revision is not None and _is_hub_id(manifest.source) else None
+    return replace(directory, hub_id=hub_id, baked_fingerprint=manifest.fingerprint, int8=manifest.int8)
 
 
 def _fetch(repo_id: str, revision: str | None, offline: bool) -> Path:

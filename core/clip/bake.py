@@ -113,7 +113,7 @@ def _fill(directory: Path, original: ModelDirectory, source: str, *, openvino: b
     compare_with_transformers(baked)
     graphs, report = _graphs(baked, fingerprints[1], int8) if openvino else ([], None)
     manifest = Manifest(
-        source=source,
+        source=original.hub_id or source,
         revision=_revision(original, source),
         model_name=original.model_name,
         pretrained=original.pretrained,

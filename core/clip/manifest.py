@@ -61,7 +61,9 @@ class Int8Report(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What `python -m core.clip.bake` writes beside the files. `revision` is that of a hub model, else null."""
+    """What `python -m core.clip.bake` writes beside the files. `source` is a hub id with its `revision`, or
+    a directory, and then that is null.
+    """
 
     model_config = ConfigDict(frozen=True, protected_namespaces=())
 

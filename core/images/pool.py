@@ -349,8 +349,11 @@ class ImageProcesses:
             self._unassigned.append(_Unassigned(jobs, at_once, slow))
             return
         parts = min(len(free), -(-len(jobs) // _LEAST_PART))
+        if any(job.content is None for job in jobs):
+            # Each part may download one at least.
+            parts = min(parts, at_once)
         for index, process in enumerate(free[:parts]):
-            self._hand_over(process, jobs[index::parts], -(-at_once // parts), news)
+            self._hand_over(process, jobs[index::parts], _share(at_once, parts, index), news)
 
     def _may_add_slow(self, there: Sequence[ImageProcess]) -> bool:
         if not self.healthy or self._starts[True].given_up or True in self._unstarted:
@@ -543,6 +546,11 @@ class ImageProcesses:
             if not self._closing:
                 self._assign_all(moved, news)
         return news
+
+
+def _share(whole: int, parts: int, index: int) -> int:
+    """Of `whole` in as equal parts as may be; one at least, for what is not downloaded."""
+    return max(1, whole * (index + 1) // parts - whole * index // parts)
 
 
 def _ticket_of(process: ImageProcess, job_id: object) -> Ticket:

@@ -201,6 +201,8 @@ def test_what_can_never_fit_is_told_so(store: Store) -> None:
 
     message = "6 items in one request never fit this client's limit of 5 items per 1 year: ask for less at once"
     assert (message, YEAR_S) == (error.message, error.retry_after_s)
+    assert error.standing is not None
+    assert (5, 5) == (error.standing.limit, error.standing.remaining)
     assert passes(checked, "a", 5)
 
 
@@ -320,6 +322,18 @@ def test_restart_between_two_requests_is_not_noticed(redis: Redis, caplog: pytes
     assert [] == said(caplog)
 
 
+def test_outage_lets_nothing_in_that_never_fits(redis: Redis) -> None:
+    """Nobody need count for that."""
+    checked = limits(patient(redis.url), items=5, clock=ScriptedClock())
+
+    redis.stop()
+    refused = [refusal(checked, "a", 6) for _ in range(3)]
+
+    assert [("6 items in one request never fit", Standing(5, 0, YEAR_S))] * 3 == [
+        (error.message.partition(" this client")[0], error.standing) for error in refused
+    ]
+
+
 def test_closed_lets_nobody_in_while_the_store_is_away(redis: Redis) -> None:
     """RATE_LIMITED, and who asks again is let in once it is back."""
     clock = ScriptedClock()
@@ -331,6 +345,7 @@ def test_closed_lets_nobody_in_while_the_store_is_away(redis: Redis) -> None:
     clock.now_s += ASK_AGAIN_S
 
     assert [("the limits' store is away", 1)] * 3 == [(error.message, error.retry_after_s) for error in refused]
+    assert [Standing(100, 0, YEAR_S)] * 3 == [error.standing for error in refused]
     assert passes(checked, "a", 1)
 
 

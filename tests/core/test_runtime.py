@@ -11,14 +11,17 @@ from functools import partial
 import psutil
 import pytest
 
+from core.batching.items import Group, Item, Modality
 from core.clip.engine import Engine, Pixels, TokenIds, Vectors
 from core.clip.loading import LoadedModel, load_model
-from core.errors import StartError
+from core.deadline import Deadline
+from core.errors import NotFound, StartError
 from core.images.decoding.rules import PIXEL_RULES_VERSION
 from core.images.pool import ImageProcesses, Undecoded
-from core.metrics import QUEUED_ITEMS, QUEUED_SECONDS
+from core.metrics import ITEMS_IN_FLIGHT, ITEMS_LIMIT, QUEUED_ITEMS, QUEUED_SECONDS
 from core.runtime import Runtime, close_in_the_end, load_runtime
 from core.settings import ServiceSettings, load_settings
+from core.wire.openai import EmbeddingsRequest, check_model
 from tools.testbed.process import MODEL_CACHE, TINY_MODEL
 
 SOON_S = 60.0
@@ -107,6 +110,34 @@ def test_what_waits_for_a_decoder_is_queued(
 
     assert image_s > 0.0
     assert {QUEUED_ITEMS: 3, QUEUED_SECONDS: pytest.approx(0.6 + 3 * image_s)} == queued
+
+
+def test_items_are_in_flight_until_they_have_a_vector(settings: ServiceSettings, model: LoadedModel) -> None:
+    """Beside how many may be: whoever reads OVERLOADED can see whether it is that."""
+    group = Group(Deadline.after(SOON_S))
+    items = [Item(Modality.TEXT, group, None) for _ in range(3)]
+    with closing(Runtime(settings, None, model)) as runtime:
+        with runtime._scheduler.entered(items):
+            during = {one.metric: one.value for one in runtime.readings()}
+        after = {one.metric: one.value for one in runtime.readings()}
+
+    assert (3, settings.max_queued_items) == (during[ITEMS_IN_FLIGHT], during[ITEMS_LIMIT])
+    assert 0 == after[ITEMS_IN_FLIGHT]
+
+
+@pytest.mark.parametrize(("hub_id", "known_as"), [("owner/name", "owner/name"), (None, "tiny-shapes")])
+def test_model_is_asked_for_by_its_hub_id_wherever_it_lies(
+    settings: ServiceSettings, model: LoadedModel, hub_id: str | None, known_as: str
+) -> None:
+    """An image has it in a folder of its own."""
+    named = replace(model, directory=replace(model.directory, hub_id=hub_id))
+    with closing(Runtime(settings, None, named)) as runtime:
+        identity = runtime.identity
+
+    for name in (known_as, "tiny-shapes"):
+        check_model(EmbeddingsRequest.model_construct(model=name), identity)
+    with pytest.raises(NotFound):
+        check_model(EmbeddingsRequest.model_construct(model=str(TINY_MODEL)), identity)
 
 
 def test_cached_model_that_is_not_served_is_said(settings: ServiceSettings, caplog: pytest.LogCaptureFixture) -> None:

@@ -52,6 +52,7 @@ def test_statuses_are_the_contracts() -> None:
         pytest.param(EMBED_TEXT, b"[" * 200_000, 400, "INVALID_JSON", id="huge nesting"),
         pytest.param(EMBED_TEXT, b'{"text":"\\ud800"}', 422, "VALIDATION_ERROR", id="escaped lone surrogate"),
         pytest.param("/v1/embed/video", b"{}", 404, "NOT_FOUND", id="unknown path"),
+        pytest.param("//v1//embed/text", b"{}", 404, "NOT_FOUND", id="path with empty parts"),
         pytest.param("/health", b"{}", 405, "METHOD_NOT_ALLOWED", id="POST to health"),
     ],
 )

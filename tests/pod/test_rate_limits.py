@@ -96,6 +96,7 @@ def test_batch_that_can_never_fit_is_told_so(limited: PodProcess) -> None:
     assert 429 == answer.status_code
     assert answer.json()["error"]["message"].startswith("4 items in one request never fit")
     assert str(YEAR_S) == answer.headers["Retry-After"]
+    assert "3" == answer.headers["RateLimit-Limit"]
 
 
 def test_without_limits_there_are_no_headers(pod: PodProcess) -> None:

@@ -263,6 +263,7 @@ def test_model_name_leads_to_the_cached_model(tmp_path: Path) -> None:
     model = open_model(settings.clip_model, revision=None, offline=True, runpod_models=tmp_path)
 
     assert (snapshot, "name", "owner") == (model.path, model.model_name, model.pretrained)
+    assert "owner/name" == model.hub_id
 
 
 @pytest.mark.parametrize(

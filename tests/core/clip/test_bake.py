@@ -20,6 +20,9 @@ from core.settings import load_settings
 from tools.testbed.process import ROOT, TINY_MODEL, handler_process
 
 
+COMMIT = "5c" * 20
+
+
 @pytest.fixture(scope="module")
 def baked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundled model, baked."""
@@ -42,7 +45,7 @@ def test_baked_directory_opens_with_the_names_and_fingerprint_of_its_manifest(ba
     """Answers name the model that was baked, not the directory it lies in."""
     directory = open_model(str(baked))
 
-    assert ("tiny-shapes", "local") == (directory.model_name, directory.pretrained)
+    assert ("tiny-shapes", "local", None) == (directory.model_name, directory.pretrained, directory.hub_id)
     assert manifest_of(baked).fingerprint == directory.baked_fingerprint
 
 
@@ -65,6 +68,20 @@ def test_baking_a_baked_directory_changes_nothing(baked: Path, tmp_path: Path) -
     again = bake(str(baked), tmp_path / "again")
 
     assert manifest_of(baked).model_copy(update={"source": str(baked)}) == again
+
+
+def test_model_of_the_hub_is_known_by_its_id_wherever_it_is_baked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Images hold a baked one, and one that was baked may be baked again."""
+    shutil.copytree(TINY_MODEL, tmp_path / "hub" / "models--owner--name" / "snapshots" / COMMIT)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+
+    bake("owner/name", tmp_path / "baked", revision=COMMIT)
+    again = bake(str(tmp_path / "baked"), tmp_path / "again")
+
+    assert ("owner/name", COMMIT) == (again.source, again.revision)
+    assert ["owner/name"] * 2 == [open_model(str(tmp_path / name)).hub_id for name in ("baked", "again")]
 
 
 def as_version_1(directory: Path) -> None:

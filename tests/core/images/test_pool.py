@@ -48,6 +48,8 @@ from tools.testbed.image_server import Gate, ImageServer, image_server
 from tools.testbed.pictures import encoded
 
 SOON_S = 60.0
+# Whoever asks when it should not does so at once.
+TOO_MANY_WITHIN_S = 2.0
 # Of starts in a row, where there are few processes.
 MOST_DEAD = 8
 SIZE_PX = 32
@@ -165,6 +167,25 @@ def test_pixels_are_those_of_the_decoder(images: ImageServer, *, in_turns: bool)
         assert [DownloadError, InvalidImage, UrlNotAllowed] == [type(job.error) for job in jobs[3:]]
         assert in_turns == bool(collector.fetched_jobs)
         target.release(jobs)
+
+
+@pytest.mark.parametrize("most", [1, 3])
+def test_downloads_of_a_request_are_bounded_over_all_processes(images: ImageServer, most: int) -> None:
+    """However many take part in it, and however its bound is shared out."""
+    data = encoded(draw(single("red", "circle"), 40), "PNG")
+    arrivals = [images.add_gated(f"/{number}.png", data) for number in range(16)]
+    with pool(processes=4) as (target, collector):
+        jobs = jobs_of([url for url, _ in arrivals])
+        target.begin(jobs, at_once=most)
+        until_s = time.monotonic() + TOO_MANY_WITHIN_S
+        while images.most_at_once <= most and time.monotonic() < until_s:
+            time.sleep(0.05)
+        for _, gate in arrivals:
+            gate.open()
+        collector.wait_for(jobs)
+        target.release(jobs)
+
+    assert most == images.most_at_once
 
 
 def test_limit_on_pixels_is_ours_alone(images: ImageServer) -> None:
