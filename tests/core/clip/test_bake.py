@@ -19,7 +19,6 @@ from core.errors import StartError
 from core.settings import load_settings
 from tools.testbed.process import ROOT, TINY_MODEL, handler_process
 
-
 COMMIT = "5c" * 20
 
 
