@@ -20,15 +20,13 @@ import numpy as np
 from core import metrics
 from core.batching.items import Encoded, Item, Modality
 from core.errors import InternalError
+from core.lookups import Lookups
 from core.metrics import Reading
 
 logger = logging.getLogger(__name__)
 
 # What an entry takes beside its numbers: the key, an array's head, the row, places in two tables. Measured by a test.
 ENTRY_BYTES = 512
-
-# Lookups of images' rows that are under way at once. Each takes a round trip, and one that hangs its timeout.
-_LOOKUP_THREADS = 4
 
 Key = bytes
 
@@ -62,6 +60,15 @@ class _Flight:
     waiting: dict[Item, Compute] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class _Unsure:
+    """The first one of `flight`, whose row may be there: it is computed, by `compute`, if it is not."""
+
+    flight: _Flight
+    key: Key
+    compute: Compute
+
+
 class Cache:
     """Thread-safe. `max_bytes` bounds what it holds, the least recently used rows go first.
 
@@ -85,7 +92,7 @@ class Cache:
         self._counts = dict.fromkeys(Modality, Counts())
         # Not on the thread that has failed: that may hold a lock which computing takes.
         self._again = ThreadPoolExecutor(1, thread_name_prefix="cache")
-        self._lookups = ThreadPoolExecutor(_LOOKUP_THREADS, thread_name_prefix="cache-lookup")
+        self._lookups = Lookups[_Unsure](self._look_up_elsewhere)
         self.used_bytes = 0
 
     @property
@@ -121,15 +128,15 @@ class Cache:
 
     def _compute(self, mine: Sequence[tuple[Item, Key]], compute: Compute, *, may_block: bool) -> None:
         with self._lock:
-            unsure = [(self._looked_up[item], key) for item, key in mine if item in self._looked_up]
+            unsure = [_Unsure(self._looked_up[item], key, compute) for item, key in mine if item in self._looked_up]
             sure = [item for item, _ in mine if item not in self._looked_up]
         if sure:
             compute(sure)
         if unsure and may_block:
-            self._look_up(unsure, compute)
+            for compute_these, items in self._look_up(unsure).items():
+                compute_these(items)
         elif unsure:
-            items = [flight.first for flight, _ in unsure]
-            self._lookups.submit(_tried, partial(self._look_up, unsure, compute), items)
+            self._lookups.add(unsure)
 
     def put_off(self, items: Iterable[Item]) -> None:
         """These begin again elsewhere, with what may be another file, and are claimed once more. Until then nothing
@@ -152,7 +159,7 @@ class Cache:
 
     def close(self) -> None:
         """Look up and compute nothing any more."""
-        self._lookups.shutdown(cancel_futures=True)
+        self._lookups.close()
         self._again.shutdown(cancel_futures=True)
 
     def _settle_from_memory(self, item: Item, key: Key) -> bool:
@@ -162,17 +169,33 @@ class Cache:
             item.settle(_as_cached(row))
         return row is not None
 
-    def _look_up(self, unsure: Sequence[tuple[_Flight, Key]], compute: Compute) -> None:
-        if self._shared is not None:
-            self._settle_found([(flight.first, key) for flight, key in unsure], self._shared)
+    def _look_up_elsewhere(self, waited: Sequence[_Unsure]) -> None:
+        for one in waited:
+            # One that nobody waits for any more is settled by that, and is no longer looked up.
+            one.flight.first.still_wanted()
         with self._lock:
-            # Not who has been settled meanwhile, nor who has been put off, whatever it has been claimed for since.
-            left = [flight.first for flight, _ in unsure if self._looked_up.get(flight.first) is flight]
-            for item in left:
+            unsure = [one for one in waited if self._is_looked_up(one)]
+        left: dict[Compute, list[Item]] = {}
+        _tried(lambda: left.update(self._look_up(unsure)), [one.flight.first for one in unsure])
+        for compute, items in left.items():
+            _tried(partial(compute, items), items)
+
+    def _look_up(self, unsure: Sequence[_Unsure]) -> Mapping[Compute, list[Item]]:
+        """Settle those whose rows are there; return the others, by what has them computed."""
+        if unsure and self._shared is not None:
+            self._settle_found([(one.flight.first, one.key) for one in unsure], self._shared)
+        left: dict[Compute, list[Item]] = {}
+        with self._lock:
+            for one in filter(self._is_looked_up, unsure):
+                item = one.flight.first
                 del self._looked_up[item]
                 self._count(item.modality, misses=1)
-        if left:
-            compute(left)
+                left.setdefault(one.compute, []).append(item)
+        return left
+
+    def _is_looked_up(self, one: _Unsure) -> bool:
+        """Not if it has been settled meanwhile, or put off, whatever it has been claimed for since."""
+        return self._looked_up.get(one.flight.first) is one.flight
 
     def _settle_found(self, missed: Sequence[tuple[Item, Key]], shared: Shared) -> None:
         rows = shared.find(list(dict.fromkeys(key for _, key in missed)))

@@ -1,7 +1,7 @@
 """Rows that processes share through a Redis or Valkey: the cache's second tier (docs/decisions/0026-cache.md).
 
-Whatever that server does costs no request more than one timeout: it is asked while it answers, and written to behind
-the requests' back. Knows keys and rows, not what they are of.
+Whatever that server does costs no request more than the time of an answer, and of those that a connection begins with:
+it is asked while it answers, and written to behind the requests' back. Knows keys and rows, not what they are of.
 """
 
 import hashlib
@@ -12,20 +12,18 @@ import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from urllib.parse import urlsplit
 
 import numpy as np
 from redis import ConnectionPool, Redis
-from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
-from redis.retry import Retry
 
 from core.batching.items import Encoded
 from core.cache import Key
 from core.errors import StartError
 from core.outages import Outages
+from core.redis_connections import NOT_REDIS, open_pool
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +39,10 @@ MAX_WAITING = 1024
 
 # In one round trip.
 _WRITTEN_AT_ONCE = 64
+_READ_AT_ONCE = 256
+# What belongs to a value beside it: its length, and the ends of lines.
+_BESIDE_A_VALUE_BYTES = 32
+_LEAST_ANSWER_BYTES = 65_536
 
 # Others may keep something in the same server. The number is that of the values' form.
 _PREFIX = "clip-embedding:row:1:"
@@ -49,12 +51,8 @@ _CHECKSUM_BYTES = 8
 _NORM = struct.Struct("<d")
 _NUMBERS = np.dtype("<f4")
 
-_SCHEMES = ("redis", "rediss", "redis+unix")
-
-# What the library raises where something else than a Redis answers, or the name of the host is none.
-_NOT_REDIS = (ValueError, TypeError, OSError)
-_ERRORS = (RedisError, *_NOT_REDIS)
-_AWAY = (RedisConnectionError, RedisTimeoutError, *_NOT_REDIS)
+_ERRORS = (RedisError, *NOT_REDIS)
+_AWAY = (RedisConnectionError, RedisTimeoutError, *NOT_REDIS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +87,15 @@ class SharedRows:
             return self._counts
 
     def find(self, keys: Sequence[Key]) -> Mapping[Key, Encoded]:
-        """Return those rows that are there. Blocks for one round trip; nothing is there while the server is away."""
+        """Return those rows that are there. Blocks for a round trip per 256 of `keys`; while the server is away nothing
+        is there.
+        """
+        rows: dict[Key, Encoded] = {}
+        for start in range(0, len(keys), _READ_AT_ONCE):
+            rows |= self._find(keys[start : start + _READ_AT_ONCE])
+        return rows
+
+    def _find(self, keys: Sequence[Key]) -> Mapping[Key, Encoded]:
         ticket = self._outages.begin()
         if ticket is None:
             return {}
@@ -206,7 +212,7 @@ def pack(key: Key, row: Encoded) -> bytes:
 
 def unpack(key: Key, value: object, dim: int) -> Encoded | None:
     """Return the row of `dim` numbers that `pack` made `value` of, for this `key`; None for anything else."""
-    if not isinstance(value, bytes) or len(value) != _CHECKSUM_BYTES + _NORM.size + dim * _NUMBERS.itemsize:
+    if not isinstance(value, bytes) or len(value) != _value_bytes(dim):
         return None
     payload = value[_CHECKSUM_BYTES:]
     if value[:_CHECKSUM_BYTES] != _checksum(key, payload):
@@ -223,7 +229,7 @@ def require_address(address: str) -> None:
     password, is not in it.
     """
     try:
-        pool = _pool(address, TIMEOUT_S)
+        pool = _pool(address, dim=1, timeout_s=TIMEOUT_S)
         # Options that no connection has show only here; it connects to nothing yet.
         pool.connection_class(**pool.connection_kwargs)
     except _ERRORS as error:
@@ -235,26 +241,21 @@ def require_address(address: str) -> None:
 def open_shared_rows(
     address: str, *, dim: int, timeout_s: float = TIMEOUT_S, outages: Outages | None = None
 ) -> SharedRows:
-    """Connects to nothing yet. `timeout_s` is for connecting and for each answer."""
+    """Connects to nothing yet. `timeout_s` is for connecting and for each answer. Raises `ValueError` for an address
+    that cannot be read.
+    """
     # The pool is the client's own, so that closing one closes the other.
-    return SharedRows(Redis.from_pool(_pool(address, timeout_s)), dim=dim, outages=outages)
+    return SharedRows(Redis.from_pool(_pool(address, dim=dim, timeout_s=timeout_s)), dim=dim, outages=outages)
 
 
-def _pool(address: str, timeout_s: float) -> ConnectionPool:
-    """Raises `ValueError` for an address that cannot be read."""
-    if urlsplit(address).scheme not in _SCHEMES:
-        raise ValueError("another scheme")
-    pool = ConnectionPool.from_url(address.replace("redis+unix:", "unix:", 1))
-    # Over what the address says: nothing in it makes a request wait longer, or values anything but bytes.
-    pool.connection_kwargs |= {
-        "socket_timeout": timeout_s,
-        "socket_connect_timeout": timeout_s,
-        "retry": Retry(NoBackoff(), 0),
-        "retry_on_timeout": False,
-        "retry_on_error": [],
-        "decode_responses": False,
-    }
-    return pool
+def _pool(address: str, *, dim: int, timeout_s: float) -> ConnectionPool:
+    most = _READ_AT_ONCE * (_value_bytes(dim) + _BESIDE_A_VALUE_BYTES) + _BESIDE_A_VALUE_BYTES
+    # Answers to what is written, and refusals, are shorter than a few rows; of a small model they need not be.
+    return open_pool(address, timeout_s=timeout_s, max_answer_bytes=max(most, _LEAST_ANSWER_BYTES))
+
+
+def _value_bytes(dim: int) -> int:
+    return _CHECKSUM_BYTES + _NORM.size + dim * _NUMBERS.itemsize
 
 
 def _name(key: Key) -> str:

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
-from urllib.parse import urlsplit
 
 from limits import RateLimitItem, parse_many
 from limits.errors import StorageError
@@ -21,18 +20,18 @@ from limits.strategies import SlidingWindowCounterRateLimiter
 
 from core.errors import RateLimited, StartError
 from core.outages import Outages
+from core.redis_connections import NOT_REDIS, open_pool
 from core.settings import ServiceSettings
 from core.standing import Standing
 
 logger = logging.getLogger(__name__)
 
-# For each question to the store: a store that hangs holds a request this long, and only once.
+# For each question to the store: a store that hangs holds a request this long, and only once. Answers are some numbers.
 STORE_TIMEOUT_S = 0.25
+_MAX_ANSWER_BYTES = 65_536
 
 # Other services may keep their counts in the same Redis.
 _KEY_PREFIX = "clip-embedding"
-
-_REDIS_SCHEMES = ("redis", "rediss", "redis+unix")
 
 Unit = Literal["items", "bytes"]
 WhenAway = Literal["open", "closed"]
@@ -118,9 +117,10 @@ class RateLimits:
         try:
             with self._one_step:
                 standing = self._take(client, costs)
-        except StorageError as error:
+        except (StorageError, *NOT_REDIS) as error:
             if self._outages.failed(ticket):
-                fields = {"when_away": self._when_away, "reason": str(error.storage_error)}
+                reason = error.storage_error if isinstance(error, StorageError) else error
+                fields = {"when_away": self._when_away, "reason": str(reason)}
                 logger.warning("the limits' store is away", extra=fields)
             self._let_in_unasked(costs)
             return None
@@ -197,15 +197,10 @@ def require_store(address: str) -> None:
     """Check what can be known of RATE_LIMIT_STORAGE without asking it. Raises `StartError`; the address, which may
     hold a password, is not in it.
     """
-    if address == "memory://":
-        return
     try:
-        if urlsplit(address).scheme in _REDIS_SCHEMES:
-            RedisStorage(address)
-            return
+        open_store(address)
     except ValueError as error:
-        raise StartError("RATE_LIMIT_STORAGE: this address of a Redis cannot be read") from error
-    raise StartError("RATE_LIMIT_STORAGE: must be memory:// or redis://…")
+        raise StartError("RATE_LIMIT_STORAGE: must be memory://, or the address of a Redis, redis://…") from error
 
 
 def build_rate_limits(settings: ServiceSettings) -> RateLimits:
@@ -216,15 +211,16 @@ def build_rate_limits(settings: ServiceSettings) -> RateLimits:
 
 
 def open_store(address: str, *, timeout_s: float = STORE_TIMEOUT_S) -> Store:
-    """Connects to nothing yet. `timeout_s` is for each question, connecting included."""
+    """Connects to nothing yet. `timeout_s` is for connecting and for each question. Raises `ValueError` for an address
+    that cannot be read.
+    """
     if address == "memory://":
         return MemoryStorage(wrap_exceptions=True)
     return RedisStorage(
         address,
+        open_pool(address, timeout_s=timeout_s, max_answer_bytes=_MAX_ANSWER_BYTES),
         key_prefix=_KEY_PREFIX,
         wrap_exceptions=True,
-        socket_timeout=timeout_s,
-        socket_connect_timeout=timeout_s,
     )
 
 

@@ -15,12 +15,14 @@ from hypothesis import strategies as st
 
 from core.batching.items import Encoded, Group, Item, Modality, outcomes
 from core.cache import ENTRY_BYTES, Cache, Counts, Key
-from core.deadline import Deadline
+from core.deadline import Cancellation, Deadline
 from core.errors import DeadlineExceeded, InternalError, InvalidImage
 
 SOON_S = 30.0
 DIM = 4
 ROW_BYTES = ENTRY_BYTES + DIM * 4
+# Of `core.lookups`.
+LOOKUP_THREADS = 4
 
 
 def item(modality: Modality = Modality.TEXT) -> Item:
@@ -566,6 +568,73 @@ def test_row_that_was_found_is_not_kept_for_another_file() -> None:
     assert [first, waits] == computes.items
     assert ({}, 0) == (shared.rows, cache.used_bytes)
     cache.close()
+
+
+def stuck(shared: ScriptedShared, cache: Cache) -> None:
+    """Every thread that looks up waits for an answer."""
+    shared.hold()
+    for number in range(LOOKUP_THREADS):
+        [key] = image_keys(cache, b"stuck %d" % number)
+        cache.claim([(item(Modality.IMAGE), key)], Computes(), may_block=False)
+        assert shared.asked.acquire(timeout=SOON_S)
+
+
+def test_what_waits_for_a_lookup_is_asked_for_in_one_question() -> None:
+    """However many have come one by one while the server was slow: whoever comes then waits for one answer."""
+    shared = ScriptedShared()
+    cache = over(shared)
+    claims = [Computes() for _ in range(20)]
+    keys = image_keys(cache, *(b"%d" % number for number in range(20)))
+    shared.rows[keys[7]] = row(0.1)
+    stuck(shared, cache)
+    items = [item(Modality.IMAGE) for _ in keys]
+    for one, key, computes in zip(items, keys, claims, strict=True):
+        cache.claim([(one, key)], computes, may_block=False)
+    shared.opened.set()
+    for number, computes in enumerate(claims):
+        assert number == 7 or computes.comes.acquire(timeout=SOON_S)
+    cache.close()
+
+    assert [keys] == shared.lookups[LOOKUP_THREADS:]
+    assert [[one] for one in items[:7]] == [computes.items for computes in claims[:7]]
+    assert vector(items[7]) == row(0.1).vector.tobytes()
+
+
+def test_what_nobody_wants_any_more_is_not_looked_up() -> None:
+    """Clients that leave leave no questions behind."""
+    shared, computes = ScriptedShared(), Computes()
+    cache = over(shared)
+    gone, own = image_keys(cache, b"gone", b"own")
+    stuck(shared, cache)
+    cancellation = Cancellation()
+    group = Group(Deadline.after(SOON_S, cancellation))
+    leaves = Item(Modality.IMAGE, group, None)
+    cache.claim([(leaves, gone)], _raise, may_block=False)
+    cache.claim([(item(Modality.IMAGE), own)], computes, may_block=False)
+    cancellation.cancel()
+    shared.opened.set()
+    assert computes.comes.acquire(timeout=SOON_S)
+    cache.close()
+
+    assert [[own]] == shared.lookups[LOOKUP_THREADS:]
+    assert isinstance(leaves.outcome, DeadlineExceeded)
+
+
+def test_failure_of_one_request_behind_a_lookup_is_its_own() -> None:
+    """Others were asked for in the same question."""
+    shared, computes = ScriptedShared(), Computes()
+    cache = over(shared)
+    failing, own = image_keys(cache, b"failing", b"own")
+    stuck(shared, cache)
+    fails, succeeds = item(Modality.IMAGE), item(Modality.IMAGE)
+    cache.claim([(fails, failing)], _raise, may_block=False)
+    cache.claim([(succeeds, own)], computes, may_block=False)
+    shared.opened.set()
+    assert computes.comes.acquire(timeout=SOON_S)
+    cache.close()
+
+    assert isinstance(fails.outcome, InternalError)
+    assert ([succeeds], None) == (computes.items, succeeds.outcome)
 
 
 def test_failure_behind_a_lookup_is_answered() -> None:

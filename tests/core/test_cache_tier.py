@@ -2,7 +2,6 @@
 
 import logging
 import math
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +22,7 @@ from core.deadline import Deadline
 from core.errors import StartError
 from core.outages import ASK_AGAIN_S, Outages
 from core.settings import load_settings
+from tests.core.no_redis import Drip, Flood, answering, listening
 from tools.testbed.redis import Redis, is_installed, redis_server
 
 AWAY, BACK = "the shared cache is away", "the shared cache is back"
@@ -164,17 +164,6 @@ def _wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.001)
 
 
-@contextmanager
-def listening() -> Iterator[tuple[str, socket.socket]]:
-    """Something that takes connections, and its address as that of a Redis."""
-    with socket.create_server(("127.0.0.1", 0), backlog=128) as server:
-        try:
-            yield f"redis://127.0.0.1:{server.getsockname()[1]}", server
-        finally:
-            # Ends an `accept` that waits, which closing does not.
-            server.shutdown(socket.SHUT_RDWR)
-
-
 def test_server_that_hangs_is_asked_once(caplog: pytest.LogCaptureFixture) -> None:
     """It takes connections and answers none: the first request gives up, the next ones do not ask, all are computed."""
     with listening() as (address, _), rows_of(address, timeout_s=0.25) as (shared, cache):
@@ -199,26 +188,50 @@ def test_server_that_hangs_is_asked_once(caplog: pytest.LogCaptureFixture) -> No
 )
 def test_what_is_no_redis_is_a_miss(answer: bytes, caplog: pytest.LogCaptureFixture) -> None:
     """Whatever answers there, nothing fails, and the log has a line."""
-    with listening() as (address, server), rows_of(address, timeout_s=0.5) as (_, cache):
-
-        def serve() -> None:
-            while True:
-                try:
-                    connection, _ = server.accept()
-                    with connection:
-                        connection.sendall(answer)
-                        while connection.recv(65_536):
-                            pass
-                except OSError:
-                    return
-
-        thread = threading.Thread(target=serve)
-        thread.start()
+    with (
+        answering(lambda connection: connection.sendall(answer)) as address,
+        rows_of(address, timeout_s=0.5) as (_, cache),
+    ):
         rows = ask(cache, "a", "bb")
-    thread.join(NET_S)
 
     assert [False, False] == cached(rows)
     assert [] != said(caplog)
+
+
+def test_answer_that_drips_costs_no_more_than_one_that_does_not_come(caplog: pytest.LogCaptureFixture) -> None:
+    """The time is for the whole of it, though each byte is there in time."""
+    drip = Drip(b"*1\r\n$1000\r\n" + bytes(1000), gap_s=0.05)
+    with answering(drip) as address, rows_of(address, timeout_s=0.5) as (_, cache):
+        rows = ask(cache, "a")
+        sent = drip.sent
+
+    assert [False] == cached(rows)
+    assert sent < 1000
+    assert [AWAY] == said(caplog)
+
+
+def test_answer_without_an_end_is_not_read(caplog: pytest.LogCaptureFixture) -> None:
+    """No more of it than rows could have been."""
+    flood = Flood(b"*1\r\n")
+    with answering(flood) as address, rows_of(address, timeout_s=NET_S) as (_, cache):
+        rows = ask(cache, "a")
+
+    assert [False] == cached(rows)
+    # The rest lies in the buffers of the kernel.
+    assert flood.sent < 50_000_000
+    assert [AWAY] == said(caplog)
+
+
+def test_more_keys_than_a_question_has_are_asked_in_several(redis: Redis) -> None:
+    """Each answer has its bound."""
+    names = [f"text {number}" for number in range(600)]
+    with rows_of(redis.url) as (_, one):
+        ask(one, *names)
+    with rows_of(redis.url) as (shared, other):
+        rows = ask(other, *names)
+
+    assert [True] * 600 == cached(rows)
+    assert 600 == shared.counts.found
 
 
 def test_rows_that_are_not_whole_are_computed(redis: Redis, caplog: pytest.LogCaptureFixture) -> None:

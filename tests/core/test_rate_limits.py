@@ -4,7 +4,7 @@ import logging
 import sys
 import time
 from base64 import b64encode
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import cast
 
@@ -42,6 +42,7 @@ from core.wire.requests import ImageBatchRequest, ImageRequest, Request, TextBat
 from core.wire.responses import ModelIdentity
 from shared_auth import Authenticator
 from shared_auth.contract import EMBED_TEXT_BATCH
+from tests.core.no_redis import Drip, Flood, answering
 from tools.testbed.redis import Redis, is_installed, redis_server
 from tools.testbed.target import signed_text
 
@@ -347,6 +348,50 @@ def test_closed_lets_nobody_in_while_the_store_is_away(redis: Redis) -> None:
     assert [("the limits' store is away", 1)] * 3 == [(error.message, error.retry_after_s) for error in refused]
     assert [Standing(100, 0, YEAR_S)] * 3 == [error.standing for error in refused]
     assert passes(checked, "a", 1)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(b"HTTP/1.1 400 Bad Request\r\n\r\n", id="another protocol"),
+        pytest.param(b"+OK\r\n" * 9, id="no numbers"),
+        pytest.param(b":many\r\n" * 9, id="no number"),
+        pytest.param(b"$many\r\n" * 9, id="no length"),
+        pytest.param(b"*1000000000\r\n", id="endless"),
+        pytest.param(b"", id="nothing"),
+    ],
+)
+def test_store_that_is_no_redis_is_away(answer: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    """Everybody is let in, nothing fails, and the log has one line."""
+    with answering(lambda connection: connection.sendall(answer)) as address:
+        checked = limits(open_store(address, timeout_s=0.5), items=100, clock=ScriptedClock())
+        standings = [checked.check("a", 1, 1) for _ in range(5)]
+
+    assert [None] * 5 == standings
+    assert [AWAY] == said(caplog)
+
+
+def test_store_whose_name_is_none_is_away(caplog: pytest.LogCaptureFixture) -> None:
+    """Known when it is first asked."""
+    checked = limits(open_store("redis://redis..svc"), items=100, clock=ScriptedClock())
+
+    assert [None] * 3 == [checked.check("a", 1, 1) for _ in range(3)]
+    assert [AWAY] == said(caplog)
+
+
+@pytest.mark.parametrize("make", [lambda: Drip(b":" + b"0" * 1000, gap_s=0.05), Flood], ids=["drips", "without an end"])
+def test_answer_of_a_store_has_an_end(make: Callable[[], Drip | Flood], caplog: pytest.LogCaptureFixture) -> None:
+    """In time, though each byte comes in time, and in length."""
+    answer = make()
+    with answering(answer) as address:
+        checked = limits(open_store(address, timeout_s=0.5), items=100, clock=ScriptedClock())
+        standing = checked.check("a", 1, 1)
+        sent = answer.sent
+
+    assert standing is None
+    assert sent < 1000 or isinstance(answer, Flood)
+    assert sent < 50_000_000
+    assert [AWAY] == said(caplog)
 
 
 def test_store_that_hangs_holds_no_requests(redis: Redis, caplog: pytest.LogCaptureFixture) -> None:
