@@ -206,7 +206,7 @@ def _common() -> argparse.ArgumentParser:
         help="downloads per host at once, over all machines",
     )
     add("--encoders", type=_positive, metavar="N", help="processes with a model, or clients; one per GPU or machine")
-    add("--decoders", type=_positive, metavar="N", help="processes that download and decode")
+    add("--decoders", type=_positive, metavar="N", help="groups of processes that download and decode")
     add("--price-per-hour", type=float, metavar="X", help="of all machines together, for the cost in the summary")
     return common
 

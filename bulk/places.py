@@ -17,6 +17,8 @@ from bulk.errors import BulkError
 
 _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
 _CREDENTIALS = re.compile(r"//[^/]*@")
+# The same, and any query, within a sentence of a library.
+_SECRETS = re.compile(r"(?<=//)\S*@|\?\S*")
 
 # An object is there once it has been sent whole, or not at all: nothing to rename, and renaming would be a copy.
 _OBJECT_STORES = {"s3", "gcs", "abfs"}
@@ -71,6 +73,17 @@ class Place:
         with explained(self.path):
             [info] = self.filesystem.get_file_info([self.path])
         return info.type
+
+    @property
+    def is_special(self) -> bool:
+        """Whether it is a pipe or a device of this machine: reading one may never begin or never end. Raises `OSError`
+        or `ArrowException`.
+        """
+        # Also fsspec's own, which takes the URIs that pyarrow refuses. Other machines are not asked.
+        if "local" not in self.filesystem.type_name:
+            return False
+        [info] = self.filesystem.get_file_info([self.path])
+        return bool(info.type == fs.FileType.Unknown)
 
     def files(self, *, recursive: bool = False) -> list[str]:
         """The paths of the files below it, sorted, or its own if it is a file; none where there is nothing."""
@@ -181,6 +194,12 @@ def _not_harmless(query: str) -> list[str]:
 
 def _shown(uri: str) -> str:
     """Without what could be a key."""
+    try:
+        hides_where_it_ends = _has_slash_in_password(urlsplit(uri))
+    except ValueError:
+        hides_where_it_ends = True
+    if hides_where_it_ends:
+        return f"{uri.partition(':')[0]}://..."
     return re.split("[?#]", _CREDENTIALS.sub("//", uri))[0]
 
 
@@ -194,9 +213,9 @@ def explained(what: str) -> Iterator[None]:
 
 
 def reason(error: BaseException) -> str:
-    """The first line of what an exception says."""
+    """The first line of what an exception says, without what could be a key."""
     text = getattr(error, "strerror", None) or str(error)
-    lines = str(text).strip().splitlines() or [type(error).__name__]
+    lines = _SECRETS.sub("", str(text)).strip().splitlines() or [type(error).__name__]
     return lines[0][:300]
 
 
@@ -219,7 +238,11 @@ def _bucket(uri: str) -> tuple[fs.FileSystem, str]:
 def _by_fsspec(uri: str) -> tuple[fs.FileSystem, str]:
     from fsspec.core import url_to_fs
 
-    filesystem, path = url_to_fs(uri)
+    try:
+        filesystem, path = url_to_fs(uri)
+    except Exception as error:
+        # Whatever: some lack an argument that is not in the URI, others take apart what is not there.
+        raise BulkError(f"{_shown(uri)}: {reason(error)}") from error
     return fs.PyFileSystem(fs.FSSpecHandler(filesystem)), path
 
 

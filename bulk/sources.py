@@ -12,6 +12,7 @@ from bulk.inputs import FILE, GROUP, ROW, SOURCE, Kind
 from bulk.outcomes import Reject, Work
 from bulk.places import Place, reason
 from bulk.plan import Folders, Plan, read_rows
+from bulk.row_files import why_not
 
 Source = str | Place | bytes | Reject | None
 """A URL or a text, a file, what is in one, why it cannot be named, or nothing."""
@@ -39,10 +40,20 @@ class Sources:
             return self._bytes(rows)
         named: list[str | None] = rows.column(SOURCE).to_pylist()
         if kind is Kind.IMAGE_PATH:
-            return [None if name is None else _place_of(name) for name in named]
+            return [None if name is None else self._place_of(name) for name in named]
         if kind is Kind.IMAGE_FILE:
             return [None if name is None else self._base.at(name) for name in named]
         return list(named)
+
+    def _place_of(self, path: str) -> Place | Reject:
+        """Of a path that a row names: what is wrong with it is that row's."""
+        refused = why_not(path, self._plan.input.uri)
+        if refused is not None:
+            return Reject(_UNREADABLE, refused, retryable=False)
+        try:
+            return Place.of(path)
+        except BulkError as error:
+            return Reject(_UNREADABLE, str(error), retryable=True)
 
     def _rows(self, work: Work) -> pa.Table:
         groups = np.unique(work.positions // self._plan.piece_rows)
@@ -71,20 +82,13 @@ def _places(positions: npt.NDArray[np.int32], groups: npt.NDArray[np.int32], pie
     return np.asarray(before + positions % piece_rows, np.int64)
 
 
-def _place_of(path: str) -> Place | Reject:
-    """Of a path that a row names: what is wrong with it is that row's."""
-    try:
-        return Place.of(path)
-    except BulkError as error:
-        return Reject(_UNREADABLE, str(error), retryable=True)
-
-
 def read_file(place: Place, max_bytes: int) -> bytes | Reject:
     """The bytes of an image, or why there are none."""
     try:
-        content = place.read(max_bytes + 1)
+        content = None if place.is_special else place.read(max_bytes + 1)
     except FileNotFoundError:
         return Reject(_UNREADABLE, "there is no such file", retryable=False)
-    except (OSError, pa.ArrowException) as error:
+    except Exception as error:
+        # The libraries below fsspec have exceptions of their own, and none of them may take the other rows along.
         return Reject(_UNREADABLE, reason(error), retryable=True)
-    return content
+    return Reject(_UNREADABLE, "is no file", retryable=False) if content is None else content

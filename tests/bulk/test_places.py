@@ -184,6 +184,23 @@ def test_uri_that_nobody_knows() -> None:
     assert 1 == len(str(caught.value).splitlines())
 
 
+@pytest.mark.parametrize("uri", ["github://x", "dir://x", "generic://x"])
+def test_uri_that_does_not_say_enough(uri: str) -> None:
+    """What a filesystem of fsspec raises where it must be told more is one line too."""
+    with pytest.raises(BulkError, match=f"^{uri}: ") as caught:
+        Place.of(uri)
+
+    assert 1 == len(str(caught.value).splitlines())
+
+
+def test_a_password_with_a_slash_is_in_no_message() -> None:
+    """Where it ends is not certain, so nothing behind the scheme is shown."""
+    with pytest.raises(BulkError, match=r"^nobodys://\.\.\.: ") as caught:
+        Place.of("nobodys://key:a-/secret@bucket/a")
+
+    assert "secret" not in str(caught.value)
+
+
 def test_a_relative_path_is_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever changes the folder later means the same file."""
     monkeypatch.chdir(tmp_path)
@@ -191,8 +208,23 @@ def test_a_relative_path_is_of_this_machine(tmp_path: Path, monkeypatch: pytest.
     assert str(tmp_path / "a b" / "c") == Place.of("a b/c").path
 
 
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        pytest.param("no https://h/a?sig=secret&x=1 here", "no https://h/a here", id="query"),
+        pytest.param("url: /a?token=secret (Caused by x)", "url: /a (Caused by x)", id="query of a path"),
+        pytest.param("s3://key:secret/x@bucket/a is away", "s3://bucket/a is away", id="password"),
+        pytest.param("is it there? a@b//c", "is it there a@b//c", id="nothing of the kind"),
+    ],
+)
+def test_a_reason_has_no_key(said: str, expected: str) -> None:
+    """Libraries repeat the address that they asked, and reasons are written down."""
+    assert expected == reason(ValueError(said))
+
+
 @given(st.text() | st.none())
 @example(" ")
+@example("?a")
 def test_any_reason_is_one_line(text: str | None) -> None:
     """Whatever a library says, or if it says nothing."""
     error = ValueError() if text is None else ValueError(text)

@@ -302,6 +302,32 @@ def test_input_of_no_use_is_one_line(ray: Head, tmp_path: Path) -> None:
     assert Ended(1, "", "the id 1 comes twice, in rows 0 and 1\n") == run(arguments, ray.settings, output=out)
 
 
+def test_odd_paths_do_not_end_the_run(ray: Head, images: ImageServer, tmp_path: Path) -> None:
+    """Each is its row's reject, and nobody is asked for one that is no file."""
+    asked, gate = images.add_gated("/bulk-asked.png", encoded(natural(60, 40, 97), "PNG"))
+    gate.open()
+    (tmp_path / "a.png").write_bytes(encoded(natural(60, 40, 0), "PNG"))
+    good = str(tmp_path / "a.png")
+    paths = {
+        "a": good,
+        "b": "github://x",
+        "c": "dir://x",
+        "d": asked,
+        "e": "hf://x",
+        "f": (tmp_path / "a.png").as_uri(),
+    }
+    csv.write_csv(pa.table({"key": list(paths), "path": list(paths.values())}), tmp_path / "rows.csv")
+    out = tmp_path / "out"
+    arguments = ["embed", "--input", str(tmp_path / "rows.csv"), "--path-column", "path", "--id-column", "key"]
+    ended = run([*arguments, "--output", str(out)], ray.settings, output=out)
+    assert 0 == ended.status, ended
+    made = table_of(out)
+
+    assert ["a", "f"] == made.ids
+    assert dict.fromkeys("bcde", ("FILE_UNREADABLE", False)) == made.rejects
+    assert not gate.request_came()
+
+
 def test_s3_to_s3(ray: Head, pod: PodProcess) -> None:
     """Rows of an object store to vectors there, by URIs that say where it is; texts as the service has them."""
     texts = ["a red circle", "a blue square", "a green triangle"]

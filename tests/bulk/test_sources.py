@@ -1,13 +1,15 @@
 """What the rows of a piece name, read from where it lies: the right row's, whichever rows a piece has."""
 
+import os
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pyarrow import parquet
+from pyarrow import fs, parquet
 
 from bulk.inputs import Input, Kind
 from bulk.outcomes import Reject, Work
@@ -76,6 +78,68 @@ def test_paths_and_files_are_places(tmp_path: Path) -> None:
     assert isinstance(wrong, Reject)
     assert "nobodys" in wrong.message
     assert nothing is None
+
+
+# What it takes to open them is not in a URI, or they are somebody's server.
+_ODD = [
+    "github://x",
+    "reference://x",
+    "hf://x",
+    "jupyter://x",
+    "dir://x",
+    "generic://x",
+    "dbfs://x",
+    "http://10.0.0.1/x",
+]
+
+
+def test_odd_paths_are_their_rows_rejects(tmp_path: Path) -> None:
+    """Whatever filesystem a row names, the rows beside it are read."""
+    (tmp_path / "a.png").write_bytes(b"x")
+    paths = [str(tmp_path / "a.png"), *_ODD, f"file://{tmp_path}/a.png"]
+    parquet.write_table(pa.table({"path": paths}), tmp_path / "rows.parquet")
+    given = Input(str(tmp_path / "rows.parquet"), Kind.IMAGE_PATH, "path", None)
+
+    one, *odd, two = Sources(*plan_of(tmp_path / "out", given)).read(work(list(range(len(paths)))))
+
+    for place in (one, two):
+        assert isinstance(place, Place)
+        assert b"x" == read_file(place, 9)
+    assert [("FILE_UNREADABLE", False)] * len(_ODD) == [
+        (source.code, source.retryable) for source in odd if isinstance(source, Reject)
+    ]
+
+
+def test_what_another_library_raises_is_the_rows_reject() -> None:
+    """Those below fsspec have exceptions of their own, and say what they were asked for: a reject has no key."""
+
+    class Faulty(fsspec.AbstractFileSystem):  # type: ignore[misc] # it has no types
+        def isfile(self, path: str) -> bool:
+            return bool(path)
+
+        def _open(self, path: str, **_: object) -> None:
+            raise LookupError(f"503 of https://key:a-secret@host/{path}?sig=a-secret: slow down")
+
+    place = Place(fs.PyFileSystem(fs.FSSpecHandler(Faulty())), "a.png")
+
+    assert Reject("FILE_UNREADABLE", "503 of https://host/a.png slow down", retryable=True) == read_file(place, 9)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        pytest.param("{}/pipe", id="path"),
+        pytest.param("file://{}/pipe", id="URI"),
+        pytest.param("file://{}/a pipe", id="URI that pyarrow refuses"),
+        pytest.param("/dev/zero", id="device"),
+    ],
+)
+def test_pipes_and_devices_are_not_opened(tmp_path: Path, form: str) -> None:
+    """Whoever opens a pipe waits for its other end, and with it all rows of the run."""
+    for name in ("pipe", "a pipe"):
+        os.mkfifo(tmp_path / name)
+
+    assert Reject("FILE_UNREADABLE", "is no file", retryable=False) == read_file(Place.of(form.format(tmp_path)), 9)
 
 
 @pytest.mark.parametrize(
