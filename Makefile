@@ -45,8 +45,9 @@ smoke: $(VENV)/installed-client ## check a running target: make smoke TARGET=pod
 demo: $(VENV)/installed-pod+cpu+demo $(VENV)/installed-client ## find scenes of a video by words, in a browser: VIDEO=file DEMO_PORT=8080 DEMO_OPEN=0
 	@$(BIN)/python -m tools.demo
 
-# More than there are cores: half of a test's time is waiting, for a pod to start or a pause to end.
-TEST_PROCESSES ?= 3
+# More than there are cores: half of a test's time is waiting, for a pod to start or a pause to end, and beside others who
+# want the processor whoever asks more often gets more of it.
+TEST_PROCESSES ?= 5
 
 # In the order of tests/conftest.py: by number, the files with the fewest and longest tests would come last.
 test: $(VENV)/installed-all lint types ## lint, types and all tests
