@@ -70,7 +70,7 @@ def test_one_text() -> None:
     [exchange] = done.exchanges
     assert ("POST", "http://127.0.0.1:9/v1/embed/text", 60.0) == (exchange.method, exchange.url, exchange.timeout_s)
     assert {"text", "request_id", "normalize", "encoding_format", "auth"} == members(exchange).keys()
-    assert {"Accept", "Content-Type", "X-Request-Timeout-Ms"} == exchange.all_headers().keys()
+    assert {"Accept", "Accept-Encoding", "Content-Type", "X-Request-Timeout-Ms"} == exchange.all_headers().keys()
     assert (1, vector_of("x")) == (len(done.effects), done.result.vector.tolist())
 
 

@@ -168,6 +168,9 @@ CONTRACT_ERROR: Body = {"code": "URL_NOT_ALLOWED", "message": "not allowed", "re
         pytest.param(json_reply({}, 429, Retry_After="3"), errors.RateLimited, "429", id="429"),
         pytest.param(page(502), errors.GatewayFailed, "502", id="502"),
         pytest.param(Reply(200, b""), errors.UnreadableResponse, "empty", id="empty"),
+        pytest.param(
+            json_reply({}, Content_Encoding="gzip"), errors.UnreadableResponse, "content encoding", id="encoded"
+        ),
     ],
 )
 def test_mishap(reply: Answer, expected: type[ClipClientError], named: str) -> None:

@@ -21,6 +21,7 @@ from clip_embedding_client.effects import (
     InProcess,
     Pause,
     Result,
+    is_encoded,
 )
 from clip_embedding_client.errors import BackendTimeout, ClientClosed, ConnectionFailed, UnreadableResponse
 
@@ -123,18 +124,23 @@ class AsyncDriver:
             exchange.method, exchange.url, content=data, headers=exchange.all_headers(), timeout=timeouts
         ) as response:
             progress.head_came = True
-            received = bytearray()
-            async for piece in response.aiter_bytes():
-                received += piece
-                if len(received) > MAX_RESPONSE_BYTES:
-                    raise UnreadableResponse(f"the answer is larger than {MAX_RESPONSE_BYTES:,} bytes")
-            return HttpAnswer.of(response.status_code, bytes(received), response.headers)
+            content = None if is_encoded(response.headers) else await _read(response)
+            return HttpAnswer.of(response.status_code, content, response.headers)
 
 
 class _Progress:
     """How far an exchange has come when it breaks."""
 
     head_came = False
+
+
+async def _read(response: httpx.Response) -> bytes:
+    received = bytearray()
+    async for piece in response.aiter_raw():
+        received += piece
+        if len(received) > MAX_RESPONSE_BYTES:
+            raise UnreadableResponse(f"the answer is larger than {MAX_RESPONSE_BYTES:,} bytes")
+    return bytes(received)
 
 
 async def _in_thread(effect: InProcess) -> object:

@@ -62,8 +62,15 @@ class Exchange:
         return replace(self, headers={**self.headers, **context})
 
     def all_headers(self) -> dict[str, str]:
-        """With those that every request has."""
-        return {"Accept": "application/json", "Content-Type": "application/json", **self.headers}
+        """With those that every request has. No encoding is asked for: of an encoded body `MAX_RESPONSE_BYTES` would
+        bound what is sent, not what it becomes.
+        """
+        return {
+            "Accept": "application/json",
+            "Accept-Encoding": "identity",
+            "Content-Type": "application/json",
+            **self.headers,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,18 +94,20 @@ Flow = Generator[Effect, Any, Result]
 
 @dataclass(frozen=True, slots=True)
 class HttpAnswer:
-    """A whole response."""
+    """A whole response, or its head where the body `is_encoded`: `data` is None then, nobody has read it."""
 
     status: int
-    data: bytes
+    data: bytes | None
     retry_after_s: float | None
 
     @classmethod
-    def of(cls, status: int, data: bytes, headers: Mapping[str, str]) -> HttpAnswer:
+    def of(cls, status: int, data: bytes | None, headers: Mapping[str, str]) -> HttpAnswer:
         return cls(status, data, _retry_after_s(headers))
 
     def json(self) -> Any:  # noqa: ANN401
         """Return the parsed body. Raises `UnreadableResponse`."""
+        if self.data is None:
+            raise UnreadableResponse(f"HTTP {self.status} in a content encoding that was not asked for")
         if not self.data:
             raise UnreadableResponse(f"HTTP {self.status} with an empty body")
         try:
@@ -108,10 +117,15 @@ class HttpAnswer:
             raise UnreadableResponse(f"HTTP {self.status} with a body that is not JSON") from error
 
     def json_or_none(self) -> Any:  # noqa: ANN401
-        """Return the parsed body, or None if it is not JSON: a proxy's page, an empty body."""
+        """Return the parsed body, or None if it is not JSON: a proxy's page, an empty or encoded body."""
         with suppress(UnreadableResponse):
             return self.json()
         return None
+
+
+def is_encoded(headers: Mapping[str, str]) -> bool:
+    """Whether a body is in an encoding although none was asked for. Then a driver does not read it."""
+    return headers.get("Content-Encoding", "").strip().lower() not in ("", "identity")
 
 
 def _retry_after_s(headers: Mapping[str, str]) -> float | None:

@@ -185,7 +185,7 @@ class GatewayFailed(UnavailableError):
 
 
 class UnreadableResponse(UnavailableError):
-    """A success that is empty, cut off or not JSON: something between the service and here broke it."""
+    """A success that is empty, cut off, too large, compressed or not JSON: something on the way here broke it."""
 
     code = "UNREADABLE_RESPONSE"
 

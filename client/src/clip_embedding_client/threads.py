@@ -11,7 +11,16 @@ import requests
 import urllib3
 
 from clip_embedding_client.clock import Clock
-from clip_embedding_client.effects import MAX_RESPONSE_BYTES, Effect, Exchange, Flow, HttpAnswer, Pause, Result
+from clip_embedding_client.effects import (
+    MAX_RESPONSE_BYTES,
+    Effect,
+    Exchange,
+    Flow,
+    HttpAnswer,
+    Pause,
+    Result,
+    is_encoded,
+)
 from clip_embedding_client.errors import BackendTimeout, ClientClosed, ConnectionFailed, UnreadableResponse
 from clip_embedding_client.sessions import new_session, watchdog
 
@@ -107,7 +116,7 @@ class HttpChannel:
         with self._session() as session:
             response = self._open(session, request, exchange.timeout_s)
             with response:
-                content = self._read(response, until_s)
+                content = None if is_encoded(response.headers) else self._read(response, until_s)
         return HttpAnswer.of(response.status_code, content, response.headers)
 
     def close(self) -> None:
@@ -149,7 +158,7 @@ class HttpChannel:
         left_s = max(0.0, until_s - self._clock.monotonic())
         with watchdog(left_s, response.raw.shutdown) as expired:
             try:
-                data: bytes = response.raw.read(MAX_RESPONSE_BYTES + 1, decode_content=True)
+                data = _received(response.raw)
             except urllib3.exceptions.ReadTimeoutError as error:
                 raise BackendTimeout(_TOO_LONG) from error
             # OSError and ValueError: what a TLS socket may say when it is cut in the middle of a read.
@@ -168,6 +177,16 @@ class HttpChannel:
 def _raise_if_set(left: threading.Event | None) -> None:
     if left is not None and left.is_set():
         raise _Left
+
+
+def _received(raw: urllib3.BaseHTTPResponse) -> bytes:
+    """The body as it was sent, or more of it than is allowed. Only a read of nothing tells that it is whole."""
+    received = bytearray()
+    while piece := raw.read(MAX_RESPONSE_BYTES + 1 - len(received), decode_content=False):
+        received += piece
+        if len(received) > MAX_RESPONSE_BYTES:
+            break
+    return bytes(received)
 
 
 def _said(error: requests.Timeout, timeout_s: float) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import socket
-from collections.abc import Sequence
+import zlib
+from collections.abc import Callable, Sequence
 
 import pytest
 from clip_embedding_client import BackendName, ClientSettings, ClipClientError, Event, Retried, errors
@@ -95,9 +96,10 @@ def over_long_in_chunks(peer: Peer) -> None:
     peer.drip(_chunk(_PIECE), 0)
 
 
-def over_long_in_gzip(peer: Peer) -> None:
-    """It is short on the wire."""
-    reply(data=gzip.compress(_answer(peer) + bytes([32]) * 2 * MAX_RESPONSE_BYTES), Content_Encoding="gzip")(peer)
+def over_long_in_gzip_in_gzip(peer: Peer) -> None:
+    """It is a few hundred bytes on the wire."""
+    data = gzip.compress(gzip.compress(_answer(peer) + bytes([32]) * 2 * MAX_RESPONSE_BYTES))
+    reply(data=data, Content_Encoding="gzip, gzip")(peer)
 
 
 def _answer(peer: Peer) -> bytes:
@@ -113,6 +115,9 @@ def _head_with(length: int = 1000) -> bytes:
 
 
 _NESTED = b"[" * 100_000
+# It leaves the connection open: a client that took it for the next call would wait for this one's body.
+_ENCODED_HEAD = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip, gzip\r\nContent-Length: 1000\r\n\r\n"
+_GZIPPED_PAGE = gzip.compress(b"<html><body>Bad</body></html>")
 _SLOW = [
     pytest.param(_silent(), id="no answer"),
     pytest.param(_silent(b"HTTP/1.1 200 OK\r\n"), id="headers that stop"),
@@ -141,10 +146,11 @@ _FAULTS = [
         errors.ConnectionFailed,
         id="headers without end",
     ),
-    pytest.param(reply(data=b"no gzip", Content_Encoding="gzip"), errors.ConnectionFailed, id="broken gzip"),
+    pytest.param(reply(data=b"no gzip", Content_Encoding="gzip"), errors.UnreadableResponse, id="broken gzip"),
+    pytest.param(_silent(_ENCODED_HEAD), errors.UnreadableResponse, id="encoded body that does not come"),
     pytest.param(over_long, errors.UnreadableResponse, id="over-long body"),
     pytest.param(over_long_in_chunks, errors.UnreadableResponse, id="over-long body in chunks"),
-    pytest.param(over_long_in_gzip, errors.UnreadableResponse, id="over-long body in gzip"),
+    pytest.param(over_long_in_gzip_in_gzip, errors.UnreadableResponse, id="over-long body in gzip in gzip"),
     pytest.param(reply(data=b""), errors.UnreadableResponse, id="empty"),
     pytest.param(_after(head(204, {})), errors.UnreadableResponse, id="204"),
     pytest.param(page(200), errors.UnreadableResponse, id="not JSON"),
@@ -161,6 +167,12 @@ _FAULTS = [
     pytest.param(page(429), errors.RateLimited, id="429 page"),
     pytest.param(page(502), errors.GatewayFailed, id="502 page"),
     pytest.param(page(503), errors.GatewayFailed, id="503 page"),
+    pytest.param(reply(404, _GZIPPED_PAGE, Content_Encoding="gzip"), errors.BackendMisconfigured, id="404 in gzip"),
+    pytest.param(reply(429, _GZIPPED_PAGE, Content_Encoding="gzip"), errors.RateLimited, id="429 in gzip"),
+    pytest.param(reply(503, _GZIPPED_PAGE, Content_Encoding="gzip"), errors.GatewayFailed, id="503 in gzip"),
+    pytest.param(
+        page(503, Content_Encoding=", ".join(["gzip"] * 20)), errors.GatewayFailed, id="503 in many encodings"
+    ),
     pytest.param(error_reply("RATE_LIMITED", 429, retryable=True), errors.RateLimited, id="429"),
     pytest.param(error_reply("OVERLOADED", 503, retryable=True), errors.Overloaded, id="overloaded"),
     pytest.param(error_reply("AUTH_FAILED", 401, retryable=False), errors.AuthFailed, id="auth failed"),
@@ -206,6 +218,7 @@ def test_slow_fault(opened: Opened, fault: Behaviour) -> None:
     [
         pytest.param(page(429, Retry_After="7"), id="429 page"),
         pytest.param(page(503, Retry_After="7"), id="503 page"),
+        pytest.param(reply(503, _GZIPPED_PAGE, Content_Encoding="gzip", Retry_After="7"), id="503 in gzip"),
         pytest.param(error_reply("RATE_LIMITED", 429, retryable=True, Retry_After="7"), id="429"),
     ],
 )
@@ -245,13 +258,52 @@ def test_fault_is_tried_again(opened: Opened) -> None:
     assert (3, {"again"}) == (retries, {seen.body["request_id"] for seen in script.seen})
 
 
-def test_gzip_is_read(opened: Opened) -> None:
-    """A proxy on the way may compress."""
+def test_no_encoding_is_asked_for(opened: Opened) -> None:
+    """Every request says that its answer is to come as it is, so that what is read is what the limit counts."""
+    with faulty_server(healthy) as script, opened(settings(script.base_url)) as client:
+        client.embed_text("x")
+        client.health()
 
-    def compressed(peer: Peer) -> None:
-        reply(data=gzip.compress(_answer(peer)), Content_Encoding="gzip")(peer)
+    assert [("POST", "identity"), ("GET", "identity")] == [
+        (seen.method, seen.headers["accept-encoding"]) for seen in script.seen
+    ]
 
-    with faulty_server(compressed) as script, opened(settings(script.base_url)) as client:
+
+@pytest.mark.parametrize(
+    ("encoding", "encode"),
+    [
+        pytest.param("gzip", gzip.compress, id="gzip"),
+        pytest.param("GZIP", gzip.compress, id="capitals"),
+        pytest.param("deflate", zlib.compress, id="deflate"),
+        pytest.param("gzip, gzip", lambda data: gzip.compress(gzip.compress(data)), id="gzip in gzip"),
+        pytest.param("identity, gzip", gzip.compress, id="identity and gzip"),
+        pytest.param("new", bytes, id="encoding of the future"),
+    ],
+)
+def test_encoded_success_is_not_decoded(opened: Opened, encoding: str, encode: Callable[[bytes], bytes]) -> None:
+    """An answer in an encoding that was not asked for cannot be read, also one that would be right."""
+
+    def encoded(peer: Peer) -> None:
+        reply(data=encode(_answer(peer)), Content_Encoding=encoding)(peer)
+
+    with (
+        faulty_server(encoded) as script,
+        opened(settings(script.base_url)) as client,
+        pytest.raises(errors.UnreadableResponse) as caught,
+    ):
+        client.embed_text("x", max_retries=0)
+
+    assert "HTTP 200 in a content encoding that was not asked for" == caught.value.message
+
+
+@pytest.mark.parametrize("encoding", ["identity", "Identity", ""])
+def test_identity_is_read(opened: Opened, encoding: str) -> None:
+    """A server may say that it has encoded nothing."""
+
+    def said(peer: Peer) -> None:
+        reply(data=_answer(peer), Content_Encoding=encoding)(peer)
+
+    with faulty_server(said) as script, opened(settings(script.base_url)) as client:
         assert vector_of("x") == client.embed_text("x").vector.tolist()
 
 
