@@ -4,6 +4,8 @@ No span holds a URL of an image, a text, a vector or anything of a signature; na
 they have one, else begin with `clip.`.
 """
 
+import re
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,6 +23,12 @@ Attributes = Mapping[str, str | int | bool]
 
 # Longer ones are none: the format's own, and what other systems may add to it (W3C Trace Context, 3.3.1.5).
 _MAX_CHARACTERS = 512
+
+# A member of a tracestate, of which there may be so many (W3C Trace Context, 3.3.1.3, as OpenTelemetry takes it).
+_KEY = r"[a-z][a-z0-9_*/-]{0,255}|[a-z0-9][a-z0-9_*/-]{0,240}@[a-z][a-z0-9_*/-]{0,13}"
+_VALUE = r"[\x20-\x2b\x2d-\x3c\x3e-\x7e]{0,255}[\x21-\x2b\x2d-\x3c\x3e-\x7e]"
+_MEMBER = re.compile(f"(?:{_KEY})={_VALUE}")
+_MAX_MEMBERS = 32
 
 _PROPAGATOR = TraceContextTextMapPropagator()
 
@@ -77,11 +85,12 @@ class _Clock:
 
 @dataclass(frozen=True, slots=True)
 class RequestSpan:
-    """A `core.tracing.Trace`. Ended once, by whoever has begun it."""
+    """A `core.tracing.Trace`. Ended once, by whoever has begun it, also while a thread of the request still runs."""
 
     tracer: Tracer
     span: Span
     clock: _Clock = field(default_factory=_Clock)
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def trace_id(self) -> str:
@@ -89,7 +98,13 @@ class RequestSpan:
         return format_trace_id(self.span.get_span_context().trace_id)
 
     def note(self, progress: Progress) -> None:
-        """A child for each stage, an event for each item that failed."""
+        """A child for each stage, an event for each item that failed. After the end it is too late, and nothing."""
+        with self.lock:
+            # OpenTelemetry would log each of these otherwise.
+            if self.span.is_recording():
+                self._note(progress)
+
+    def _note(self, progress: Progress) -> None:
         modality = {"clip.modality": progress.modality.value}
         context = set_span_in_context(self.span, Context())
         for stage in progress.stages:
@@ -108,17 +123,27 @@ class RequestSpan:
 
     def end(self, attributes: Attributes, *, code: str | None, is_fault: bool) -> None:
         """`code` is of the error that was answered, `is_fault` that the caller is not to blame for it."""
-        self.span.set_attributes(attributes)
-        if code is not None:
-            self.span.set_attribute("error.type", code)
-        if is_fault:
-            self.span.set_status(StatusCode.ERROR)
-        self.span.end()
+        with self.lock:
+            self.span.set_attributes(attributes)
+            if code is not None:
+                self.span.set_attribute("error.type", code)
+            if is_fault:
+                self.span.set_status(StatusCode.ERROR)
+            self.span.end()
 
 
 def _context_of(sent: Mapping[str, object]) -> Context:
-    """What is wrongly sent counts as not sent, as the format asks for."""
+    """What is wrongly sent counts as not sent, as the format asks for; a wrong state costs no trace."""
     carrier = {name: value for name in TRACE_CONTEXT if isinstance(value := sent.get(name), str)}
     if any(len(value) > _MAX_CHARACTERS for value in carrier.values()):
         return Context()
+    if not _is_state(carrier.get("tracestate", "")):
+        # OpenTelemetry would log what a stranger has sent, a URL for one.
+        del carrier["tracestate"]
     return _PROPAGATOR.extract(carrier, Context())
+
+
+def _is_state(text: str) -> bool:
+    """Whether it is a tracestate. Empty members are allowed."""
+    members = [member for part in text.split(",") if (member := part.strip(" \t"))]
+    return len(members) <= _MAX_MEMBERS and all(map(_MEMBER.fullmatch, members))

@@ -12,6 +12,8 @@ from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Tracer
 
+from .sending import Sender
+
 # What the SDK calls a process that nobody has named.
 _NAMELESS = "unknown_service"
 
@@ -33,7 +35,7 @@ class Exporter:
     @classmethod
     def to_receiver(cls, *, service: str, distribution: str) -> Exporter:
         """To the receiver that the environment names, over HTTP. Starts the thread."""
-        return cls(BatchSpanProcessor(OTLPSpanExporter()), service=service, distribution=distribution)
+        return cls(BatchSpanProcessor(Sender(OTLPSpanExporter)), service=service, distribution=distribution)
 
     def tracer(self) -> Tracer:
         """What begins spans."""

@@ -244,6 +244,38 @@ def test_application_that_traces_gets_the_spans(before: str, environ: Mapping[st
     assert expected == done.stdout.strip()
 
 
+LOGS = """
+import logging, os, sys
+from clip_embedding_client.traces import start_tracing
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+logging.basicConfig(level="DEBUG", format="%(name)s %(levelname)s %(message)s")
+tracing = start_tracing(os.environ)
+span = tracing._tracer.start_span("a")
+span.end()
+tracing._exporter.flush(30.0)
+tracing.close()
+print("of the application", file=sys.stderr)
+OTLPSpanExporter(endpoint="http://127.0.0.1:9/its-own", timeout=0.1).export([span])
+"""
+
+
+def test_log_of_an_application_holds_no_key_of_a_receiver() -> None:
+    """The client's exporter writes into it, at any level; what the application's own exporter writes is left alone."""
+    environ = {
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://127.0.0.1:9/?key=private",
+        "OTEL_EXPORTER_OTLP_TIMEOUT": "3",
+        "PYTHONPATH": f"{ROOT}:{ROOT / 'client' / 'src'}",
+    }
+    done = subprocess.run([sys.executable, "-c", LOGS], env=environ, capture_output=True, text=True, check=True)
+    of_client, of_application = done.stderr.split("of the application")
+
+    assert "private" not in done.stderr
+    assert ["clip_embedding_client.tracing.sending WARNING traces are not received: ConnectionError"] == [
+        line for line in of_client.splitlines() if "traces" in line
+    ]
+    assert "opentelemetry.exporter.otlp.proto.http.trace_exporter" in of_application
+
+
 class _InterruptedTracer(NoOpTracer):
     """Ctrl-C comes when its second span begins."""
 

@@ -173,6 +173,35 @@ def test_receiver_that_is_away_is_nobodys_concern() -> None:
     assert ([200] * 5, 0) == (answers, status)
 
 
+def test_log_holds_nothing_of_a_receiver_that_is_away() -> None:
+    """Its URL may hold a key, and is in no line, not even of DEBUG; one line says that traces are lost."""
+    settings = {
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://127.0.0.1:9/private-path?api-key=private-key",
+        "OTEL_EXPORTER_OTLP_HEADERS": "Authorization: Bearer private-token",
+        "OTEL_BSP_SCHEDULE_DELAY": "50",
+        "LOG_LEVEL": "DEBUG",
+    }
+    with pod_process(settings) as pod:
+        ask(pod, EMBED_TEXT, signed_text("lost"), 13).raise_for_status()
+        pod.wait_for_log("traces are not received")
+        pod.terminate()
+        log, lines = pod.log(), pod.log_lines()
+
+    [line] = [line for line in lines if "traces" in str(line["message"])]
+    assert ("WARNING", "traces are not received: ConnectionError") == (line["level"], line["message"])
+    assert "private" not in log
+
+
+def test_log_holds_nothing_of_what_a_stranger_calls_a_trace(traced_pod: PodProcess, told: TraceReceiver) -> None:
+    """Nobody has signed it. The trace goes on, and no line is written beside the request's."""
+    headers = {"traceparent": f"00-{14:032x}-{CALLER_ID}-01", "tracestate": "https://a/b?X-Amz-Signature=private"}
+    requests.post(traced_pod.base_url + EMBED_TEXT, json={}, headers=headers, timeout=SOON_S)
+    request_of(told, EMBED_TEXT, 14)
+
+    assert "private" not in traced_pod.log()
+    assert [] == [line for line in traced_pod.log_lines() if str(line["logger"]).startswith("opentelemetry")]
+
+
 def test_variables_of_opentelemetry_are_heeded() -> None:
     """The SDK reads them: a name, and a sampler that takes nothing unless a caller has."""
     with own_pod(OTEL_SERVICE_NAME="thumbnails", OTEL_TRACES_SAMPLER="parentbased_always_off") as (receiver, pod):

@@ -93,6 +93,26 @@ def test_only_operations_are_traced(
     assert [] == [span.name for span in told.spans if span.trace_id == f"{3:032x}"]
 
 
+def test_stopped_job_ends_its_span_for_good(images: ImageServer) -> None:
+    """Its thread learns of it later, and what that notes is nobody's any more: no line says so."""
+    url, gate = images.add_gated("/gated-traced.png", RED_CIRCLE)
+    with trace_receiver() as receiver, control_plane() as plane:
+        # Of one job at a time, so that the next one is answered by the thread of the stopped one.
+        settings = {**plane.worker_environment(), **receiver.environment(MAX_CONCURRENT_REQUESTS="1")}
+        with handler_process(settings) as process:
+            stopped = plane.submit({"path": EMBED_IMAGE, **signed_image(url), **context(5)})
+            gate.wait_for_request()
+            plane.stop(stopped)
+            process.wait_for_log("Job stopped.")
+            gate.open()
+            plane.run({"path": EMBED_TEXT, **signed_text("after it")})
+            span = spans_of(receiver, 5, EMBED_IMAGE)[f"job {EMBED_IMAGE}"]
+            lines = process.log_lines()
+
+    assert ("cancelled", True) == (span.attributes["error.type"], span.is_error)
+    assert [] == [line for line in lines if str(line.get("logger")).startswith("opentelemetry")]
+
+
 def test_receiver_that_is_away_fails_no_job() -> None:
     """Jobs are answered, and the worker ends as it should."""
     with control_plane() as plane:
