@@ -27,8 +27,8 @@ _ROOT = Path(__file__).resolve().parents[2]
 _START = "import sys; sys.path.insert(0, sys.argv.pop(1)); from {program} import main; main(sys.argv[1:])"
 PROGRAM = "core.images.child"
 
-# All that an image process may know of the environment: where certificates and libraries are.
-_PASSED_ON = ("SSL_CERT_FILE", "SSL_CERT_DIR", "LD_LIBRARY_PATH", "OPENBLAS_CORETYPE", "TZ")
+# All that an image process may know of the environment: where certificates and libraries are, how names are looked up.
+_PASSED_ON = ("SSL_CERT_FILE", "SSL_CERT_DIR", "LD_LIBRARY_PATH", "OPENBLAS_CORETYPE", "TZ", "RES_OPTIONS")
 OWN_ENVIRONMENT = {
     "PATH": os.defpath,
     "LANG": "C.UTF-8",

@@ -1,6 +1,7 @@
 """What an image process is told of the service's settings: limits of downloads and decoding, and whom it may reach."""
 
 from core.images.downloads import LENT_PLACES
+from core.images.fetch.resolver import MAX_LOOKUPS
 from core.images.messages import ChildSettings
 from core.images.work import STACK_BYTES
 from core.settings import ServiceSettings
@@ -15,7 +16,7 @@ _BASE_BYTES = 201_326_592
 
 def child_settings(settings: ServiceSettings, size_px: int, *, processes: int, in_turns: bool) -> ChildSettings:
     """The part of `settings` that concerns one of `processes`; what is for all of them is shared out."""
-    stacks_bytes = (settings.max_concurrent_requests + LENT_PLACES) * STACK_BYTES
+    stacks_bytes = (settings.max_concurrent_requests + LENT_PLACES + MAX_LOOKUPS) * STACK_BYTES
     downloaded_bytes = max(2 * settings.max_image_size_bytes, settings.max_image_bytes_in_flight // processes)
     return ChildSettings(
         size_px=size_px,

@@ -11,7 +11,7 @@ from core.images.fetch.connection import CheckedConnection, Connector
 from core.images.fetch.failures import failure_of
 from core.images.fetch.head import Head
 from core.images.fetch.idle import IdleConnections
-from core.images.fetch.resolver import Lookups, Resolver, resolve_with_system
+from core.images.fetch.resolver import MAX_LOOKUPS, Lookups, Resolver, resolve_with_system
 from core.images.fetch.response import location_of, require_plain_200
 from core.images.fetch.sockets import Connect, connect_to, make_tls_context
 from core.images.fetch.urls import Url, parse_url, resolve_location
@@ -48,7 +48,7 @@ class Fetcher:
         *,
         resolve: Resolver = resolve_with_system,
         connect: Connect = connect_to,
-        max_lookups: int = 16,
+        max_lookups: int = MAX_LOOKUPS,
         max_idle_connections: int = 32,
         ca_file: str | None = None,
     ) -> None:

@@ -11,6 +11,9 @@ MAX_PORT = 65535
 _AUTHORITY = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]*\]|[^\[\]@:/?#\\\s]+)(?::(?P<port>[0-9]{1,5}))?")
 # Browsers also take symbols here; no name in DNS has them.
 _NAME = re.compile(r"[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*")
+# Under which registries of countries sell names, as `example.co.uk`: not all there are, but most of those in use.
+_SECOND_LEVELS = frozenset({"ac", "co", "com", "edu", "gob", "gov", "ne", "net", "or", "org"})
+_COUNTRY_CHARS = 2
 
 
 def split_authority(text: str) -> tuple[str, int | None]:
@@ -44,6 +47,13 @@ def checked_port(digits: str) -> int:
     if not 0 < port <= MAX_PORT:
         raise ValueError("the port is out of range")
     return port
+
+
+def site_of(host: str) -> str:
+    """Return the part of a name that somebody has registered, as far as can be told without a list of all suffixes."""
+    labels = host.split(".")
+    by_country = len(labels[-1]) == _COUNTRY_CHARS and labels[-2:][0] in _SECOND_LEVELS
+    return ".".join(labels[-3 if by_country else -2 :])
 
 
 def _canonical_host(text: str) -> str:

@@ -5,7 +5,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -18,15 +18,18 @@ from core.deadline import Cancellation, Deadline
 from core.errors import DeadlineExceeded, DownloadError, InternalError, Overloaded, ServiceError
 from core.images.arena import Arena
 from core.images.child import Child
-from core.images.downloads import Downloads
+from core.images.downloads import LENT_PLACES, Downloads
 from core.images.fairness import Download
-from core.images.fetch.fetcher import FetchLimits
+from core.images.fetch.addresses import IpAddress
+from core.images.fetch.allowlist import AllowList
+from core.images.fetch.fetcher import Fetcher, FetchLimits
+from core.images.fetch.urls import host_of
 from core.images.job import Pixels
 from core.images.messages import DECODE, ENDED, FETCHED, FORGET, WORK, ChildSettings, Inbox
 from core.images.settings import child_settings
 from core.images.work import Part, Task
 from core.settings import load_settings
-from tests.core.images.fetch.fakes import fetching
+from tests.core.images.fetch.fakes import LOOPBACK, Wires, fetching
 from tests.core.images.fetch.servers import answer, says, serve, silent
 
 SOON_S = 30.0
@@ -98,7 +101,7 @@ def tasks_of(
     """The images of one part."""
     number, given_up = next(_numbers), cancellation or Cancellation()
     part = Part(number, Deadline.after(time_s, given_up), given_up, at_once, len(urls))
-    return [Task(next(_numbers), url, 0, part, Download(number, "host", at_once)) for url in urls]
+    return [Task(next(_numbers), url, 0, part, Download(number, host_of(url), at_once)) for url in urls]
 
 
 def downloads_of(
@@ -170,6 +173,39 @@ def test_threads_of_abandoned_downloads_are_for_others() -> None:
         outcomes.wait_for(3)
 
     assert [b"good"] == [task.data for task in outcomes.fetched]
+
+
+def test_lookups_that_hang_are_no_more_than_their_downloads() -> None:
+    """Requests that wait for sixteen silent names each hold what is lent to them; the next request's download runs."""
+    outcomes, cancellation, hung, over = Outcomes(), Cancellation(), threading.Semaphore(0), threading.Event()
+    limits = FetchLimits(max_bytes=1000, timeout_s=LONG_S)
+
+    def resolve(host: str, _port: int) -> list[IpAddress]:
+        if host.startswith("hung"):
+            hung.release()
+            over.wait(LONG_S)
+        return [LOOPBACK]
+
+    requests = [[f"http://hung.n{number}-{image}.test/" for image in range(16)] for number in range(8)]
+    with serve(says(answer(b"good"))) as server:
+        allow = AllowList(hosts=frozenset({"good.test"}))
+        with closing(Fetcher(limits, allow, resolve=resolve, connect=Wires(server.port))) as fetcher:
+            downloads = downloads_of(fetcher.fetch, outcomes, threads=len(requests) + LENT_PLACES + 1)
+            for urls in requests:
+                downloads.add(tasks_of(urls, at_once=16, cancellation=cancellation, time_s=LONG_S))
+            try:
+                for _ in range(len(requests) + LENT_PLACES):
+                    assert hung.acquire(timeout=SOON_S)
+                downloads.add(tasks_of(["http://good.test/"]))
+                outcomes.wait_for(1)
+                ended = [task.data for task in outcomes.fetched]
+                cancellation.cancel()
+                outcomes.wait_for(16 * len(requests))
+            finally:
+                cancellation.cancel()
+                over.set()
+
+    assert [b"good"] == ended
 
 
 def test_bug_of_ours_costs_one_download_and_no_place() -> None:

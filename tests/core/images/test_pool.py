@@ -929,6 +929,19 @@ def test_waiting_hosts_leave_room_for_others(images: ImageServer) -> None:
             target.release(jobs)
 
 
+def test_resolver_options_of_the_operator_reach_image_processes() -> None:
+    """How long a name that hangs is waited for is said there, and holds where names are looked up."""
+    os.environ["RES_OPTIONS"] = "timeout:2 attempts:2"
+    try:
+        with pool(processes=1) as (target, _):
+            [pid] = target.pids
+            environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    finally:
+        del os.environ["RES_OPTIONS"]
+
+    assert b"RES_OPTIONS=timeout:2 attempts:2" in environment
+
+
 def test_image_process_knows_no_secret_and_no_model() -> None:
     """Neither its environment nor its memory holds the service's secrets, and no torch is mapped into it."""
     os.environ["RUNPOD_API_KEY"] = SECRET
