@@ -143,6 +143,7 @@ def test_pause_that_lasted_too_long() -> None:
         pytest.param(-1.0, None, "timeout", id="less than no time"),
         pytest.param(float("nan"), None, "timeout", id="no number"),
         pytest.param(float("inf"), None, "timeout", id="for ever"),
+        pytest.param("5", None, "timeout", id="a string"),
         pytest.param(None, -1, "max_retries", id="less than no retries"),
     ],
 )

@@ -6,12 +6,14 @@ import random
 from base64 import b64decode
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from clip_embedding_client import ClipClientError, FileUnreadable, ImageItem, errors
+from clip_embedding_client import ClipClientError, Embedding, FileUnreadable, ImageItem, TextItem, errors
+from clip_embedding_client.errors import ValidationFailed
 from clip_embedding_client.images import LoadedImage, loaded
 from clip_embedding_client.signing import image_content_payload_id, image_payload_id
 from hypothesis import given
@@ -27,6 +29,12 @@ SIZE_PX = 32
 
 def load(source: Any) -> LoadedImage:  # noqa: ANN401 - whatever a caller gives
     return loaded(ImageItem(source, "scene-1", normalize=False))
+
+
+class Address(str, Enum):  # noqa: UP042 - as in code for Python 3.10, whose users format it as its name
+    """As settings often hold theirs."""
+
+    THUMBNAIL = "https://example.com/a.jpg"
 
 
 def sent(source: Any) -> bytes:  # noqa: ANN401
@@ -49,6 +57,29 @@ def refusal(source: Any) -> ClipClientError:  # noqa: ANN401
     assert "scene-1" == caught.value.request_id
     assert caught.value.message.isprintable()
     return caught.value
+
+
+@pytest.mark.parametrize("url", [Address.THUMBNAIL, np.str_(Address.THUMBNAIL.value)], ids=["enum", "numpy"])
+def test_string_of_another_kind_is_signed_as_it_is_sent(url: str) -> None:
+    """Formatted, an enum's member is its name."""
+    plain = "https://example.com/a.jpg"
+    image = load(url)
+
+    assert (str, plain, image_payload_id(plain)) == (type(image.url), image.url, image.payload_id)
+
+
+@pytest.mark.parametrize("normalize", [1, None, "yes", np.True_], ids=repr)
+def test_normalize_is_true_or_false(normalize: Any) -> None:  # noqa: ANN401
+    """The service would refuse the whole batch, and JSON has no boolean of NumPy's."""
+    fine = TextItem("fine")
+    backend = FakeBackend()
+    with pytest.raises(ValidationFailed, match="normalize must be True or False"):
+        loaded(ImageItem("https://example.com/a.jpg", "scene-1", normalize=normalize))
+
+    served, refused = client_of([backend]).embed_texts([fine, TextItem("odd", normalize=normalize)])
+
+    assert isinstance(served, Embedding)
+    assert isinstance(refused, ValidationFailed)
 
 
 @pytest.mark.parametrize("url", ["https://example.com/a.jpg?b=c#d", "/etc/hostname", "a.png", "file:///etc/hostname"])

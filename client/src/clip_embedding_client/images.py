@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from clip_embedding_client.errors import ClipClientError, FileUnreadable, ImageTooLarge, ValidationFailed
 from clip_embedding_client.signing import image_content_payload_id, image_payload_id
 from clip_embedding_client.signing.contract import MAX_URL_CHARACTERS
-from clip_embedding_client.values import ImageItem, check_request_id, check_text
+from clip_embedding_client.values import ImageItem, check_item, check_text
 
 if TYPE_CHECKING:
     from clip_embedding_client.values import ImageSource
@@ -45,10 +45,12 @@ def takes_long(source: ImageSource) -> bool:
 
 def loaded(item: ImageItem) -> LoadedImage:
     """Read what is to be sent. Raises `ValidationFailed`, `FileUnreadable` or `ImageTooLarge`."""
-    check_request_id(item.request_id)
+    check_item(item.request_id, normalize=item.normalize)
     if isinstance(item.image, str):
-        check_text("the image URL", item.image, MAX_URL_CHARACTERS, item.request_id)
-        return LoadedImage(item.image, None, 0, item.request_id, item.normalize, image_payload_id(item.image))
+        # A subclass may be written one way and signed another, such as an enum's member.
+        url = str.__str__(item.image)
+        check_text("the image URL", url, MAX_URL_CHARACTERS, item.request_id)
+        return LoadedImage(url, None, 0, item.request_id, item.normalize, image_payload_id(url))
     content = _content(item.image, item.request_id)
     if not content:
         raise ValidationFailed("the image has no bytes", request_id=item.request_id)

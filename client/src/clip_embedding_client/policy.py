@@ -127,7 +127,7 @@ class Policy:
     def _total_s(self, timeout_s: float | None) -> float:
         if timeout_s is None:
             return self.settings.clip_total_timeout_s
-        if not 0 < timeout_s <= MOST_SECONDS:
+        if not isinstance(timeout_s, int | float) or not 0 < timeout_s <= MOST_SECONDS:
             raise ConfigurationError(f"timeout must be seconds, more than 0 and at most {MOST_SECONDS:,}")
         return timeout_s
 

@@ -64,7 +64,7 @@ class TextItem:
         """Raise `ValidationFailed` for what the service is sure to refuse."""
         if not isinstance(self.text, str):
             raise ValidationFailed(f"the text is {type(self.text).__name__}, not a string")
-        check_request_id(self.request_id)
+        check_item(self.request_id, normalize=self.normalize)
         check_text("the text", self.text, MAX_TEXT_CHARACTERS, self.request_id)
 
 
@@ -112,6 +112,16 @@ class Health:
     def ready(self) -> bool:
         """Whether it takes requests."""
         return self.status == "ok"
+
+
+def check_item(request_id: str, *, normalize: bool) -> None:
+    """Raise `ValidationFailed` for what would have the service refuse the whole batch that the item is in."""
+    check_request_id(request_id)
+    if not isinstance(normalize, bool):
+        # NumPy's own is none that JSON has.
+        raise ValidationFailed(
+            f"normalize must be True or False, not {type(normalize).__name__}", request_id=request_id
+        )
 
 
 def check_request_id(request_id: str) -> None:
