@@ -104,9 +104,17 @@ class Runtime:
             self._embedder = self._made_embedder(settings)
             self.api = self._api(settings, authenticator)
             # Also the warm-up: the first request must not be the slow one.
-            self.check()
+            self._check_or_fail()
             self._images.wait_until_ready()
             self._made = made.pop_all()
+
+    def _check_or_fail(self) -> None:
+        try:
+            self.check()
+        except StartError:
+            # Closing would wait for a pass that may never end.
+            self._batcher.fail()
+            raise
 
     @property
     def healthy(self) -> bool:

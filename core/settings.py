@@ -25,7 +25,8 @@ DEFAULT_MODEL = "openai/clip-vit-base-patch32"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 Positive = Annotated[int, Field(gt=0)]
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+# A year: what waits so long is off, and clocks and timers take it.
+Seconds = Annotated[float, Field(gt=0, le=31_536_000, allow_inf_nan=False)]
 
 
 class ServiceSettings(BaseModel):

@@ -149,7 +149,9 @@ def choose(state: State, now_s: float) -> Choice:
         return Choice.WAIT
     if _turn(state) is Modality.TEXT:
         return Choice.WAIT if state.young_decodes(now_s) else Choice.TEXTS
-    return _image_turn(state, now_s) if state.images_wait else Choice.WAIT
+    choice = _image_turn(state, now_s) if state.images_wait else Choice.WAIT
+    # Images whose decodes are old wait for those, and keep nobody else.
+    return Choice.TEXTS if choice is Choice.WAIT and state.texts and not state.young_decodes(now_s) else choice
 
 
 def _for_a_device_of_its_own(state: State) -> Choice:

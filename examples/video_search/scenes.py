@@ -76,9 +76,8 @@ def _frame_at(container: av.container.InputContainer, moment_s: float) -> av.Vid
             break
     if frame is None:
         raise FrameUnreadable(f"no frame at {moment_s:.1f} s")
-    while frame.time is None or frame.time < time_s:
-        following = next(frames, None)
-        if following is None:
+    for following in frames:
+        if following.time is not None and following.time > time_s:
             break
         frame = following
     return frame

@@ -183,6 +183,40 @@ class CannotEncode:
         raise RuntimeError("no texts today")
 
 
+class Hangs(CannotEncode):
+    """An engine whose first pass does not end before the gate opens."""
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine)
+        self.gate = threading.Event()
+
+    def encode_images(self, pixels: Pixels) -> Vectors:
+        self.gate.wait()
+        return super().encode_images(pixels)
+
+
+def test_start_whose_first_pass_hangs_fails(
+    settings: ServiceSettings, model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing watches over a start: waiting for that pass to end would leave a pod that loads for good."""
+    monkeypatch.setattr("core.runtime._CHECK_TIMEOUT_S", 0.5)
+    engine = Hangs(model.engines[0])
+    failed: list[Exception] = []
+
+    def start() -> None:
+        try:
+            Runtime(settings, None, replace(model, engines=[engine]))
+        except StartError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=start, daemon=True)
+    thread.start()
+    thread.join(SOON_S)
+    engine.gate.set()
+
+    assert ["cannot embed"] == [word for error in failed for word in ("cannot embed",) if word in str(error)]
+
+
 def test_start_that_fails_halfway_ends_what_it_has_made(settings: ServiceSettings, model: LoadedModel) -> None:
     """The model is found useless when image processes and devices run already."""
     with pytest.raises(StartError, match="cannot embed"):

@@ -49,6 +49,7 @@ def test_which_variable_names_the_model(environ: dict[str, str], expected: str) 
         pytest.param("MAX_BATCH_SIZE", "-1", id="negative"),
         pytest.param("IMAGE_DOWNLOAD_TIMEOUT_S", "inf", id="infinite"),
         pytest.param("IMAGE_DOWNLOAD_TIMEOUT_S", "nan", id="not a number at all"),
+        pytest.param("REQUEST_TIMEOUT_S", "1e10", id="longer than a timer can have"),
         pytest.param("LOG_LEVEL", "LOUD", id="unknown level"),
         pytest.param("CLIP_DTYPE", "int4", id="unknown dtype"),
         pytest.param("CLIP_ENGINE", "magic", id="unknown engine"),

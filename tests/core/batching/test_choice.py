@@ -57,6 +57,21 @@ def separate(**fields: object) -> State:
             id="after texts images, which are decoded first",
         ),
         pytest.param(shared(texts=1, text_turn_s=NOW_S - 1), Choice.TEXTS, id="texts again when no image waits"),
+        pytest.param(
+            shared(texts=1, text_turn_s=NOW_S - 1, oldest_text_s=NOW_S, decoding_s=[OLD]),
+            Choice.TEXTS,
+            id="texts again while images wait for a long decode alone",
+        ),
+        pytest.param(
+            shared(texts=1, text_turn_s=NOW_S - 1, oldest_text_s=NOW_S, to_decode=5, decoding_s=[OLD, OLD]),
+            Choice.TEXTS,
+            id="texts again while every decoder has a long one",
+        ),
+        pytest.param(
+            shared(texts=1, text_turn_s=NOW_S - 1, oldest_text_s=NOW_S, decoding_s=[OLD, YOUNG]),
+            Choice.WAIT,
+            id="after texts images, whose decode ends soon",
+        ),
         pytest.param(separate(), Choice.WAIT, id="GPU: nothing to do"),
         pytest.param(separate(ready=1), Choice.IMAGES, id="GPU: an image"),
         pytest.param(separate(ready=1, passes=1), Choice.IMAGES, id="GPU: another device works"),

@@ -56,8 +56,13 @@ def index(video: Path, store: Store, given: ClientSettings) -> None:
         assert [] == Worker(store, client).index(video)
 
 
-def write_video(path: Path, frames: list[Image.Image], *, key_frames: int = 250, start_s: int = 0) -> Path:
-    """H.264, as cameras and phones write it, in what the name's ending says; its first frame is of `start_s`."""
+def write_video(
+    path: Path, frames: list[Image.Image], *, key_frames: int = 250, start_s: int = 0, stands_s: int = 0
+) -> Path:
+    """H.264, as cameras and phones write it, in what the name's ending says; its first frame is of `start_s`.
+
+    The first half's last frame stands for `stands_s`: what does not change has no frames, as in a recorded screen.
+    """
     with av.open(path, "w") as container:
         stream = container.add_stream("libx264", rate=FRAMES_PER_S)
         stream.width, stream.height, stream.pix_fmt = *frames[0].size, "yuv420p"
@@ -65,7 +70,8 @@ def write_video(path: Path, frames: list[Image.Image], *, key_frames: int = 250,
         stream.gop_size, stream.options = key_frames, {"x264-params": "scenecut=0"}
         for number, image in enumerate(frames, start_s * FRAMES_PER_S):
             frame = av.VideoFrame.from_image(image)
-            frame.pts, frame.time_base = number, Fraction(1, FRAMES_PER_S)
+            stood = stands_s * FRAMES_PER_S if number - start_s * FRAMES_PER_S >= len(frames) // 2 else 0
+            frame.pts, frame.time_base = number + stood, Fraction(1, FRAMES_PER_S)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path

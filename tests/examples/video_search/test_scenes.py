@@ -77,6 +77,18 @@ def test_thumbnail_is_the_frame_of_its_moment(tmp_path: Path) -> None:
     assert (0, 0, 254) == pytest.approx(opened(pictures[0]).getpixel((100, 100)), abs=8)
 
 
+def test_thumbnail_of_a_still_is_not_of_what_comes_then(tmp_path: Path) -> None:
+    """A recorded screen has no frames while nothing changes: what is shown then is the one before."""
+    frames = [plain("red")] * 12 + [plain("blue")] * 12
+    video = write_video(tmp_path / "slides.mp4", frames, stands_s=8)
+    [(_, pictures)] = thumbnails(video, [Scene(0, 0.0, 9.0)])
+
+    assert isinstance(pictures, list)
+    assert 1 < len(pictures)
+    for jpeg in pictures:
+        assert (254, 0, 0) == pytest.approx(opened(jpeg).getpixel((100, 100)), abs=8)
+
+
 @pytest.mark.parametrize("start_s", [pytest.param(0, id="at once"), pytest.param(10, id="ten seconds late")])
 @pytest.mark.parametrize(
     "key_frames", [pytest.param(FRAMES_PER_S, id="each second"), pytest.param(250, id="the first")]
