@@ -1,5 +1,9 @@
 """Where the graphs of OpenVINO lie. Imports neither OpenVINO nor torch: it is asked before either is there."""
 
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -54,6 +58,28 @@ class GraphFiles:
         """Return the graph of one tower in int8; None where there is none."""
         path = self.int8 / name
         return path if path.is_file() else None
+
+
+@contextmanager
+def own_cache(kept: Path) -> Iterator[Path]:
+    """A folder of this start's own, for OpenVINO to keep compiled graphs in: it has those of `kept`, and what is new in
+    it is in `kept` afterwards. Raises `OSError`.
+
+    OpenVINO writes a graph over one that is there by then, into the same file. Another start may have read that, and
+    uses the file itself as long as it lives.
+    """
+    if not os.access(kept, os.W_OK):
+        # Nobody writes there.
+        yield kept
+        return
+    with tempfile.TemporaryDirectory(dir=kept) as folder:
+        own = Path(folder)
+        for path in kept.glob("*.blob"):
+            (own / path.name).symlink_to(path.resolve())
+        yield own
+        for path in own.glob("*.blob"):
+            if not path.is_symlink():
+                os.replace(path, kept / path.name)
 
 
 def _folder_name(model_fingerprint: str) -> str:

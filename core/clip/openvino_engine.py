@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from core.clip.engine import Pixels, TokenIds, Vectors
-from core.clip.graph_files import IMAGES, INT8, INT8_GROUP_SIZE, TEXTS, GraphFiles
+from core.clip.graph_files import IMAGES, INT8, INT8_GROUP_SIZE, TEXTS, GraphFiles, own_cache
 from core.clip.silent_openvino import openvino
 from core.process import cpu
 
@@ -28,20 +29,17 @@ class OpenVinoEngine:
     def __init__(self, files: GraphFiles, *, dtype: str, threads: int) -> None:
         self.dtype = dtype
         core = openvino.Core()
-        options = {
-            "INFERENCE_NUM_THREADS": threads,
-            # One stream: the batcher sends one batch at a time, and it gets all the threads.
-            "NUM_STREAMS": 1,
-            "CACHE_DIR": str(files.compiled),
-        }
+        # One stream: the batcher sends one batch at a time, and it gets all the threads.
+        options = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
 
-        def compiled(name: str) -> Any:  # noqa: ANN401 - openvino is untyped
+        def compiled(name: str, cache: Path) -> Any:  # noqa: ANN401 - openvino is untyped
             path, numbers = _graph(files, name, dtype)
-            return core.compile_model(path, "CPU", {**options, **numbers}).create_infer_request()
+            given = {**options, **numbers, "CACHE_DIR": str(cache)}
+            return core.compile_model(path, "CPU", given).create_infer_request()
 
         # Side by side: OpenVINO compiles a graph, or reads a compiled one, on one core.
-        with ThreadPoolExecutor(2) as compiling:
-            self._images, self._texts = compiling.map(compiled, (IMAGES, TEXTS))
+        with own_cache(files.compiled) as cache, ThreadPoolExecutor(2) as compiling:
+            self._images, self._texts = compiling.map(partial(compiled, cache=cache), (IMAGES, TEXTS))
 
     def prepare_thread(self) -> None:
         """Nothing: its threads are its own."""

@@ -1,0 +1,78 @@
+"""What starts keep of compiled graphs for each other: whoever has read one keeps it as it was."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from core.clip.bake import bake
+from core.clip.graph_files import GraphFiles, own_cache
+from core.clip.openvino_engine import OpenVinoEngine
+from tools.testbed.process import TINY_MODEL
+
+
+@pytest.fixture(scope="module")
+def baked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target: Path = tmp_path_factory.mktemp("graphs") / "model"
+    bake(str(TINY_MODEL), target, openvino=True)
+    return target
+
+
+def fingerprint(baked: Path) -> str:
+    [graphs] = baked.glob("*-openvino-*")
+    return graphs.name.partition("-openvino-")[0]
+
+
+def test_graph_that_another_start_has_compiled_is_not_written_over(tmp_path: Path) -> None:
+    """It came while this one compiled; whoever has it open reads on, and who comes next has the new one."""
+    with own_cache(tmp_path) as own:
+        (own / "images.blob").write_bytes(b"mine")
+        (tmp_path / "images.blob").write_bytes(b"theirs")
+        theirs = (tmp_path / "images.blob").open("rb")
+
+    with theirs:
+        assert b"theirs" == theirs.read()
+    assert b"mine" == (tmp_path / "images.blob").read_bytes()
+    assert ["images.blob"] == [path.name for path in tmp_path.iterdir()]
+
+
+def test_graphs_that_are_kept_are_used(tmp_path: Path) -> None:
+    """And stay what they were: a start that finds them writes nothing."""
+    (tmp_path / "images.blob").write_bytes(b"kept")
+    before = (tmp_path / "images.blob").stat()
+    with own_cache(tmp_path) as own:
+        assert b"kept" == (own / "images.blob").read_bytes()
+
+    assert (before.st_ino, before.st_mtime_ns) == (
+        (tmp_path / "images.blob").stat().st_ino,
+        (tmp_path / "images.blob").stat().st_mtime_ns,
+    )
+
+
+def test_start_that_fails_keeps_nothing(tmp_path: Path) -> None:
+    """What it was writing may not be whole."""
+
+    def fail() -> None:
+        with own_cache(tmp_path) as own:
+            (own / "images.blob").write_bytes(b"half")
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        fail()
+
+    assert [] == list(tmp_path.iterdir())
+
+
+def test_second_start_compiles_nothing(baked: Path, tmp_path: Path) -> None:
+    """By the files of the first, which are the same afterwards; the vectors are, too."""
+    files = GraphFiles.baked(baked, tmp_path / "compiled", fingerprint(baked))
+    files.compiled.mkdir()
+    batch = np.full((2, 8), 632)
+    first = OpenVinoEngine(files, dtype="float32", threads=1).encode_texts(batch)
+    kept = {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in files.compiled.iterdir()}
+    second = OpenVinoEngine(files, dtype="float32", threads=1).encode_texts(batch)
+
+    assert 2 == len(kept)
+    assert {".blob"} == {Path(name).suffix for name in kept}
+    assert kept == {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in files.compiled.iterdir()}
+    np.testing.assert_array_equal(first, second)
