@@ -24,7 +24,7 @@ WEIGHTS = read_weights(DIRECTORY)
 HASHES = hash_weights(WEIGHTS)
 
 # What of a model directory decides no vector: where it lies, what it is called, what it promises.
-_NAMES = {"path", "model_name", "pretrained", "baked_fingerprint"}
+_NAMES = {"path", "model_name", "pretrained", "hub_id", "baked_fingerprint"}
 
 
 def print_of(directory: ModelDirectory = DIRECTORY, *, weights: Weights | None = None, pixel_rules: int = 1) -> str:
