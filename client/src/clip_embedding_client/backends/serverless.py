@@ -47,6 +47,8 @@ _LEAST_CANCEL_TIMEOUT_S = 1.0
 
 # How long `runsync` waits for a result unless it is told otherwise, and at least; afterwards it names the job. What has
 # no name cannot be cancelled, so a caller with less time asks for the name before that is over.
+# An attempt of little more than the shortest wait ends without it. `run` would name the job at once, at the price of a
+# pause and a poll for each answer, to callers who have the least time.
 _USUAL_WAIT_S = 90.0
 _SHORTEST_WAIT_S = 1.0
 _MOST_TIME_TO_CANCEL_S = 5.0
