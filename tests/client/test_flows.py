@@ -361,6 +361,14 @@ def test_fallback() -> None:
     assert ("runpod_serverless", vector_of("x")) == (done.result.backend, done.result.vector.tolist())
 
 
+def test_gateway_whose_errors_look_like_the_services() -> None:
+    """A 5xx goes to the fallback after its attempts, whatever JSON is in it."""
+    bad = answered({"error": {"code": "502", "message": "Application failed to respond"}}, 502)
+    done = played([bad, bad, ok, completed], None, BOTH | {"CLIP_RETRY_ATTEMPTS": "2"})
+
+    assert ["POST /v1/embed/text", "pause", "POST /v1/embed/text", "GET /health", "POST /runsync"] == done.said()
+
+
 def test_fallback_by_an_expected_fingerprint() -> None:
     """Where the settings say what to compare with, health is not asked."""
     done = played([BROKEN, completed], None, BOTH | {"CLIP_EXPECTED_FINGERPRINT": FINGERPRINT})

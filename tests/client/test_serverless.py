@@ -112,11 +112,36 @@ def test_queued_then_running_then_completed() -> None:
     assert time.slept[0] < time.slept[4]
 
 
-def test_timeout_cancels_the_job() -> None:
+@pytest.mark.parametrize("status", ["RUNNING", "IN_PROGRESS", "PAUSED", ""])
+def test_only_an_end_that_is_known_ends_a_job(status: str) -> None:
+    """RunPod has several words for a job that is on its way, and may add more: each is waited for."""
+    with scripted_server() as script:
+        script.answers = [job(status), job(status), lambda _seen: completed_later(script)]
+        with serverless_client(script) as client:
+            embedding = client.embed_text("x")
+
+    assert vector_of("x") == embedding.vector.tolist()
+    assert ["POST /v2/abc123/runsync", *["GET /v2/abc123/status/job-1"] * 2] == script.paths()
+
+
+def test_poll_without_a_status() -> None:
+    """Nobody knows what became of the job: it is cancelled, and the answer is wrong."""
+    with (
+        scripted_server(job("IN_QUEUE"), json_reply({"id": "job-1", "status": ["COMPLETED"]})) as script,
+        serverless_client(script) as client,
+        pytest.raises(errors.WrongResponse),
+    ):
+        client.embed_text("x")
+
+    assert "POST /v2/abc123/cancel/job-1" == script.paths()[-1]
+
+
+@pytest.mark.parametrize("status", ["IN_PROGRESS", "RUNNING", "PAUSED"])
+def test_timeout_cancels_the_job(status: str) -> None:
     """A job that nobody waits for any more is cancelled, once, before the time is over."""
     time = FakeTime()
     with (
-        scripted_server(job("IN_PROGRESS")) as script,
+        scripted_server(job(status)) as script,
         serverless_client(script, time, RUNPOD_TIMEOUT_S="30") as client,
         pytest.raises(errors.BackendTimeout) as caught,
     ):
@@ -144,7 +169,8 @@ CONTRACT_ERROR: Body = {"code": "URL_NOT_ALLOWED", "message": "not allowed", "re
         pytest.param(job("TIMED_OUT"), errors.JobTimedOut, "job-1", id="timed out"),
         pytest.param(job("CANCELLED"), errors.JobCancelled, "job-1", id="cancelled"),
         pytest.param(job("COMPLETED"), errors.WrongResponse, "output", id="no output"),
-        pytest.param(job("PAUSED"), errors.WrongResponse, "status", id="unknown status"),
+        pytest.param(json_reply({"status": "PAUSED"}), errors.WrongResponse, "job", id="unknown status and no id"),
+        pytest.param(json_reply({"id": "job-1"}), errors.WrongResponse, "status", id="no status"),
         pytest.param(
             json_reply({"id": "job-1", "status": ["IN_QUEUE"]}), errors.WrongResponse, "status", id="list as status"
         ),

@@ -54,8 +54,11 @@ class AsyncDriver:
                 # A cancelled scope of anyio cancels whatever is awaited in it, also what is done to undo something.
                 with anyio.CancelScope(shield=undoes):
                     result, error = await self._done(effect)
-                undoes = undoes or isinstance(error, asyncio.CancelledError)
-                effect = flow.send(result) if error is None else flow.throw(error)
+                undoes = undoes or isinstance(error, (asyncio.CancelledError, _CancelledWithAnswer))
+                if isinstance(error, _CancelledWithAnswer):
+                    effect = _after_answer(flow, error)
+                else:
+                    effect = flow.send(result) if error is None else flow.throw(error)
         except StopIteration as done:
             value: Result = done.value
             return value
@@ -109,13 +112,13 @@ class AsyncDriver:
         task = asyncio.ensure_future(answer())
         try:
             return await asyncio.shield(task)
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as cancellation:
             scope.cancel()
             with anyio.CancelScope(shield=True):
                 await asyncio.wait([task])
-            if not task.cancelled():
-                # Or else asyncio would say that nobody has looked at it.
-                task.exception()
+            # Looked at in any case: or else asyncio would say that nobody has.
+            if not task.cancelled() and task.exception() is None:
+                raise _CancelledWithAnswer(task.result(), cancellation) from None
             raise
 
     async def _answer(self, exchange: Exchange, data: bytes | None, progress: _Progress) -> HttpAnswer:
@@ -126,6 +129,27 @@ class AsyncDriver:
             progress.head_came = True
             content = None if is_encoded(response.headers) else await _read(response)
             return HttpAnswer.of(response.status_code, content, response.headers)
+
+
+class _CancelledWithAnswer(BaseException):
+    """A cancellation that came when the answer had come too. That may name a job, which is to be cancelled."""
+
+    def __init__(self, answer: HttpAnswer, cancellation: asyncio.CancelledError) -> None:
+        super().__init__()
+        self.answer = answer
+        self.cancellation = cancellation
+
+
+def _after_answer(flow: Flow[Result], cancelled: _CancelledWithAnswer) -> Effect:
+    """Let the flow learn the answer, and of the cancellation in place of what it asks for next. Return what undoes it.
+
+    A flow that has ended with the answer has nothing to undo; what it ended with, nobody waits for.
+    """
+    try:
+        flow.send(cancelled.answer)
+    except Exception:
+        raise cancelled.cancellation from None
+    return flow.throw(cancelled.cancellation)
 
 
 class _Progress:

@@ -8,7 +8,7 @@ not printable, whatever a server said.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 
 class ClipClientError(Exception):
@@ -179,7 +179,7 @@ class BackendTimeout(UnavailableError):
 
 
 class GatewayFailed(UnavailableError):
-    """A 5xx that the service did not write: the page of a proxy in front of it (502, 504, 524)."""
+    """A 5xx that the service did not write, but a proxy in front of it (502, 504, 524); or one with an unknown code."""
 
     code = "BAD_GATEWAY"
 
@@ -297,16 +297,18 @@ def printable(text: str, max_characters: int) -> str:
 
 
 def error_from_wire(error: object, *, retry_after_s: float | None = None) -> ClipClientError | None:
-    """Return the typed error of a wire error object, or None if it is not one (`code` and `message` are required).
+    """Return the typed error of a wire error object, or None if it is not one: others have `code` and `message` too, so
+    `retryable` is required.
 
     Its texts are made printable here, where they enter: callers log them.
     """
     if not isinstance(error, Mapping):
         return None
     code, message, request_id = error.get("code"), error.get("message"), error.get("request_id")
-    if not isinstance(code, str) or not isinstance(message, str):
+    retryable = error.get("retryable")
+    if not isinstance(code, str) or not isinstance(message, str) or not isinstance(retryable, bool):
         return None
-    return _class_of(error, code)(
+    return _class_of(code, retryable=retryable)(
         printable(message, MAX_MESSAGE_CHARACTERS),
         code=printable(code, MAX_CODE_CHARACTERS),
         request_id=printable(request_id, MAX_ID_CHARACTERS) if isinstance(request_id, str) else None,
@@ -314,8 +316,7 @@ def error_from_wire(error: object, *, retry_after_s: float | None = None) -> Cli
     )
 
 
-def _class_of(error: Mapping[str, Any], code: str) -> type[ClipClientError]:
-    retryable = error.get("retryable") is True
+def _class_of(code: str, *, retryable: bool) -> type[ClipClientError]:
     if code == DownloadFailed.code:
         return DownloadInterrupted if retryable else DownloadFailed
     return _BY_CODE.get(code, RetryableError if retryable else PermanentError)

@@ -133,7 +133,7 @@ def _outcome(result: object, item: Item, whole: _Members, backend: str) -> Outco
         return _embedding(members, whole, item, backend)
     error = error_from_wire(members.all["error"])
     if error is None:
-        raise WrongResponse("an item's error has no code and message", request_id=item.request_id)
+        raise WrongResponse("an item's error is not the contract's", request_id=item.request_id)
     return error
 
 

@@ -114,6 +114,11 @@ def _head_with(length: int = 1000) -> bytes:
     return head(200, {"Content-Length": str(length)})
 
 
+def gateway_error(status: int) -> Behaviour:
+    """It looks like the contract's, but for the flag."""
+    return json_reply({"error": {"code": str(status), "message": "Application failed to respond"}}, status)
+
+
 _NESTED = b"[" * 100_000
 # It leaves the connection open: a client that took it for the next call would wait for this one's body.
 _ENCODED_HEAD = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip, gzip\r\nContent-Length: 1000\r\n\r\n"
@@ -177,6 +182,11 @@ _FAULTS = [
     pytest.param(error_reply("OVERLOADED", 503, retryable=True), errors.Overloaded, id="overloaded"),
     pytest.param(error_reply("AUTH_FAILED", 401, retryable=False), errors.AuthFailed, id="auth failed"),
     pytest.param(error_reply("NEW_CODE", 418, retryable=False), errors.PermanentError, id="code of the future"),
+    pytest.param(gateway_error(502), errors.GatewayFailed, id="502 in a gateway's JSON"),
+    pytest.param(gateway_error(429), errors.RateLimited, id="429 in a gateway's JSON"),
+    pytest.param(gateway_error(404), errors.BackendMisconfigured, id="404 in a gateway's JSON"),
+    pytest.param(error_reply("BAD_DAY", 500, retryable=False), errors.GatewayFailed, id="500 with an unknown code"),
+    pytest.param(error_reply("INTERNAL", 500, retryable=True), errors.ServerFailed, id="500 of the service"),
     pytest.param(json_reply([1, 2]), errors.WrongResponse, id="list"),
     pytest.param(json_reply({"ok": True}), errors.WrongResponse, id="another object"),
     pytest.param(wrong(dim=DIM + 1), errors.WrongResponse, id="wrong dim"),

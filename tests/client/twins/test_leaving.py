@@ -20,7 +20,7 @@ import pytest
 from clip_embedding_client import AsyncClipClient, ClientClosed, ClientSettings, ClipClient, Embedding, ImageItem
 from clip_embedding_client.async_driver import AsyncDriver
 from clip_embedding_client.clock import Clock
-from clip_embedding_client.effects import Effect, Flow, InProcess, Pause
+from clip_embedding_client.effects import Effect, Exchange, Flow, HttpAnswer, InProcess, Pause
 from clip_embedding_client.threads import ThreadDriver
 from httpcore._async.http11 import AsyncHTTP11Connection
 
@@ -142,6 +142,89 @@ def test_cancelled_while_its_answer_is_closed(environ: Mapping[str, str], monkey
             return await nothing_is_left(client)
 
     assert asyncio.run(cancelled())
+
+
+class _CancelledAsItIsAnswered(AsyncDriver):
+    """Every exchange is answered; whoever waits for the first is cancelled in the very turn of its answer."""
+
+    def __init__(self, cancel: Callable[[], object]) -> None:
+        super().__init__(connect_timeout_s=1, clock=Clock())
+        self._cancel = cancel
+        self.asked: list[str] = []
+
+    async def _answer(self, exchange: Exchange, *_others: object) -> HttpAnswer:
+        if not self.asked:
+            self._cancel()
+        self.asked.append(exchange.url)
+        return HttpAnswer(200, b"{}", None)
+
+
+def named() -> Flow[None]:
+    """The first answer names what is to be undone."""
+    yield Exchange("POST", "name", PATIENCE_S)
+    try:
+        yield Exchange("GET", "ask after it", PATIENCE_S)
+    except BaseException:
+        yield Exchange("POST", "undo", PATIENCE_S)
+        raise
+
+
+def ending() -> Flow[None]:
+    yield Exchange("POST", "name", PATIENCE_S)
+
+
+def failing() -> Flow[None]:
+    yield Exchange("POST", "name", PATIENCE_S)
+    raise ValueError
+
+
+ANSWERED = [
+    pytest.param(named, ["name", "undo"], id="with something to undo"),
+    pytest.param(ending, ["name"], id="at its end"),
+    pytest.param(failing, ["name"], id="with an error"),
+]
+
+
+@pytest.mark.parametrize(("flow", "asked"), ANSWERED)
+def test_cancelled_as_it_is_answered(flow: Callable[[], Flow[None]], asked: list[str]) -> None:
+    """The flow learns the answer, which may name a job, and then of the cancellation, which is not lost either."""
+
+    async def cancelled() -> list[str]:
+        driver = _CancelledAsItIsAnswered(lambda: task.cancel())
+        task = asyncio.ensure_future(driver.run(flow()))
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await driver.close()
+        return driver.asked
+
+    assert asked == asyncio.run(cancelled())
+
+
+@pytest.mark.parametrize(("flow", "asked"), ANSWERED)
+def test_scope_that_is_cancelled_as_it_is_answered(flow: Callable[[], Flow[None]], asked: list[str]) -> None:
+    """The same for a scope of anyio, and for `asyncio.timeout`, which counts the cancellations of its task."""
+
+    async def left() -> list[str]:
+        driver = _CancelledAsItIsAnswered(lambda: scope.cancel())
+        with anyio.CancelScope() as scope:
+            await driver.run(flow())
+        assert scope.cancelled_caught
+        await driver.close()
+        return driver.asked
+
+    async def limited() -> list[str]:
+        task = asyncio.current_task()
+        assert task is not None
+        driver = _CancelledAsItIsAnswered(lambda: limit._on_timeout())  # type: ignore[attr-defined]
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(PATIENCE_S) as limit:
+                await driver.run(flow())
+        assert 0 == task.cancelling()
+        await driver.close()
+        return driver.asked
+
+    assert asked == asyncio.run(left())
+    assert asked == asyncio.run(limited())
 
 
 def test_leaving_a_loop_early(

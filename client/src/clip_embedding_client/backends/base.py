@@ -12,7 +12,9 @@ from clip_embedding_client.errors import (
     ClipClientError,
     GatewayFailed,
     NotReady,
+    PermanentError,
     RateLimited,
+    RetryableError,
     UnreadableResponse,
     error_from_wire,
 )
@@ -57,7 +59,14 @@ def refusal(answer: HttpAnswer, setting: str, *, is_load_balanced: bool = False)
     """
     parsed = answer.json_or_none()
     wire = parsed.get("error") if isinstance(parsed, dict) else None
-    return error_from_wire(wire, retry_after_s=answer.retry_after_s) or _of_status(answer, setting, is_load_balanced)
+    error = error_from_wire(wire, retry_after_s=answer.retry_after_s)
+    if error is None or (answer.status >= 500 and _is_unknown(error)):
+        return _of_status(answer, setting, is_load_balanced)
+    return error
+
+
+def _is_unknown(error: ClipClientError) -> bool:
+    return type(error) in (RetryableError, PermanentError)
 
 
 def _of_status(answer: HttpAnswer, setting: str, is_load_balanced: bool) -> ClipClientError:

@@ -47,6 +47,8 @@ _LEAST_CANCEL_TIMEOUT_S = 1.0
 
 # How long `runsync` waits for a result unless it is told otherwise, and at least; afterwards it names the job. What has
 # no name cannot be cancelled, so a caller with less time asks for the name before that is over.
+# An attempt of little more than the shortest wait ends without it. `run` would name the job at once, at the price of a
+# pause and a poll for each answer, to callers who have the least time.
 _USUAL_WAIT_S = 90.0
 _SHORTEST_WAIT_S = 1.0
 _MOST_TIME_TO_CANCEL_S = 5.0
@@ -54,8 +56,8 @@ _MOST_TIME_TO_CANCEL_S = 5.0
 # It becomes a part of a path, and of messages.
 _JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
-# No set: a status may be anything that JSON can hold, lists too, and what is looked for in a set has to be hashable.
-_UNFINISHED = ("IN_QUEUE", "IN_PROGRESS")
+# Of a job that waits or runs RunPod has several words (IN_QUEUE, IN_PROGRESS, RUNNING), and may add more.
+_ENDS = ("COMPLETED", "FAILED", "TIMED_OUT", "CANCELLED")
 
 
 def endpoint_url(base_url: str, endpoint_id: str) -> str:
@@ -102,7 +104,7 @@ class ServerlessBackend:
         """`is_all` says that the caller has no more time than that."""
         until_s = self._clock.monotonic() + limit_s
         job = yield from self._send("POST", _runsync(limit_s), timeout_s=limit_s, body={"input": members})
-        if job.get("status") in _UNFINISHED:
+        if not _has_ended(job):
             job = yield from self._end_of(_job_id(job), until_s, limit_s, is_all=is_all)
         return _output(job)
 
@@ -133,7 +135,7 @@ class ServerlessBackend:
             yield Pause(min(left_s, pause_s * self._jitter(0.75, 1.25)))
             pause_s = min(_LONGEST_POLL_S, pause_s * _POLL_GROWTH)
             job = yield from self._poll(job_id, max(until_s - self._clock.monotonic(), _FIRST_POLL_S))
-            if job is not None and job.get("status") not in _UNFINISHED:
+            if job is not None and _has_ended(job):
                 return job
         return None
 
@@ -200,6 +202,13 @@ def _job_id(job: Mapping[str, Any]) -> str:
     return job_id
 
 
+def _has_ended(job: Mapping[str, Any]) -> bool:
+    status = job.get("status")
+    if not isinstance(status, str):
+        raise WrongResponse("RunPod's answer has no status")
+    return status in _ENDS
+
+
 def _named(job: Mapping[str, Any]) -> str:
     return f"job {printable(str(job.get('id')), MAX_ID_CHARACTERS)}"
 
@@ -216,9 +225,7 @@ def _output(job: Mapping[str, Any]) -> object:
         raise _failure(job)
     if status == "TIMED_OUT":
         raise JobTimedOut(f"RunPod stopped {_named(job)} at its time limit")
-    if status == "CANCELLED":
-        raise JobCancelled(f"{_named(job)} was cancelled")
-    raise WrongResponse("RunPod's answer has no status that is known")
+    raise JobCancelled(f"{_named(job)} was cancelled")
 
 
 def _failure(job: Mapping[str, Any]) -> ClipClientError:
