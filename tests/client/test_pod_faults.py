@@ -1,5 +1,7 @@
 """What can go wrong on the way to a pod, on real sockets: each mishap has its own typed error."""
 
+import json
+import multiprocessing
 import socket
 from time import monotonic
 
@@ -26,6 +28,7 @@ from tests.client.scripted import (
     success,
     vector_of,
 )
+from tools.testbed.loopback import QuietHandler, base_url, serving
 
 ONCE = {"CLIP_RETRY_ATTEMPTS": "1"}
 # No answer will come; whoever waits for one must have time for it.
@@ -256,6 +259,40 @@ def test_environment_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
         client.embed_text("x")
 
     assert 1 == len(script.seen)
+
+
+def _ask_in_child(client: ClipClient, queue: "multiprocessing.Queue[list[float]]") -> None:
+    queue.put(client.embed_text("of the child").vector.tolist())
+
+
+def test_forked_process_has_its_own_connections() -> None:
+    """One that both read from would swap their answers; and the parent's own goes on, whatever the child does."""
+    peers: list[tuple[int, str]] = []
+
+    class Kept(QuietHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            peers.append((self.client_address[1], body["text"]))
+            data = json.dumps(success(body)).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+    context = multiprocessing.get_context("fork")
+    queue: multiprocessing.Queue[list[float]] = context.Queue()
+    with serving(Kept) as httpd, ClipClient(settings(CLIP_POD_BASE_URL=base_url(httpd), **ONCE)) as client:
+        client.embed_text("before")
+        child = context.Process(target=_ask_in_child, args=(client, queue))
+        child.start()
+        of_child = queue.get(timeout=SOON_S)
+        child.join(SOON_S)
+        client.embed_text("after")
+
+    of_parent = {port for port, text in peers if text in ("before", "after")}
+    assert ["before", "of the child", "after"] == [text for _, text in peers]
+    assert (1, 2) == (len(of_parent), len({port for port, _ in peers}))
+    assert vector_of("of the child") == of_child
 
 
 def test_item_errors_are_tried_again_by_themselves() -> None:
