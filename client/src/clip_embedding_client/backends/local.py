@@ -10,7 +10,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from clip_embedding_client.effects import Flow, InProcess
-from clip_embedding_client.errors import ClientClosed, ClipClientError, ConfigurationError, ServerFailed, error_from_wire
+from clip_embedding_client.errors import (
+    ClientClosed,
+    ClipClientError,
+    ConfigurationError,
+    ServerFailed,
+    error_from_wire,
+)
 from clip_embedding_client.values import Body
 
 if TYPE_CHECKING:
