@@ -3,11 +3,14 @@
 import json
 import multiprocessing
 import socket
+from contextlib import ExitStack
 from time import monotonic
 
 import numpy as np
 import pytest
 from clip_embedding_client import ClipClient, ClipClientError, ImageItem, RetryableError, errors
+from clip_embedding_client.clock import Clock
+from clip_embedding_client.threads import HttpChannel
 
 from tests.client.scripted import (
     DIM,
@@ -293,6 +296,41 @@ def test_forked_process_has_its_own_connections() -> None:
     assert ["before", "of the child", "after"] == [text for _, text in peers]
     assert (1, 2) == (len(of_parent), len({port for port, _ in peers}))
     assert vector_of("of the child") == of_child
+
+
+def test_closed_client_sends_nothing_again() -> None:
+    """A call that waits for its next attempt ends instead of it."""
+    with scripted_server(error_reply("OVERLOADED", 503, retryable=True)) as script:
+        client = ClipClient(
+            settings(CLIP_POD_BASE_URL=script.base_url), clock=Clock(sleep=lambda _seconds, _left: client.close())
+        )
+        with pytest.raises(errors.ClientClosed):
+            client.embed_text("x")
+
+    assert 1 == len(script.seen)
+
+
+def test_closed_client_cancels_its_jobs() -> None:
+    """One that is asked after costs money, and nobody waits for it any more."""
+    with scripted_server(json_reply({"id": "job-1", "status": "IN_QUEUE"})) as script:
+        given = settings(
+            CLIP_INFERENCE_BACKEND="runpod_serverless", RUNPOD_BASE_URL=script.base_url, RUNPOD_CLIP_ENDPOINT_ID="."
+        )
+        client = ClipClient(given, clock=Clock(sleep=lambda _seconds, _left: client.close()))
+        with pytest.raises(errors.ClientClosed):
+            client.embed_text("x", timeout=200)
+
+    assert ["POST /runsync", "POST /cancel/job-1"] == script.paths()
+
+
+def test_idle_connections_are_bounded() -> None:
+    """Those of a burst of threads are not kept for good."""
+    channel = HttpChannel(connect_timeout_s=SOON_S, clock=Clock())
+    with ExitStack() as burst:
+        for _ in range(70):
+            burst.enter_context(channel._session())
+
+    assert 64 == len(channel._idle.sessions)
 
 
 def test_item_errors_are_tried_again_by_themselves() -> None:

@@ -25,6 +25,8 @@ from clip_embedding_client.effects import (
 from clip_embedding_client.errors import BackendTimeout, ClientClosed, ConnectionFailed, UnreadableResponse
 from clip_embedding_client.sessions import new_session, watchdog
 
+# As many as the asynchronous client keeps: those of a burst would stay open for good.
+_MOST_IDLE = 64
 _TOO_LONG = "the answer did not end in time"
 
 
@@ -44,7 +46,7 @@ class ThreadDriver:
 
         `left` is set when nobody waits for it any more. It then ends in a pause, or before whatever it asks for next,
         and not in the middle of an exchange, whose answer may name a job that is to be cancelled. Raises `ClientClosed`
-        after `close`.
+        after `close`, also when that comes between two exchanges.
         """
         if self._channel.closed:
             raise ClientClosed
@@ -80,6 +82,9 @@ class ThreadDriver:
     def _perform(self, effect: Effect, left: threading.Event | None) -> object:
         _raise_if_set(left)
         if isinstance(effect, Exchange):
+            # Closed in the middle of a call: to be sent again would not help.
+            if self._channel.closed and not effect.undoes:
+                raise ClientClosed
             return self._channel.exchange(effect)
         if isinstance(effect, Pause):
             self._clock.sleep(effect.seconds, left)
@@ -149,7 +154,7 @@ class HttpChannel:
             yield session
         finally:
             with idle.lock:
-                keep = not self._closed
+                keep = not self._closed and len(idle.sessions) < _MOST_IDLE
                 if keep:
                     idle.sessions.append(session)
             if not keep:
