@@ -1,6 +1,8 @@
 """The error tree against the service's own, and the two branches."""
 
-from collections.abc import Iterator
+import copy
+import pickle
+from collections.abc import Callable, Iterator
 
 import pytest
 from clip_embedding_client import errors
@@ -73,6 +75,22 @@ def test_every_error_is_on_exactly_one_branch() -> None:
     shared = {errors.DownloadFailed, errors.DownloadInterrupted}
     codes = [error.code for error in leaves if issubclass(error, ClipClientError) and error not in shared]
     assert len(set(codes)) == len(codes)
+
+
+def _pickled(error: Exception) -> Exception:
+    given: Exception = pickle.loads(pickle.dumps(error))  # noqa: S301 - its own
+    return given
+
+
+@pytest.mark.parametrize("error_class", [ClipClientError, *tree(ClipClientError)])
+@pytest.mark.parametrize("copied", [copy.copy, _pickled])
+def test_errors_travel(error_class: type[Exception], copied: Callable[[Exception], Exception]) -> None:
+    """From one process to another too: a pool that cannot read the error of its child waits for ever."""
+    error = error_class() if error_class is errors.ClientClosed else error_class("m")
+    # What `error_from_wire` gives, of whichever class.
+    vars(error).update(code="QUOTA_SPENT", request_id="r", retry_after_s=2.0)
+
+    assert (error_class, vars(error), str(error)) == (type(got := copied(error)), vars(got), str(got))
 
 
 def test_contract_is_the_services() -> None:

@@ -1,11 +1,16 @@
 """What can go wrong on the way to a pod, on real sockets: each mishap has its own typed error."""
 
+import json
+import multiprocessing
 import socket
+from contextlib import ExitStack
 from time import monotonic
 
 import numpy as np
 import pytest
 from clip_embedding_client import ClipClient, ClipClientError, ImageItem, RetryableError, errors
+from clip_embedding_client.clock import Clock
+from clip_embedding_client.threads import HttpChannel
 
 from tests.client.scripted import (
     DIM,
@@ -26,6 +31,7 @@ from tests.client.scripted import (
     success,
     vector_of,
 )
+from tools.testbed.loopback import QuietHandler, base_url, serving
 
 ONCE = {"CLIP_RETRY_ATTEMPTS": "1"}
 # No answer will come; whoever waits for one must have time for it.
@@ -256,6 +262,75 @@ def test_environment_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
         client.embed_text("x")
 
     assert 1 == len(script.seen)
+
+
+def _ask_in_child(client: ClipClient, queue: "multiprocessing.Queue[list[float]]") -> None:
+    queue.put(client.embed_text("of the child").vector.tolist())
+
+
+def test_forked_process_has_its_own_connections() -> None:
+    """One that both read from would swap their answers; and the parent's own goes on, whatever the child does."""
+    peers: list[tuple[int, str]] = []
+
+    class Kept(QuietHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            peers.append((self.client_address[1], body["text"]))
+            data = json.dumps(success(body)).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+    context = multiprocessing.get_context("fork")
+    queue: multiprocessing.Queue[list[float]] = context.Queue()
+    with serving(Kept) as httpd, ClipClient(settings(CLIP_POD_BASE_URL=base_url(httpd), **ONCE)) as client:
+        client.embed_text("before")
+        child = context.Process(target=_ask_in_child, args=(client, queue))
+        child.start()
+        of_child = queue.get(timeout=SOON_S)
+        child.join(SOON_S)
+        client.embed_text("after")
+
+    of_parent = {port for port, text in peers if text in ("before", "after")}
+    assert ["before", "of the child", "after"] == [text for _, text in peers]
+    assert (1, 2) == (len(of_parent), len({port for port, _ in peers}))
+    assert vector_of("of the child") == of_child
+
+
+def test_closed_client_sends_nothing_again() -> None:
+    """A call that waits for its next attempt ends instead of it."""
+    with scripted_server(error_reply("OVERLOADED", 503, retryable=True)) as script:
+        client = ClipClient(
+            settings(CLIP_POD_BASE_URL=script.base_url), clock=Clock(sleep=lambda _seconds, _left: client.close())
+        )
+        with pytest.raises(errors.ClientClosed):
+            client.embed_text("x")
+
+    assert 1 == len(script.seen)
+
+
+def test_closed_client_cancels_its_jobs() -> None:
+    """One that is asked after costs money, and nobody waits for it any more."""
+    with scripted_server(json_reply({"id": "job-1", "status": "IN_QUEUE"})) as script:
+        given = settings(
+            CLIP_INFERENCE_BACKEND="runpod_serverless", RUNPOD_BASE_URL=script.base_url, RUNPOD_CLIP_ENDPOINT_ID="."
+        )
+        client = ClipClient(given, clock=Clock(sleep=lambda _seconds, _left: client.close()))
+        with pytest.raises(errors.ClientClosed):
+            client.embed_text("x", timeout=200)
+
+    assert ["POST /runsync", "POST /cancel/job-1"] == script.paths()
+
+
+def test_idle_connections_are_bounded() -> None:
+    """Those of a burst of threads are not kept for good."""
+    channel = HttpChannel(connect_timeout_s=SOON_S, clock=Clock())
+    with ExitStack() as burst:
+        for _ in range(70):
+            burst.enter_context(channel._session())
+
+    assert 64 == len(channel._idle.sessions)
 
 
 def test_item_errors_are_tried_again_by_themselves() -> None:

@@ -10,6 +10,10 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from clip_embedding_client import ClientSettings, ClipClient, Embedding, ImageItem, errors
+from clip_embedding_client.backends.local import LocalBackend
+from clip_embedding_client.clock import Clock
+from clip_embedding_client.effects import InProcess
+from clip_embedding_client.threads import ThreadDriver
 from PIL import Image
 
 from tools.testbed.image_server import ImageServer
@@ -229,3 +233,16 @@ def test_pod_that_is_killed_in_the_middle(images: ImageServer, caplog: pytest.Lo
     assert {"local"} == {result.backend for result in results[:18] if isinstance(result, Embedding)}
     switched = [vars(record) for record in caplog.records if record.message == "the backend was switched"]
     assert [("runpod_pod", "local")] == [(record["from"], record["to"]) for record in switched]
+
+
+def test_closed_local_backend_loads_nothing() -> None:
+    """A call that was on its way when it was closed does not load the model again, which nobody would release."""
+    backend = LocalBackend(LOCAL)
+    called = next(backend.call("/v1/embed/text", {"text": "x"}, timeout_s=60.0))
+    assert isinstance(called, InProcess)
+    backend.close()
+
+    with pytest.raises(errors.ClientClosed):
+        called.call()
+    with pytest.raises(errors.ClientClosed):
+        ThreadDriver(connect_timeout_s=60.0, clock=Clock()).run(backend.health(timeout_s=60.0))

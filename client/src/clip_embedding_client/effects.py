@@ -26,6 +26,8 @@ _LIGHT_CHARACTERS = 65_536
 class Exchange:
     """Send a request of `backend` and wait for the whole answer, for `timeout_s` in total. Any status is an answer.
 
+    One that `undoes` something, a job, is sent by a closed client for threads too.
+
     Its result is an `HttpAnswer`; it may raise `ConnectionFailed`, `BackendTimeout` or `UnreadableResponse`.
     """
 
@@ -35,6 +37,7 @@ class Exchange:
     body: Mapping[str, Any] | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     backend: str = ""
+    undoes: bool = False
 
     def data(self) -> bytes | None:
         """The body as JSON."""

@@ -249,8 +249,9 @@ class ClientClosed(ConfigurationError):
 
     code = "CLIENT_CLOSED"
 
-    def __init__(self) -> None:
-        super().__init__("the client is closed")
+    # Pickle gives the message back as an argument.
+    def __init__(self, message: str = "the client is closed") -> None:
+        super().__init__(message)
 
 
 _OF_SERVICE: tuple[type[ClipClientError], ...] = (

@@ -8,7 +8,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from http.client import HTTPException
+from http import HTTPStatus
+from http.client import HTTPException, HTTPResponse
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 
@@ -39,6 +40,22 @@ def new_session() -> requests.Session:
     return session
 
 
+class _Final(HTTPResponse):
+    """Of interim answers http.client skips 100 alone. Any other would be taken for the answer, and the one that comes
+    after it for that of the next request on this connection.
+    """
+
+    def begin(self, **kwargs: Any) -> None:  # noqa: ANN401 - http.client's own
+        """Read on to the final head. The time of the exchange bounds how many there are before it."""
+        super().begin(**kwargs)
+        while self.status < HTTPStatus.OK:
+            if self.status == HTTPStatus.SWITCHING_PROTOCOLS:
+                raise HTTPException("the connection goes on in a protocol that was not asked for")
+            # Or else it has begun already.
+            self.headers = None  # type: ignore[assignment]
+            super().begin(**kwargs)
+
+
 class _Bounded:
     """urllib3 bounds sending by the time for connecting, and headers only by each single read: one that drips would
     take for ever. This bounds all of it, until the headers are there, by the time of the exchange."""
@@ -46,6 +63,7 @@ class _Bounded:
     sock: Any
     timeout: Any
     until_s: float
+    response_class: Any = _Final
 
     def send(self, data: Any) -> None:  # noqa: ANN401 - http.client's own signature
         """A body of megabytes may take longer on a slow line than a connection may."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,8 @@ from clip_embedding_client.effects import (
 from clip_embedding_client.errors import BackendTimeout, ClientClosed, ConnectionFailed, UnreadableResponse
 from clip_embedding_client.sessions import new_session, watchdog
 
+# As many as the asynchronous client keeps: those of a burst would stay open for good.
+_MOST_IDLE = 64
 _TOO_LONG = "the answer did not end in time"
 
 
@@ -43,7 +46,7 @@ class ThreadDriver:
 
         `left` is set when nobody waits for it any more. It then ends in a pause, or before whatever it asks for next,
         and not in the middle of an exchange, whose answer may name a job that is to be cancelled. Raises `ClientClosed`
-        after `close`.
+        after `close`, also when that comes between two exchanges.
         """
         if self._channel.closed:
             raise ClientClosed
@@ -79,6 +82,9 @@ class ThreadDriver:
     def _perform(self, effect: Effect, left: threading.Event | None) -> object:
         _raise_if_set(left)
         if isinstance(effect, Exchange):
+            # Closed in the middle of a call: to be sent again would not help.
+            if self._channel.closed and not effect.undoes:
+                raise ClientClosed
             return self._channel.exchange(effect)
         if isinstance(effect, Pause):
             self._clock.sleep(effect.seconds, left)
@@ -91,6 +97,17 @@ class ThreadDriver:
             raise
 
 
+class _Idle:
+    """The sessions that wait for an exchange, of one process: over one that two use, each may read the other's answer.
+    Nor is the lock another process's: whoever holds it there never lets it go here.
+    """
+
+    def __init__(self) -> None:
+        self.process = os.getpid()
+        self.sessions: list[requests.Session] = []
+        self.lock = threading.Lock()
+
+
 class HttpChannel:
     """Exchanges requests for answers, bounded in time and size, from any number of threads.
 
@@ -101,9 +118,8 @@ class HttpChannel:
     def __init__(self, *, connect_timeout_s: float, clock: Clock) -> None:
         self._connect_timeout_s = connect_timeout_s
         self._clock = clock
-        self._idle: list[requests.Session] = []
+        self._idle = _Idle()
         self._closed = False
-        self._lock = threading.Lock()
 
     @property
     def closed(self) -> bool:
@@ -121,26 +137,34 @@ class HttpChannel:
 
     def close(self) -> None:
         """Close what is idle now and what is in use as soon as it comes back."""
-        with self._lock:
-            self._closed = True
-            idle, self._idle = self._idle, []
-        for session in idle:
+        self._closed = True
+        idle = self._idle_here()
+        with idle.lock:
+            sessions, idle.sessions = idle.sessions, []
+        for session in sessions:
             session.close()
 
     @contextmanager
     def _session(self) -> Iterator[requests.Session]:
-        with self._lock:
-            session = self._idle.pop() if self._idle else None
+        idle = self._idle_here()
+        with idle.lock:
+            session = idle.sessions.pop() if idle.sessions else None
         session = session or new_session()
         try:
             yield session
         finally:
-            with self._lock:
-                keep = not self._closed
+            with idle.lock:
+                keep = not self._closed and len(idle.sessions) < _MOST_IDLE
                 if keep:
-                    self._idle.append(session)
+                    idle.sessions.append(session)
             if not keep:
                 session.close()
+
+    def _idle_here(self) -> _Idle:
+        """A forked process begins with none. What it drops shuts nothing down: its parent has the socket too."""
+        if self._idle.process != os.getpid():
+            self._idle = _Idle()
+        return self._idle
 
     def _open(self, session: requests.Session, request: requests.Request, timeout_s: float) -> requests.Response:
         timeouts_s = (min(self._connect_timeout_s, timeout_s), timeout_s)

@@ -17,6 +17,7 @@ from tests.client.twins.faulty import (
     DIM,
     Behaviour,
     Peer,
+    Seen,
     error_reply,
     faulty_server,
     head,
@@ -82,6 +83,12 @@ def _silent(*before: bytes) -> Behaviour:
     return behave
 
 
+def another_protocol(peer: Peer) -> None:
+    """Nobody has asked for one, and what comes over it is no answer, whatever it looks like."""
+    peer.send(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")
+    healthy(peer)
+
+
 def over_long(peer: Peer) -> None:
     """It says how long it is, and means it. Its beginning alone would do as an answer."""
     data = _answer(peer)
@@ -132,6 +139,7 @@ _SLOW = [
     pytest.param(_dripping(_head_with(1_000_000)), id="dripping body"),
     pytest.param(_dripping(head(200, {"Transfer-Encoding": "chunked"}), piece=b"1\r\nx\r\n"), id="dripping chunks"),
     pytest.param(_dripping(piece=b"HTTP/1.1 100 Continue\r\n\r\n"), id="for ever about to answer"),
+    pytest.param(_dripping(piece=b"HTTP/1.1 102 Processing\r\n\r\n"), id="for ever processing"),
 ]
 _FAULTS = [
     pytest.param(reset_before, errors.ConnectionFailed, id="reset before the answer"),
@@ -146,6 +154,8 @@ _FAULTS = [
         _after(head(200, {"Transfer-Encoding": "chunked"}), b"zz\r\n{}\r\n"), errors.ConnectionFailed, id="no chunk"
     ),
     pytest.param(_after(b"\x00\x01 what is this?\r\n\r\n"), errors.ConnectionFailed, id="not HTTP"),
+    pytest.param(another_protocol, errors.ConnectionFailed, id="another protocol"),
+    pytest.param(_after(b"HTTP/1.1 103 Early Hints\r\n\r\n"), errors.ConnectionFailed, id="about to answer"),
     pytest.param(
         _dripping(b"HTTP/1.1 200 OK\r\n", piece=b"X-More: x\r\n" * 100, pause_s=0),
         errors.ConnectionFailed,
@@ -221,6 +231,32 @@ def test_slow_fault(opened: Opened, fault: Behaviour) -> None:
         after = client.embed_text("after")
 
     assert vector_of("after") == after.vector.tolist()
+
+
+@pytest.mark.parametrize(
+    "interim",
+    [
+        pytest.param(b"HTTP/1.1 100 Continue\r\n\r\n", id="100"),
+        pytest.param(b"HTTP/1.1 102 Processing\r\nContent-Length: 7\r\n\r\n", id="102"),
+        pytest.param(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n", id="103"),
+        pytest.param(b"HTTP/1.1 103 Early Hints\r\n\r\n" * 3 + b"HTTP/1.1 100 Continue\r\n\r\n", id="several"),
+    ],
+)
+def test_interim_answers_are_not_the_answer(opened: Opened, interim: bytes) -> None:
+    """It comes after them, and none is taken for that of a later call on the same connection, which is kept."""
+
+    def behave(peer: Peer) -> None:
+        seen: Seen | None = peer.seen
+        while seen is not None:
+            data = json.dumps(success(seen.body)).encode()
+            peer.send(interim + b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(data) + data)
+            seen = read_request(peer.connection)
+
+    with faulty_server(behave) as script, opened(settings(script.base_url)) as client:
+        vectors = [client.embed_text(text, request_id="same", max_retries=0).vector.tolist() for text in "abc"]
+
+    assert list(map(vector_of, "abc")) == vectors
+    assert 1 == len(script.seen)
 
 
 @pytest.mark.parametrize(

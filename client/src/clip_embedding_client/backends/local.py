@@ -10,7 +10,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from clip_embedding_client.effects import Flow, InProcess
-from clip_embedding_client.errors import ClipClientError, ConfigurationError, ServerFailed, error_from_wire
+from clip_embedding_client.errors import (
+    ClientClosed,
+    ClipClientError,
+    ConfigurationError,
+    ServerFailed,
+    error_from_wire,
+)
 from clip_embedding_client.values import Body
 
 if TYPE_CHECKING:
@@ -37,6 +43,7 @@ class LocalBackend:
             )
         self._environ = environ
         self._service: Service | None = None
+        self._closed = False
         self._lock = threading.Lock()
 
     def call(self, path: str, body: Mapping[str, Any], *, timeout_s: float) -> Flow[object]:
@@ -61,12 +68,16 @@ class LocalBackend:
 
     def close(self) -> None:
         with self._lock:
+            self._closed = True
             service, self._service = self._service, None
         if service is not None:
             service.close()
 
     def _loaded(self) -> Service:
         with self._lock:
+            # By a call that was on its way: nobody would release what it loads.
+            if self._closed:
+                raise ClientClosed
             if self._service is None:
                 self._service = _load(self._environ)
             return self._service

@@ -172,7 +172,8 @@ class ServerlessBackend:
     def _send(
         self, method: str, route: str, *, timeout_s: float, body: Mapping[str, Any] | None = None
     ) -> Flow[Mapping[str, Any]]:
-        answer = yield Exchange(method, self._url + route, timeout_s, body, self._headers, self.name)
+        undoes = route.startswith("/cancel/")
+        answer = yield Exchange(method, self._url + route, timeout_s, body, self._headers, self.name, undoes)
         if answer.status in (401, 403):
             raise BackendMisconfigured(f"RunPod answered HTTP {answer.status}: check RUNPOD_API_KEY")
         if answer.status == 404 and route.startswith("/status/"):
