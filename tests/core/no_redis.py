@@ -8,6 +8,18 @@ from contextlib import contextmanager, suppress
 
 SOON_S = 60.0
 
+# What may be said there, whatever is asked.
+NO_REDIS = {
+    "another protocol": b"HTTP/1.1 400 Bad Request\r\n\r\n",
+    "not what was asked for": b"+OK\r\n" * 9,
+    "no number": b":many\r\n" * 9,
+    "no length": b"$many\r\n" * 9,
+    "other rows": b"*1\r\n$2\r\nno\r\n" * 9,
+    "endless": b"*1000000000\r\n",
+    "errors": b"-OOM no memory\r\n" * 9,
+    "nothing": b"",
+}
+
 Answer = Callable[[socket.socket], object]
 
 

@@ -22,7 +22,7 @@ from core.deadline import Deadline
 from core.errors import StartError
 from core.outages import ASK_AGAIN_S, Outages
 from core.settings import load_settings
-from tests.core.no_redis import Drip, Flood, answering, listening
+from tests.core.no_redis import NO_REDIS, Drip, Flood, answering, listening
 from tools.testbed.redis import Redis, is_installed, redis_server
 
 AWAY, BACK = "the shared cache is away", "the shared cache is back"
@@ -174,18 +174,7 @@ def test_server_that_hangs_is_asked_once(caplog: pytest.LogCaptureFixture) -> No
     assert [AWAY] == said(caplog)
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [
-        pytest.param(b"HTTP/1.1 400 Bad Request\r\n\r\n", id="another protocol"),
-        pytest.param(b"+OK\r\n" * 9, id="not rows"),
-        pytest.param(b":many\r\n" * 9, id="no number"),
-        pytest.param(b"*1\r\n$2\r\nno\r\n" * 9, id="other rows"),
-        pytest.param(b"*1000000000\r\n", id="endless"),
-        pytest.param(b"-OOM no memory\r\n" * 9, id="errors"),
-        pytest.param(b"", id="nothing"),
-    ],
-)
+@pytest.mark.parametrize("answer", NO_REDIS.values(), ids=NO_REDIS)
 def test_what_is_no_redis_is_a_miss(answer: bytes, caplog: pytest.LogCaptureFixture) -> None:
     """Whatever answers there, nothing fails, and the log has a line."""
     with (

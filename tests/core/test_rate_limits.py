@@ -42,7 +42,7 @@ from core.wire.requests import ImageBatchRequest, ImageRequest, Request, TextBat
 from core.wire.responses import ModelIdentity
 from shared_auth import Authenticator
 from shared_auth.contract import EMBED_TEXT_BATCH
-from tests.core.no_redis import Drip, Flood, answering
+from tests.core.no_redis import NO_REDIS, Drip, Flood, answering
 from tools.testbed.redis import Redis, is_installed, redis_server
 from tools.testbed.target import signed_text
 
@@ -350,17 +350,7 @@ def test_closed_lets_nobody_in_while_the_store_is_away(redis: Redis) -> None:
     assert passes(checked, "a", 1)
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [
-        pytest.param(b"HTTP/1.1 400 Bad Request\r\n\r\n", id="another protocol"),
-        pytest.param(b"+OK\r\n" * 9, id="no numbers"),
-        pytest.param(b":many\r\n" * 9, id="no number"),
-        pytest.param(b"$many\r\n" * 9, id="no length"),
-        pytest.param(b"*1000000000\r\n", id="endless"),
-        pytest.param(b"", id="nothing"),
-    ],
-)
+@pytest.mark.parametrize("answer", NO_REDIS.values(), ids=NO_REDIS)
 def test_store_that_is_no_redis_is_away(answer: bytes, caplog: pytest.LogCaptureFixture) -> None:
     """Everybody is let in, nothing fails, and the log has one line."""
     with answering(lambda connection: connection.sendall(answer)) as address:

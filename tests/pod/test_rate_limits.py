@@ -10,6 +10,7 @@ import requests
 
 from core.wire.openai import EMBEDDINGS
 from shared_auth.contract import EMBED_TEXT, EMBED_TEXT_BATCH
+from tests.core.no_redis import Drip, answering
 from tools.testbed.control_plane import control_plane
 from tools.testbed.process import SECRET, PodProcess, handler_process, pod_process
 from tools.testbed.redis import is_installed, redis_server
@@ -113,6 +114,18 @@ def test_jobs_are_counted_too() -> None:
 
     assert ("COMPLETED", "FAILED") == (first["status"], second["status"])
     assert "RATE_LIMITED" == json.loads(second["error"])["code"]
+
+
+def test_redis_that_drips_holds_nobody_up() -> None:
+    """As store of the limits and as cache: it is away, though each byte of its answers comes in time."""
+    with answering(Drip(b":" + b"0" * 10_000, gap_s=0.05)) as address:
+        settings = {"RATE_LIMIT_ITEMS": "1000/year", "RATE_LIMIT_STORAGE": address, "CACHE_URL": address}
+        with pod_process(settings) as pod:
+            answers = [ask(pod) for _ in range(3)]
+            pod.wait_for_log("the limits' store is away")
+            pod.wait_for_log("the shared cache is away")
+
+    assert [200] * 3 == [answer.status_code for answer in answers]
 
 
 def test_redis_restarts_under_requests_and_none_is_lost() -> None:
