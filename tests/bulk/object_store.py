@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import requests
 from moto.server import ThreadedMotoServer
 from pyarrow import fs
 
@@ -12,7 +13,7 @@ S3_KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_E
 
 @contextmanager
 def s3() -> Iterator[tuple[str, fs.FileSystem]]:
-    """Run one with a bucket, `bucket`, until the block ends: what its URIs end with, and its filesystem."""
+    """Run one with an empty bucket, `bucket`, until the block ends: what its URIs end with, and its filesystem."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
@@ -26,6 +27,8 @@ def s3() -> Iterator[tuple[str, fs.FileSystem]]:
         allow_bucket_creation=True,
     )
     try:
+        # All of a process share their objects
+        requests.post(f"http://{host}:{port}/moto-api/reset", timeout=60).raise_for_status()
         filesystem.create_dir("bucket")
         yield f"endpoint_override={host}%3A{port}&scheme=http&region=us-east-1", filesystem
     finally:
