@@ -1,5 +1,6 @@
-"""PNG, GIF and BMP files written byte by byte: many kinds that Pillow reads it does not write."""
+"""PNG, GIF, BMP and JPEG files written byte by byte: many kinds that are read Pillow does not write."""
 
+import math
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
@@ -135,3 +136,30 @@ def rle4(indices: Samples) -> bytes:
     """Runs of two pixels each, which may differ."""
     pairs = indices[::-1, 0::2] << 4 | indices[::-1, 1::2]
     return b"".join(b"".join(bytes([2, pair]) for pair in row) + b"\0\0" for row in pairs) + b"\0\1"
+
+
+def grey_jpeg(sampling: bytes, width: int, height: int) -> bytes:
+    """A mid-grey one in one scan. `sampling` has a byte of each component: its samples across and down, 4 bits each."""
+    components = [bytes([number, factors, 0]) for number, factors in enumerate(sampling)]
+    # A table with one code of one bit, 0: no difference to the block before, and nothing but that.
+    only_zero = bytes([1]) + bytes(15) + b"\0"
+    scan = bytes([len(sampling)]) + b"".join(bytes([number, 0]) for number in range(len(sampling))) + b"\0\x3f\0"
+    across, down = max(factors >> 4 for factors in sampling), max(factors & 15 for factors in sampling)
+    units = math.ceil(width / 8 / across) * math.ceil(height / 8 / down)
+    bits = units * sum((factors >> 4) * (factors & 15) for factors in sampling) * 2
+    return b"".join(
+        (
+            b"\xff\xd8",
+            _jpeg_segment(0xDB, b"\0" + b"\1" * 64),
+            _jpeg_segment(0xC0, struct.pack(">BHHB", 8, height, width, len(sampling)) + b"".join(components)),
+            _jpeg_segment(0xC4, b"\0" + only_zero + b"\x10" + only_zero),
+            _jpeg_segment(0xDA, scan),
+            # The last byte is filled with ones.
+            bytes(bits // 8) + (bytes([0xFF >> bits % 8]) if bits % 8 else b""),
+            b"\xff\xd9",
+        )
+    )
+
+
+def _jpeg_segment(marker: int, content: bytes) -> bytes:
+    return bytes([0xFF, marker]) + struct.pack(">H", len(content) + 2) + content

@@ -1,10 +1,11 @@
-"""JPEG: the head is read here, the pixels by libjpeg-turbo. Pillow never sees one, nor does its EXIF reader.
+"""JPEG: the head is read here, the pixels by libjpeg-turbo. Pillow never sees its metadata, and few of its pixels.
 
 What no real picture has is refused before anything is decoded: a progressive file of 200 kB can hold 11,000 scans,
 each of which goes over the whole picture, and one of 10 MB half a million segments. Of the head libjpeg-turbo gets only
 what makes pixels: its warnings refuse a picture, and browsers show those with a broken profile or stray bytes.
 """
 
+import io
 import re
 import struct
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import simplejpeg  # type: ignore[import-untyped]
-from PIL import Image
+from PIL import Image, JpegImagePlugin
 
 from core.errors import InvalidImage
 from core.images.decoding.geometry import Turn
@@ -65,17 +66,30 @@ _COEFFICIENT_BYTES = 2
 _RGB_PIXEL_BYTES = 3
 # The inks, the inks turned round and RGB as Pillow holds it, and RGB as an array, copied once.
 _CMYK_PIXEL_BYTES = 4 + 4 + 4 + 3 + 3
+# Pillow's picture, for inks once more as RGB, and the array with the bytes that it is made of.
+_PILLOW_RGB_PIXEL_BYTES, _PILLOW_CMYK_PIXEL_BYTES = 4 + 3 + 3, 4 + 4 + 3 + 3
+
+# What TurboJPEG has a name for: of each component, how many samples it has across and down.
+_NAMED_SAMPLINGS = {
+    *map(bytes.fromhex, ("111111", "121212", "131313", "212121", "313131")),
+    *map(bytes.fromhex, ("121111", "211111", "221111", "221212", "222121", "411111")),
+    *map(bytes.fromhex, ("11111111", "12121212", "21212121", "12111112", "21111121", "22111122", "41111141")),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Jpeg:
-    """The head of a JPEG: what decides whether and how it is decoded. `turn` makes it upright."""
+    """The head of a JPEG: what decides whether and how it is decoded. `turn` makes it upright.
+
+    `odd_sampling`: libjpeg can decode it, but TurboJPEG, which is asked, has no name for its components' resolutions.
+    """
 
     width: int
     height: int
     components: int
     turn: Turn
     several_scans: bool
+    odd_sampling: bool = False
 
 
 class _Segment(NamedTuple):
@@ -96,6 +110,7 @@ class _Frame:
     height: int
     components: int
     progressive: bool
+    odd_sampling: bool
 
 
 def read_head(data: bytes) -> Jpeg:
@@ -112,7 +127,8 @@ def read_head(data: bytes) -> Jpeg:
     if several_scans:
         _refuse_many_scans(data, scan.end)
     exif = (s.content for s in segments if s.marker == _APP1 and s.content.startswith(EXIF_PREFIX))
-    return Jpeg(frame.width, frame.height, frame.components, turn_of(next(exif, b"")), several_scans)
+    turn = turn_of(next(exif, b""))
+    return Jpeg(frame.width, frame.height, frame.components, turn, several_scans, frame.odd_sampling)
 
 
 def scale_for(head: Jpeg, size_px: int) -> int:
@@ -124,9 +140,12 @@ def scale_for(head: Jpeg, size_px: int) -> int:
 def decode(data: bytes, head: Jpeg, scale: int) -> Pixels:
     """Return uint8 (height, width, 3) as stored, at `scale` eighths of the size, rounded up.
 
-    Raises ValueError for what libjpeg merely warns of: a cut-off file or a broken block would become grey pixels.
+    Raises ValueError for what libjpeg merely warns of: a cut-off file or a broken block would become grey pixels. With
+    an odd sampling only a cut-off one is noticed.
     """
     data = _without_metadata(data, head)
+    if head.odd_sampling:
+        return _decode_by_pillow(data, head, scale)
     if simplejpeg.decode_jpeg_header(data)[:2] != (head.height, head.width):
         raise InvalidImage("the JPEG has not the size that its head says")
     try:
@@ -143,7 +162,19 @@ def decoder_bytes(head: Jpeg, scale: int) -> int:
     """The most that `decode` holds at once: every coefficient, as several scans need them, and the pixels."""
     coefficients = head.width * head.height * head.components * _COEFFICIENT_BYTES
     pixels = _scaled(head.width, scale) * _scaled(head.height, scale)
-    return coefficients + pixels * (_CMYK_PIXEL_BYTES if head.components == _CMYK_COMPONENTS else _RGB_PIXEL_BYTES)
+    if head.components == _CMYK_COMPONENTS:
+        return coefficients + pixels * (_PILLOW_CMYK_PIXEL_BYTES if head.odd_sampling else _CMYK_PIXEL_BYTES)
+    return coefficients + pixels * (_PILLOW_RGB_PIXEL_BYTES if head.odd_sampling else _RGB_PIXEL_BYTES)
+
+
+def _decode_by_pillow(data: bytes, head: Jpeg, scale: int) -> Pixels:
+    image = Image.open(io.BytesIO(data), formats=[JpegImagePlugin.JpegImageFile.format])
+    # It takes the smallest of libjpeg's sizes that is no less: rounded up, this one would not be.
+    image.draft(None, (head.width * scale // FULL_SCALE, head.height * scale // FULL_SCALE))
+    pixels = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+    if pixels.shape[:2] != (_scaled(head.height, scale), _scaled(head.width, scale)):
+        raise InvalidImage("the JPEG has not the size that its head says")
+    return pixels
 
 
 def _decode(data: bytes, head: Jpeg, scale: int) -> Pixels:
@@ -202,7 +233,9 @@ def _read_frame(segment: _Segment) -> _Frame:
         raise InvalidImage("the JPEG has a broken frame") from error
     if components not in _COMPONENTS:
         raise InvalidImage(f"the JPEG has {components} components")
-    return _Frame(width, height, components, segment.marker in _PROGRESSIVE)
+    sampling = segment.content[struct.calcsize(">xHHB") :][1 : components * 3 : 3]
+    odd_sampling = components > 1 and sampling not in _NAMED_SAMPLINGS
+    return _Frame(width, height, components, segment.marker in _PROGRESSIVE, odd_sampling)
 
 
 def _without_metadata(data: bytes, head: Jpeg) -> bytes:

@@ -87,6 +87,7 @@ def output_of(program: str, data: bytes, directory: Path) -> str:
         pytest.param(lambda: encoded(colour("RGB"), "JPEG"), 1, id="JPEG, one scan"),
         pytest.param(lambda: encoded(colour("RGB"), "JPEG", progressive=True, subsampling=0), 6.2, id="progressive"),
         pytest.param(lambda: encoded(colour("CMYK"), "JPEG", progressive=True), 8.5, id="progressive with inks"),
+        pytest.param(lambda: encoded(colour("CMYK"), "JPEG", subsampling=2), 1, id="inks of odd sampling"),
         pytest.param(lambda: encoded(colour("RGB"), "PNG"), 4, id="PNG"),
         pytest.param(lambda: encoded(colour("RGBA"), "PNG"), 4, id="PNG with transparency"),
         pytest.param(turned, 4, id="PNG on its side"),

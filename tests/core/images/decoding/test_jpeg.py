@@ -1,9 +1,13 @@
 """JPEG heads: size and orientation are found, and what no real picture has is refused before it is decoded."""
 
+import io
+import itertools
 import random
 import struct
 
+import numpy as np
 import pytest
+import simplejpeg  # type: ignore[import-untyped]
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -11,6 +15,7 @@ from PIL import Image
 from core.errors import InvalidImage
 from core.images.decoding import jpeg
 from core.images.decoding.geometry import Turn
+from tools.testbed.handmade import grey_jpeg
 from tools.testbed.hostile_images import BASELINE, EXIF_SEGMENT, PROGRESSIVE, behind_start, with_scans
 from tools.testbed.pictures import encoded, natural
 
@@ -129,3 +134,78 @@ def test_any_head_is_read_or_refused(body: bytes) -> None:
         jpeg.read_head(jpeg.SIGNATURE + body)
     except InvalidImage:
         return
+
+
+def samplings(components: int) -> list[bytes]:
+    """All that one scan can have: ten blocks of samples in a unit."""
+    factors = [across << 4 | down for across in range(1, 5) for down in range(1, 5)]
+    return [
+        bytes(one)
+        for one in itertools.product(factors, repeat=components)
+        if components == 1 or sum((each >> 4) * (each & 15) for each in one) <= 10
+    ]
+
+
+def has_a_name(data: bytes) -> bool:
+    # It has no word for what TurboJPEG calls 4:4:1.
+    try:
+        simplejpeg.decode_jpeg_header(data)
+    except (ValueError, KeyError):
+        return False
+    return True
+
+
+def pillow_reads(data: bytes) -> bool:
+    try:
+        Image.open(io.BytesIO(data)).load()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("components", [1, 3, 4])
+def test_odd_is_what_turbojpeg_has_no_name_for(components: int) -> None:
+    """The list is the library's: a new version may know more, and what it does not know must not be given to it."""
+    files = {sampling.hex(): grey_jpeg(sampling, 40, 24) for sampling in samplings(components)}
+
+    assert [name for name, data in files.items() if not has_a_name(data)] == [
+        name for name, data in files.items() if jpeg.read_head(data).odd_sampling
+    ]
+
+
+@pytest.mark.parametrize("components", [1, 3, 4])
+def test_any_sampling_is_decoded(components: int) -> None:
+    """What libjpeg can decode is decoded: with a name or without, at full size and reduced, rounded up."""
+    seen = set()
+    for sampling in samplings(components):
+        data = grey_jpeg(sampling, 41, 25)
+        if pillow_reads(data):
+            head = jpeg.read_head(data)
+            for scale in (1, 2, 4, 8):
+                pixels = jpeg.decode(data, head, scale)
+                assert (-(-25 * scale // 8), -(-41 * scale // 8), 3) == pixels.shape
+                seen.add(tuple(np.unique(pixels)))
+
+    assert 1 == len(seen)
+
+
+@pytest.mark.parametrize("subsampling", [1, 2])
+@pytest.mark.parametrize("progressive", [False, True], ids=["baseline", "progressive"])
+def test_inks_of_odd_sampling(subsampling: int, progressive: bool) -> None:
+    """As Pillow writes inks when it is asked to save bytes: nearly the picture of those with all samples."""
+    image = natural(120, 80).convert("CMYK")
+    whole, odd = (
+        encoded(image, "JPEG", quality=95, progressive=progressive, subsampling=how) for how in (0, subsampling)
+    )
+    pixels = [jpeg.decode(data, jpeg.read_head(data), 8).astype(int) for data in (whole, odd)]
+
+    assert (False, True) == (jpeg.read_head(whole).odd_sampling, jpeg.read_head(odd).odd_sampling)
+    assert np.abs(pixels[0] - pixels[1]).mean() < 4
+
+
+def test_half_of_an_odd_sampling_is_refused() -> None:
+    """Of such a file the decoder says, too, that it is cut off."""
+    data = encoded(natural(120, 80).convert("CMYK"), "JPEG", subsampling=2)
+
+    with pytest.raises(OSError, match="truncated"):
+        jpeg.decode(data[: len(data) // 2], jpeg.read_head(data), 8)
