@@ -24,9 +24,9 @@ Answer = Callable[[socket.socket], object]
 
 
 @contextmanager
-def listening() -> Iterator[tuple[str, socket.socket]]:
+def listening(backlog: int = 128) -> Iterator[tuple[str, socket.socket]]:
     """Something that takes connections, and its address as that of a Redis."""
-    with socket.create_server(("127.0.0.1", 0), backlog=128) as server:
+    with socket.create_server(("127.0.0.1", 0), backlog=backlog) as server:
         try:
             yield f"redis://127.0.0.1:{server.getsockname()[1]}", server
         finally:
