@@ -56,11 +56,18 @@ class Sentinel:
 
     def _start(self) -> None:
         self._next_start_s = self._clock() + _REPLACED_AFTER_S
-        # -I and -S: 20 ms and 10 MB. Its environment is empty: it needs no secret.
+        # -I and -S: 20 ms and 10 MB. Its environment is empty: it needs no secret. A group of its own, because what a
+        # terminal sends to everybody's may come before it has begun to ignore that.
         command = [sys.executable, "-I", "-S", str(_PROGRAM), str(os.getpid())]
         try:
             self._process = subprocess.Popen(  # noqa: S603 - our own program
-                command, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, cwd="/", env={}
+                command,
+                bufsize=0,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                cwd="/",
+                env={},
+                process_group=0,
             )
         except OSError:
             logger.exception("the sentinel cannot be started")

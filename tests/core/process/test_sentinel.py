@@ -24,7 +24,7 @@ PAUSE_S = 6.0
 
 # Says when it has begun, gives signs of life until a line comes on its standard input, and does then what it was told.
 PROGRAM = """
-import ctypes, signal, sys, threading, time
+import ctypes, os, signal, sys, threading, time
 from core.process.sentinel import Sentinel, end_on_abort
 
 def show_life(sentinel, ended):
@@ -37,6 +37,9 @@ if "deaf" in sys.argv:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGABRT})
 sentinel, ended = Sentinel(), threading.Event()
 sentinel.alive(int(sys.argv[1]))
+if "interrupted" in sys.argv:
+    signal.signal(signal.SIGINT, lambda *_: None)
+    os.killpg(0, signal.SIGINT)
 threading.Thread(target=show_life, args=(sentinel, ended), daemon=True).start()
 print("begun", flush=True)
 sys.stdin.readline()
@@ -51,7 +54,7 @@ def watched(*words: str, within_s: int, before: tuple[str, ...] = ()) -> Iterato
     """A process with a sentinel, which has begun."""
     command = [*before, sys.executable, "-c", PROGRAM, str(within_s), *words]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    process = subprocess.Popen(command, text=True, **pipes)  # type: ignore[call-overload]
+    process = subprocess.Popen(command, text=True, process_group=0, **pipes)  # type: ignore[call-overload]
     try:
         assert process.stdout.readline() == "begun\n"
         yield process
@@ -95,6 +98,14 @@ def test_process_that_holds_its_interpreter_is_ended() -> None:
     assert "Thread 0x" in written
     assert "in show_life" in written
     assert "no sign of life" in written
+
+
+def test_terminal_ends_no_sentinel_that_has_not_begun() -> None:
+    """Ctrl-C goes to all of a terminal's group, and whoever drains then still needs it."""
+    with watched("hold", "interrupted", within_s=1) as process:
+        status, _ = end_of(process)
+
+    assert signal.SIGABRT == status
 
 
 def test_process_that_does_not_hear_is_ended() -> None:
