@@ -21,7 +21,7 @@ from core.access import Credentials
 from core.api import Api, errors_of
 from core.deadline import Cancellation, Deadline, parse_timeout_ms
 from core.errors import CapacityError, InternalError, InvalidJson, NotFound, ServiceError
-from core.metrics import OK
+from core.metrics import GONE, OK
 from core.operations import OPERATIONS
 from core.service import Service, Status
 from core.settings import ServiceSettings
@@ -256,7 +256,8 @@ def _finish(requests: Requests, response: Response) -> Response:
     method = asked["REQUEST_METHOD"]
     took_s = time.monotonic() - exchange.started_s
     if method == "POST":
-        requests.note(asked["PATH_INFO"], client=exchange.counted_as, code=exchange.code or OK, seconds=took_s)
+        code = GONE if exchange.client_gone else exchange.code or OK
+        requests.note(asked["PATH_INFO"], client=exchange.counted_as, code=code, seconds=took_s)
     level = logging.DEBUG if method == "GET" else logging.INFO
     fields = {
         "method": method,
