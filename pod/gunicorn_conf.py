@@ -12,6 +12,7 @@ from core.clip.gpu_memory import gpu_memory_bytes
 from core.errors import StartError
 from core.old_names import warn_of_old_names
 from core.process import cpu
+from core.process.descriptors import raise_limit_of_descriptors
 from core.process.logs import logging_config
 from core.settings import ServiceSettings, load_settings
 from core.siblings import Siblings
@@ -75,6 +76,8 @@ def on_starting(arbiter: Any) -> None:  # noqa: ANN401 - gunicorn is untyped
     warn_of_old_names(os.environ)
     warn_if_in_vain(os.environ)
     _refuse_taken_port()
+    # Each connection takes one, and so does what is done beside them; the workers inherit it.
+    raise_limit_of_descriptors()
     metrics.make_folder()
     # A reload runs this file again; the workers of before and those of after share the one that the master keeps.
     arbiter.siblings = Siblings()

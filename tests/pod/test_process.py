@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psutil
@@ -18,8 +18,9 @@ from shared_auth import Authenticator, text_payload_id
 from shared_auth.contract import EMBED_IMAGE, EMBED_TEXT
 from tools.chaos.scenarios import COMMAND
 from tools.testbed.image_server import ImageServer
-from tools.testbed.process import GUNICORN, TINY_MODEL, PodProcess, pod_process
-from tools.testbed.target import signed_image, signed_text
+from tools.testbed.process import GUNICORN, POD, TINY_MODEL, PodProcess, pod_process
+from tools.testbed.raw_http import connected
+from tools.testbed.target import signed_content, signed_image, signed_text
 
 SOON_S = 30.0
 
@@ -220,6 +221,23 @@ def test_reload_reads_the_settings_anew_if_it_can(tmp_path: Path) -> None:
     assert "OK" == refused
     assert ["AUTH_FAILED", "OK"] == replaced
     assert 0 == status
+
+
+def test_connections_leave_descriptors_for_the_work() -> None:
+    """As many strangers as are let in, where a process may have only so many files open unless it asks for more."""
+    command = ["sh", "-c", 'ulimit -Sn 128; exec "$@"', "pod", *POD]
+    picture = (TINY_MODEL / "examples" / "red-circle.png").read_bytes()
+    with pod_process({"MAX_CONCURRENT_REQUESTS": "8"}, command=command) as pod, ExitStack() as strangers:
+        session = strangers.enter_context(requests.Session())
+        assert 200 == session.get(pod.base_url + "/livez", timeout=SOON_S).status_code
+        for _ in range(127):
+            strangers.enter_context(connected(pod.base_url))
+        statuses = [
+            session.post(pod.base_url + EMBED_IMAGE, json=signed_content(picture), timeout=SOON_S).status_code,
+            session.get(pod.base_url + "/metrics", timeout=SOON_S).status_code,
+        ]
+
+    assert [200, 200] == statuses
 
 
 def test_sigint_ends_an_idle_pod() -> None:
