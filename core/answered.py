@@ -10,7 +10,7 @@ from core.batching.items import Modality
 from core.deadline import Deadline
 from core.embedder import Wanted, WantedText
 from core.embedding import Embedding
-from core.errors import InternalError, ServiceError
+from core.errors import DeadlineExceeded, InternalError, ServiceError
 from core.metrics import Distribution, Reading
 
 Result = Embedding | ServiceError
@@ -56,8 +56,8 @@ class Answered:
         self._items = Counter[tuple[str, str, str]]()
         self._stages = {Modality.IMAGE: _Stages(_OF_IMAGES), Modality.TEXT: _Stages(_OF_TEXTS)}
 
-    def note(self, modality: Modality, client: str, results: Sequence[Result]) -> None:
-        """What became of the items of one request, or of its part of one modality."""
+    def note(self, modality: Modality, client: str, results: Sequence[Result], *, gone: bool = False) -> None:
+        """What became of the items of one request, or of its part of one modality; `gone` if nobody waits for it."""
         embeddings = [result for result in results if isinstance(result, Embedding)]
         errors = [result for result in results if isinstance(result, ServiceError)]
         with self._lock:
@@ -65,7 +65,7 @@ class Answered:
                 self._items[modality.value, client, metrics.OK] += len(embeddings)
                 self._stages[modality].note(embeddings)
             for error in errors:
-                self._items[modality.value, client, error.code] += 1
+                self._items[modality.value, client, _code(error, gone=gone)] += 1
 
     def readings(self) -> Iterator[Reading]:
         """For metrics."""
@@ -82,6 +82,11 @@ class Answered:
             yield Reading(metrics.STAGE_SECONDS, stage, distribution)
 
 
+def _code(error: ServiceError, *, gone: bool) -> str:
+    """The deadline of one who has gone has passed, and not for want of time."""
+    return metrics.GONE if gone and isinstance(error, DeadlineExceeded) else error.code
+
+
 class Counting:
     """The embedder as one request sees it: what becomes of its items is noted under its `client`."""
 
@@ -93,11 +98,13 @@ class Counting:
 
     def embed_images(self, wanted: Sequence[Wanted], deadline: Deadline) -> list[Result]:
         """See `Embedder.embed_images`."""
-        return self._noted(Modality.IMAGE, len(wanted), lambda: self._embedder.embed_images(wanted, deadline))
+        embed = self._embedder.embed_images
+        return self._noted(Modality.IMAGE, len(wanted), lambda: embed(wanted, deadline), deadline)
 
     def embed_texts(self, wanted: Sequence[WantedText], deadline: Deadline) -> list[Result]:
         """See `Embedder.embed_texts`."""
-        return self._noted(Modality.TEXT, len(wanted), lambda: self._embedder.embed_texts(wanted, deadline))
+        embed = self._embedder.embed_texts
+        return self._noted(Modality.TEXT, len(wanted), lambda: embed(wanted, deadline), deadline)
 
     @property
     def timings(self) -> dict[str, float]:
@@ -108,15 +115,17 @@ class Counting:
                 longest |= {name: max(took, longest.get(name, 0.0)) for name, took in result.timings.items()}
         return longest
 
-    def _noted(self, modality: Modality, items: int, embed: Callable[[], list[Result]]) -> list[Result]:
+    def _noted(
+        self, modality: Modality, items: int, embed: Callable[[], list[Result]], deadline: Deadline
+    ) -> list[Result]:
         try:
             results = embed()
         except ServiceError as error:
-            self._answered.note(modality, self.client, [error] * items)
+            self._answered.note(modality, self.client, [error] * items, gone=deadline.cancelled)
             raise
         except Exception:
-            self._answered.note(modality, self.client, [InternalError()] * items)
+            self._answered.note(modality, self.client, [InternalError()] * items, gone=deadline.cancelled)
             raise
-        self._answered.note(modality, self.client, results)
+        self._answered.note(modality, self.client, results, gone=deadline.cancelled)
         self._results += results
         return results

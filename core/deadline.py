@@ -53,9 +53,14 @@ class Deadline:
 
     def remaining_s(self) -> float:
         """Seconds left; zero once the deadline has passed, never negative."""
-        if self.cancellation is not None and self.cancellation.cancelled:
+        if self.cancelled:
             return 0.0
         return max(0.0, self.at_s - time.monotonic())
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether it has passed because nobody waits any more."""
+        return self.cancellation is not None and self.cancellation.cancelled
 
     @property
     def expired(self) -> bool:

@@ -31,7 +31,7 @@ class Together(Enum):
 class Metric:
     """A name as it stands in `/metrics`. `bounds` are the upper ones of a histogram's buckets, without infinity.
 
-    Labels are bounded: a client is one of the settings', a code one of the error tree's or OK.
+    Labels are bounded: a client is one of the settings', a code one of the error tree's, OK or GONE.
     """
 
     name: str
@@ -45,6 +45,9 @@ class Metric:
 # The code of what went well, beside those of the error tree.
 OK = "OK"
 
+# The code of what nobody waited for any more: no fault of the service's, and no answer that anybody has had.
+GONE = "CLIENT_GONE"
+
 # From a text that is alone on a GPU to a request at its time limit; a stage can be shorter than that.
 _REQUEST_BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 90.0)
 _STAGE_BOUNDS_S = (0.0001, 0.00025, 0.0005, *_REQUEST_BOUNDS_S)
@@ -53,7 +56,7 @@ _BATCH_BOUNDS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
 REQUESTS = Metric(
     "clip_requests_total",
     Kind.COUNTER,
-    "Requests that were answered, by what came of them; without a client's name where nobody knows whose it was",
+    "Requests, by what came of them; without a client's name where nobody knows whose it was",
     ("operation", "client", "code"),
 )
 REQUEST_SECONDS = Metric(

@@ -182,6 +182,25 @@ class ServiceSettings(BaseModel):
             raise StartError("MAX_BODY_BYTES: must be at most MAX_IMAGE_BYTES_IN_FLIGHT")
         return self
 
+    @field_validator("api_keys")
+    @classmethod
+    def _fit_into_a_header(cls, keys: Mapping[str, SecretStr]) -> Mapping[str, SecretStr]:
+        for name, key in keys.items():
+            if not key.get_secret_value().isascii():
+                raise ValueError(f"the key of {name} must be ASCII: a header takes nothing else")
+        return keys
+
+    @model_validator(mode="after")
+    def _tells_clients_apart(self) -> Self:
+        for name, secret in self.hmac_clients().items():
+            if secret in self.hmac_secrets():
+                # Whoever signs with it would be counted, limited and logged as `default`.
+                raise StartError(
+                    f"EMBEDDING_HMAC_CLIENTS: {name} must have a secret of its own, and not that of"
+                    " EMBEDDING_HMAC_SECRET or EMBEDDING_HMAC_SECRET_PREVIOUS"
+                )
+        return self
+
     @property
     def has_rate_limits(self) -> bool:
         """Whether anything is counted at all."""

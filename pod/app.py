@@ -14,14 +14,14 @@ from urllib.parse import quote
 
 from flask import Flask, Request, Response, g, request
 from gevent.threadpool import ThreadPool
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.routing import MapAdapter
 
 from core.access import Credentials
 from core.api import Api, errors_of
 from core.deadline import Cancellation, Deadline, parse_timeout_ms
-from core.errors import CapacityError, InternalError, InvalidJson, ServiceError
-from core.metrics import OK
+from core.errors import CapacityError, InternalError, InvalidJson, NotFound, ServiceError
+from core.metrics import GONE, OK
 from core.operations import OPERATIONS
 from core.service import Service, Status
 from core.settings import ServiceSettings
@@ -138,7 +138,7 @@ def create_app(settings: ServiceSettings, service: Service, tracing: "Tracing | 
 
         traces.install(app, tracing)
     app.after_request(partial(_finish, requests))
-    app.register_error_handler(HTTPException, lambda error: _answer_error(from_http(error)))
+    app.register_error_handler(HTTPException, _answer_http)
     app.register_error_handler(ServiceError, _answer_error)
     app.register_error_handler(Exception, _answer_unknown)
     return app
@@ -238,6 +238,9 @@ def _metrics(figures: Figures, thread: ThreadPool) -> Response:
 
 def _begin() -> None:
     g.exchange = _Exchange(time.monotonic())
+    # The router would drop the empty parts in front, and metrics and traces would not know what it has found then.
+    if request.environ["PATH_INFO"].startswith("//"):
+        raise NotFound
 
 
 def _finish(requests: Requests, response: Response) -> Response:
@@ -253,7 +256,8 @@ def _finish(requests: Requests, response: Response) -> Response:
     method = asked["REQUEST_METHOD"]
     took_s = time.monotonic() - exchange.started_s
     if method == "POST":
-        requests.note(asked["PATH_INFO"], client=exchange.counted_as, code=exchange.code or OK, seconds=took_s)
+        code = GONE if exchange.client_gone else exchange.code or OK
+        requests.note(asked["PATH_INFO"], client=exchange.counted_as, code=code, seconds=took_s)
     level = logging.DEBUG if method == "GET" else logging.INFO
     fields = {
         "method": method,
@@ -284,10 +288,17 @@ def _request_id(exchange: _Exchange) -> str:
 def _answer_error(error: ServiceError) -> Response:
     exchange: _Exchange = g.exchange
     exchange.code = error.code
-    body = errors_of(request.path)(error, _request_id(exchange))
-    response = _json(body, status_of(error, request.path))
+    path = request.environ["PATH_INFO"]
+    response = _json(errors_of(path)(error, _request_id(exchange)), status_of(error, path))
     if error.retry_after_s is not None:
         response.headers["Retry-After"] = str(error.retry_after_s)
+    return response
+
+
+def _answer_http(error: HTTPException) -> Response:
+    response = _answer_error(from_http(error))
+    if isinstance(error, MethodNotAllowed):
+        response.headers["Allow"] = ", ".join(sorted(error.valid_methods or ()))
     return response
 
 

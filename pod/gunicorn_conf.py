@@ -4,6 +4,7 @@ import errno
 import os
 import socket
 import sys
+from functools import partial
 from typing import Any
 
 from core.build import require_usable
@@ -11,6 +12,7 @@ from core.clip.gpu_memory import gpu_memory_bytes
 from core.errors import StartError
 from core.old_names import warn_of_old_names
 from core.process import cpu
+from core.process.descriptors import raise_limit_of_descriptors
 from core.process.logs import logging_config
 from core.settings import ServiceSettings, load_settings
 from core.siblings import Siblings
@@ -28,11 +30,16 @@ _PARTING_S = 2.5
 _LAST_SPANS_S = 3.0
 
 
+def _read() -> tuple[ServiceSettings, int]:
+    """The settings, and how many workers they mean. Raises `StartError`."""
+    settings = load_settings(os.environ)
+    require_usable(settings)
+    return settings, choose_workers(settings, cpu.available_cores(), gpu_memory_bytes)
+
+
 def _settings_or_exit() -> tuple[ServiceSettings, int]:
     try:
-        settings = load_settings(os.environ)
-        require_usable(settings)
-        return settings, choose_workers(settings, cpu.available_cores(), gpu_memory_bytes)
+        return _read()
     except StartError as error:
         sys.exit(f"cannot start: {error}")
 
@@ -69,9 +76,25 @@ def on_starting(arbiter: Any) -> None:  # noqa: ANN401 - gunicorn is untyped
     warn_of_old_names(os.environ)
     warn_if_in_vain(os.environ)
     _refuse_taken_port()
+    # Each connection takes one, and so does what is done beside them; the workers inherit it.
+    raise_limit_of_descriptors()
     metrics.make_folder()
     # A reload runs this file again; the workers of before and those of after share the one that the master keeps.
     arbiter.siblings = Siblings()
+    # gunicorn looks its handlers up by name.
+    arbiter.handle_hup = partial(_reload_or_stay, arbiter)
+
+
+def _reload_or_stay(arbiter: Any) -> None:  # noqa: ANN401 - gunicorn is untyped
+    """SIGHUP, in the master. gunicorn ends with whatever ends this file, and its workers with it; settings that cannot
+    start are no reason to stop what serves.
+    """
+    try:
+        _read()
+    except StartError as error:
+        arbiter.log.critical("cannot reload, so all stays as it is: %s", error)
+        return
+    type(arbiter).handle_hup(arbiter)
 
 
 def on_reload(arbiter: Any) -> None:  # noqa: ANN401 - gunicorn is untyped

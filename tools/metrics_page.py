@@ -29,9 +29,10 @@ _END = """\
 - `operation`: `image`, `images`, `text`, `texts`, `embeddings`; what is asked of another path is counted nowhere.
 - `client`: a name of the settings, `default` for the common secret; empty for a request that is refused before it is
   known whose it is.
-- `code`: `OK`, or a code of [errors.md](errors.md). A batch is `OK` when it is answered; its images and texts have
-  codes of their own in `clip_items_total`. What is over a client's rate is not begun: it is in `clip_requests_total`
-  and `clip_client_limited_items_total`.
+- `code`: `OK`, a code of [errors.md](errors.md), or `CLIENT_GONE` for what nobody waited for any more, since its client
+  had closed the connection. A batch is `OK` when it is answered; its images and texts have codes of their own in
+  `clip_items_total`. What is over a client's rate is not begun: it is in `clip_requests_total` and
+  `clip_client_limited_items_total`.
 - `modality`: `image`, `text`.
 - `stage`: `download`, `decode`, `queue`, `forward`; an item is in those that it went through, so a vector from the
   cache is in neither `queue` nor `forward`, and what failed is in none. `queue` is all the waiting there is: for a

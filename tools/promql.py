@@ -43,6 +43,9 @@ def _uses(node: object, grouped: frozenset[str]) -> Iterator[Use]:
 def _use(selector: promql.VectorSelector, grouped: frozenset[str]) -> Use:
     matchers = selector.matchers.matchers
     chosen = {
-        (matcher.name, value) for matcher in matchers for value in matcher.value.split("|") if value.isidentifier()
+        (matcher.name, value)
+        for matcher in matchers
+        for value in matcher.value.split("|")
+        if value.isidentifier() or not value
     }
     return Use(selector.name or "", grouped | {matcher.name for matcher in matchers}, frozenset(chosen))

@@ -51,6 +51,7 @@ from core.images.messages import (
     frame,
 )
 from core.images.work import STACK_BYTES, Part, Task, or_end_process
+from core.process.descriptors import raise_limit_of_descriptors
 from core.process.logs import logging_config
 
 logger = logging.getLogger(__name__)
@@ -290,12 +291,6 @@ def _end_with(parent_pid: int) -> None:
         os._exit(0)
 
 
-def _raise_limit_of_descriptors() -> None:
-    """As far as it goes: downloads and requests with images by content take one each."""
-    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
 def _limit_memory(max_bytes: int) -> None:
     """More than that is a MemoryError of the decoder; and should the machine run out, the kernel takes this process."""
     resource.setrlimit(resource.RLIMIT_DATA, (max_bytes, max_bytes))
@@ -329,7 +324,8 @@ def main(arguments: Sequence[str], make_decode: Callable[[ChildSettings], Decode
     arena = Arena(arena_descriptor, size_px=settings.size_px, slots=settings.slots)
     os.close(arena_descriptor)
     _limit_memory(settings.max_memory_bytes)
-    _raise_limit_of_descriptors()
+    # Downloads and requests with images by content take one each.
+    raise_limit_of_descriptors()
     limits = FetchLimits(max_bytes=settings.max_image_bytes, timeout_s=settings.download_timeout_s)
     fetcher = Fetcher(limits, AllowList.parse(settings.allow_hosts))
     Child(sock, arena, settings, fetch=fetcher.fetch, decode=make_decode(settings)).serve(inbox)

@@ -12,6 +12,7 @@ from core.embedding import Embedding
 from core.errors import (
     AuthenticationError,
     CapacityError,
+    ImageError,
     NotFound,
     RateLimited,
     RequestError,
@@ -20,7 +21,7 @@ from core.errors import (
 )
 from core.images.content import SentImage, SentImages
 from core.wire.long_strings import LongString
-from core.wire.requests import AnyRequest, ImageBase64, ImageUrl, Request, Text, measure_all, validate
+from core.wire.requests import AnyRequest, EncodingFormat, ImageBase64, ImageUrl, Request, Text, measure_all, validate
 from core.wire.responses import Body, ModelIdentity, encoded_vector
 
 EMBEDDINGS = "/v1/embeddings"
@@ -33,6 +34,8 @@ _TYPES: Sequence[tuple[type[ServiceError], str]] = (
     (RateLimited, "rate_limit_error"),
     (CapacityError, "server_error"),
     (RequestError, "invalid_request_error"),
+    # The caller has chosen the image, and these are a 4xx.
+    (ImageError, "invalid_request_error"),
 )
 
 
@@ -106,7 +109,8 @@ class EmbeddingsRequest(Request):
     # Behind the modality, by which it is read.
     input: Annotated[Any, BeforeValidator(_inputs), WithJsonSchema(_SCHEMA)]
     model: str | None = None
-    encoding_format: Literal["float", "base64"] = "float"
+    # LiteLLM writes null where its caller names none, lest OpenAI's own client put base64 there.
+    encoding_format: EncodingFormat | None = "float"
     dimensions: int | None = None
     partial: bool = False
 

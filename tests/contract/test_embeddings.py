@@ -128,6 +128,26 @@ def test_what_is_refused(target: Target, body: Body, code: str, param: str | Non
     assert (code, param, "invalid_request_error") == (error["code"], error["param"], error["type"])
 
 
+def test_image_at_fault_is_the_requests(target: Target, images: ImageServer) -> None:
+    """It is a 4xx, and no `server_error`, whether it is refused, not there or no picture."""
+    there = images.add("/no-picture.png", b"no picture")
+    urls = ["ftp://127.0.0.1/a.png", images.base_url + "/missing.png", there]
+    errors = [target.ask_openai(EMBEDDINGS, {"input": url, "modality": "image"}).body["error"] for url in urls]
+
+    assert [
+        ("URL_NOT_ALLOWED", "invalid_request_error"),
+        ("DOWNLOAD_ERROR", "invalid_request_error"),
+        ("INVALID_IMAGE", "invalid_request_error"),
+    ] == [(error["code"], error["type"]) for error in errors]
+
+
+def test_null_encoding_is_none_that_is_named(target: Target) -> None:
+    """LiteLLM sends it so when its caller names none."""
+    body = target.ask_openai(EMBEDDINGS, {"input": "a", "encoding_format": None}).body
+
+    assert (1, 512) == rows(body).shape
+
+
 def test_accepted_dimensions_are_the_models(target: Target) -> None:
     """Clients that always name them are served."""
     body = target.ask_openai(EMBEDDINGS, {"input": "a", "dimensions": 512}).body

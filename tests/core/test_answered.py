@@ -9,9 +9,9 @@ import pytest
 from core import metrics
 from core.answered import Answered, Counting, Embeds, Result
 from core.batching.items import Modality
-from core.deadline import Deadline
+from core.deadline import Cancellation, Deadline
 from core.embedding import Embedding
-from core.errors import InvalidImage, Overloaded
+from core.errors import DeadlineExceeded, InvalidImage, Overloaded
 from core.metrics import Distribution
 
 VECTOR = np.ones(2, dtype=np.float32)
@@ -54,6 +54,21 @@ def test_each_item_is_counted_by_what_came_of_it() -> None:
     counting(answered, results).embed_images([cast("Any", None)] * 3, Deadline.after(1.0))
 
     assert {("image", "indexer", "OK"): 2, ("image", "indexer", "INVALID_IMAGE"): 1} == items_of(answered)
+
+
+def test_what_nobody_waits_for_is_no_want_of_time() -> None:
+    """Of a batch whose client has gone: what was given up is told from what had failed before."""
+    answered, cancellation = Answered(), Cancellation()
+    cancellation.cancel()
+    results: list[Result] = [InvalidImage(), DeadlineExceeded()]
+    counting(answered, results).embed_images([cast("Any", None)] * 2, Deadline.after(1.0, cancellation))
+    counting(answered, [DeadlineExceeded()]).embed_images([cast("Any", None)], Deadline.after(0.0))
+
+    assert {
+        ("image", "indexer", "INVALID_IMAGE"): 1,
+        ("image", "indexer", metrics.GONE): 1,
+        ("image", "indexer", "DEADLINE_EXCEEDED"): 1,
+    } == items_of(answered)
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,25 @@ def test_secrets_in_signing_order() -> None:
     assert ["s3cret", "old"] == load_settings({**SECRET, "EMBEDDING_HMAC_SECRET_PREVIOUS": "old"}).hmac_secrets()
 
 
+@pytest.mark.parametrize("character", ["é", "\u2009"], ids=["letter", "thin space"])
+def test_key_that_no_header_can_hold_is_refused(character: str) -> None:
+    """OpenAI's clients cannot send it, and whoever sends it anyway would be told that it is wrong."""
+    with pytest.raises(StartError, match=r"API_KEYS: .*the key of me must be ASCII") as refusal:
+        load_settings({**SECRET, "API_KEYS": f"me:{'x' * 16}{character}{'x' * 16}"})
+
+    assert "xxx" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("variable", ["EMBEDDING_HMAC_SECRET", "EMBEDDING_HMAC_SECRET_PREVIOUS"])
+def test_client_with_the_common_secret_is_refused(variable: str) -> None:
+    """It would be counted, limited and logged as the client `default`. The line names it, and not the secret."""
+    secret = "x" * 32
+    with pytest.raises(StartError, match="EMBEDDING_HMAC_CLIENTS: indexer") as refusal:
+        load_settings({**SECRET, variable: secret, "EMBEDDING_HMAC_CLIENTS": f"indexer:{secret}"})
+
+    assert secret not in str(refusal.value)
+
+
 def test_secret_is_not_shown() -> None:
     """Printing the settings shows no secret."""
     assert "s3cret" not in repr(load_settings(SECRET))

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from core.metrics import METRICS, OK, Kind, Metric
+from core.metrics import GONE, METRICS, OK, Kind, Metric
 from tests.core.test_errors import leaves
 from tools.promql import Use
 
@@ -31,7 +31,7 @@ def known() -> dict[str, frozenset[str]]:
 
 def strange(uses: Iterable[Use], names: Mapping[str, frozenset[str]]) -> list[Use]:
     """Those of metrics or labels that there are none of, or of codes that no answer has."""
-    codes = {leaf.code for leaf in leaves()} | {OK}
+    codes = {leaf.code for leaf in leaves()} | {OK, GONE}
     return [use for use in uses if not use.labels <= names.get(use.metric, frozenset()) or _codes(use) - codes]
 
 

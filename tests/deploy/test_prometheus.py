@@ -1,5 +1,6 @@
 """A real Prometheus over a real pod: what panels, rules and autoscaler ask for is there, with its labels."""
 
+import json
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ import pytest
 import requests
 import yaml
 
+from core.metrics import GONE
 from shared_auth.contract import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT, EMBED_TEXT_BATCH
 from tests.deploy.measured import OF_PROMETHEUS, SCRAPED
 from tests.deploy.test_manifests import in_the_guide, manifest
@@ -19,6 +21,7 @@ from tools.testbed import exposition
 from tools.testbed.image_server import ImageServer
 from tools.testbed.process import API_KEY, TINY_MODEL, PodProcess, pod_process
 from tools.testbed.prometheus import Prometheus, Series, is_installed, prometheus_of, prometheus_server
+from tools.testbed.raw_http import connected, head
 from tools.testbed.target import signed_batch, signed_image, signed_text, signed_texts
 
 pytestmark = pytest.mark.skipif(not is_installed(), reason="no Prometheus: `make prometheus` installs it")
@@ -64,7 +67,7 @@ def prometheus(watched: PodProcess, images: ImageServer) -> Iterator[Prometheus]
 
 
 def ask(pod: PodProcess, images: ImageServer) -> None:
-    """Every operation once, an item that fails, a request that is refused, and one client's too many."""
+    """Every operation once, an item that fails, a request that is refused, one client's too many, one hung up on."""
     url = images.add("/watched.png", (_EXAMPLES / "red-circle.png").read_bytes())
     missing = images.base_url + "/nowhere.png"
     requests_: list[tuple[str, dict[str, Any]]] = [
@@ -82,6 +85,13 @@ def ask(pod: PodProcess, images: ImageServer) -> None:
     requests.post(
         pod.base_url + "/v1/embeddings", json={"input": "a circle", "model": "x"}, headers=bearer, timeout=SOON_S
     )
+    awaited, gate = images.add_gated("/hung-up.png", b"")
+    data = json.dumps(signed_image(awaited)).encode()
+    with connected(pod.base_url) as client:
+        client.sendall(head(EMBED_IMAGE, f"Content-Length: {len(data)}") + data)
+        gate.wait_for_request()
+    wait_until(lambda: GONE in requests.get(pod.base_url + "/metrics", timeout=SOON_S).text)
+    gate.open()
 
 
 def wait_until(there: Callable[[], bool]) -> None:

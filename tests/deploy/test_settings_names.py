@@ -11,6 +11,7 @@ import pytest
 import yaml
 from clip_embedding_client.settings import ClientSettings
 
+from core.metrics import GONE
 from core.settings import ServiceSettings
 from serverless.settings import HandlerSettings
 from tests.core.test_errors import leaves
@@ -57,7 +58,7 @@ OTHERS = {
 
 _CONSTANT = re.compile(r"\b[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+\b")
 # What the documents write in capitals with an underscore and is no variable.
-_OTHER_WORDS = {leaf.code for leaf in leaves()} | {"IN_QUEUE", "IN_PROGRESS", "ADA_24"}
+_OTHER_WORDS = {leaf.code for leaf in leaves()} | {GONE, "IN_QUEUE", "IN_PROGRESS", "ADA_24"}
 
 
 def of_compose() -> Iterator[str]:

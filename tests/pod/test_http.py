@@ -14,6 +14,7 @@ from tests.core.test_errors import leaves
 from tools.fuzz.requests import outcome
 from tools.testbed.image_server import ImageServer
 from tools.testbed.process import PodProcess
+from tools.testbed.raw_http import connected, head, read_answer
 from tools.testbed.target import PodTarget, signed_batch, signed_image, signed_text
 
 
@@ -63,6 +64,16 @@ def test_refused_request(pod_target: PodTarget, path: str, data: bytes, status: 
     assert (status, code) == (response.status_code, response.json()["error"]["code"])
     assert {"code", "message", "request_id", "retryable"} == response.json()["error"].keys()
     assert response.headers["X-Request-ID"] == response.json()["error"]["request_id"]
+
+
+def test_path_with_an_empty_part_in_front(pod_target: PodTarget) -> None:
+    """As one in the middle: no operation, since metrics and traces know exact paths. `requests` would leave it out."""
+    body = json.dumps(signed_text("x")).encode()
+    with connected(pod_target.base_url) as client:
+        client.sendall(head("/" + EMBED_TEXT, f"Content-Length: {len(body)}") + body)
+        answer = read_answer(client)
+
+    assert (404, "NOT_FOUND") == (answer.status, answer.code)
 
 
 def test_body_over_the_limit(strict_pod: PodProcess) -> None:
@@ -164,6 +175,20 @@ def test_get_on_an_operation(pod_target: PodTarget) -> None:
     response = requests.get(pod_target.base_url + EMBED_TEXT, timeout=30)
 
     assert (405, "METHOD_NOT_ALLOWED") == (response.status_code, response.json()["error"]["code"])
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "expected"),
+    [
+        pytest.param(EMBED_TEXT, "GET", "OPTIONS, POST", id="operation"),
+        pytest.param("/health", "PUT", "GET, HEAD, OPTIONS", id="health"),
+    ],
+)
+def test_refused_method_is_told_which_are_taken(path: str, method: str, expected: str, pod_target: PodTarget) -> None:
+    """RFC 9110, 15.5.6: a 405 lists them in `Allow`."""
+    response = requests.request(method, pod_target.base_url + path, timeout=30)
+
+    assert expected == response.headers["Allow"]
 
 
 @pytest.mark.parametrize(

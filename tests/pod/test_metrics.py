@@ -1,5 +1,6 @@
 """`/metrics`: valid in Prometheus' text format, true after work was done, and one for all processes of a pod."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -12,12 +13,13 @@ import pytest
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
-from core.metrics import DEVICE_MEMORY, METRICS, Kind
+from core.metrics import DEVICE_MEMORY, GONE, METRICS, Kind
 from pod.metrics import make_folder
 from shared_auth.contract import EMBED_IMAGE, EMBED_TEXT
 from tools.testbed import exposition
 from tools.testbed.image_server import ImageServer
 from tools.testbed.process import ROOT, TINY_MODEL, PodProcess, pod_process
+from tools.testbed.raw_http import connected, head
 from tools.testbed.target import signed_image, signed_text
 
 SOON_S = 30.0
@@ -92,6 +94,28 @@ def test_requests_and_items_are_counted_by_what_came_of_them(pod: PodProcess, im
     assert (2.0, 1.0) == tuple(more["clip_request_duration_seconds_count", name] for name in ("image", "text"))
     for stage in ("download", "decode", "queue", "forward"):
         assert 1.0 == more["clip_stage_duration_seconds_count", "image", stage]
+
+
+def test_client_that_has_gone_is_no_fault_of_the_service(pod: PodProcess, images: ImageServer) -> None:
+    """It has had no answer, and what it asked for was given up: neither is a deadline that the service has missed."""
+    before = samples(pod)
+    url, gate = images.add_gated("/nobody-waits.png", RED_CIRCLE)
+    body = json.dumps(signed_image(url)).encode()
+    with connected(pod.base_url) as client:
+        client.sendall(head(EMBED_IMAGE, f"Content-Length: {len(body)}") + body)
+        gate.wait_for_request()
+    counted = Samples()
+    until_s = time.monotonic() + SOON_S
+    while len(counted) < 2 and time.monotonic() < until_s:
+        time.sleep(0.05)
+        more = grown(before, samples(pod))
+        counted = {key: more[key] for key in more if key[0] in ("clip_requests_total", "clip_items_total")}
+    gate.open()
+
+    assert {
+        ("clip_requests_total", "default", GONE, "image"): 1.0,
+        ("clip_items_total", "default", GONE, "image"): 1.0,
+    } == counted
 
 
 def test_live_page_has_what_is_defined_and_nothing_else(pod: PodProcess) -> None:

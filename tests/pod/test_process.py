@@ -2,22 +2,25 @@
 
 import json
 import shutil
+import signal
 import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
 import requests
 
+from shared_auth import Authenticator, text_payload_id
 from shared_auth.contract import EMBED_IMAGE, EMBED_TEXT
 from tools.chaos.scenarios import COMMAND
 from tools.testbed.image_server import ImageServer
-from tools.testbed.process import GUNICORN, TINY_MODEL, PodProcess, pod_process
-from tools.testbed.target import signed_image, signed_text
+from tools.testbed.process import GUNICORN, POD, TINY_MODEL, PodProcess, pod_process
+from tools.testbed.raw_http import connected
+from tools.testbed.target import signed_content, signed_image, signed_text
 
 SOON_S = 30.0
 
@@ -55,6 +58,13 @@ def assert_refused(settings: dict[str, str], *expected: str) -> None:
 def test_wrong_setting_refuses_the_start(settings: dict[str, str], expected: str) -> None:
     """A setting that cannot work ends the process with one line that names it."""
     assert_refused(settings, expected)
+
+
+def code_of_text(pod: PodProcess, secret: str) -> str:
+    """What comes of a text that is signed with `secret`: OK or an error's code."""
+    auth = Authenticator([secret]).sign(EMBED_TEXT, text_payload_id("x")).as_dict()
+    response = requests.post(pod.base_url + EMBED_TEXT, json={"text": "x", "auth": auth}, timeout=30)
+    return str(response.json().get("error", {"code": "OK"})["code"])
 
 
 def test_port_in_use_refuses_the_start() -> None:
@@ -190,6 +200,44 @@ def wait_for_refusal(session: requests.Session, url: str) -> requests.Response:
         if answer.status_code != 200:
             return answer
     raise AssertionError("the pod never refused work")
+
+
+def test_reload_reads_the_settings_anew_if_it_can(tmp_path: Path) -> None:
+    """A secret that was mounted anew counts from then on; one that is not there ends nobody who serves."""
+    secret = tmp_path / "secret"
+    secret.write_text("the first one")
+    with pod_process({"EMBEDDING_HMAC_SECRET": "", "EMBEDDING_HMAC_SECRET_FILE": str(secret)}) as pod:
+        secret.unlink()
+        pod.process.send_signal(signal.SIGHUP)
+        refusal = pod.wait_for_log("cannot reload")["message"]
+        refused = code_of_text(pod, "the first one")
+        secret.write_text("the second one")
+        pod.process.send_signal(signal.SIGHUP)
+        pod.wait_for_log("Worker exiting")
+        replaced = [code_of_text(pod, key) for key in ("the first one", "the second one")]
+        status = pod.terminate()
+
+    assert "EMBEDDING_HMAC_SECRET_FILE" in refusal
+    assert "OK" == refused
+    assert ["AUTH_FAILED", "OK"] == replaced
+    assert 0 == status
+
+
+def test_connections_leave_descriptors_for_the_work() -> None:
+    """As many strangers as are let in, where a process may have only so many files open unless it asks for more."""
+    command = ["sh", "-c", 'ulimit -Sn 128; exec "$@"', "pod", *POD]
+    picture = (TINY_MODEL / "examples" / "red-circle.png").read_bytes()
+    with pod_process({"MAX_CONCURRENT_REQUESTS": "8"}, command=command) as pod, ExitStack() as strangers:
+        session = strangers.enter_context(requests.Session())
+        assert 200 == session.get(pod.base_url + "/livez", timeout=SOON_S).status_code
+        for _ in range(127):
+            strangers.enter_context(connected(pod.base_url))
+        statuses = [
+            session.post(pod.base_url + EMBED_IMAGE, json=signed_content(picture), timeout=SOON_S).status_code,
+            session.get(pod.base_url + "/metrics", timeout=SOON_S).status_code,
+        ]
+
+    assert [200, 200] == statuses
 
 
 def test_sigint_ends_an_idle_pod() -> None:
