@@ -90,9 +90,13 @@ class ServiceSettings(BaseModel):
     drain_timeout_s: Positive = 30
     """After SIGTERM, for what was accepted; and for a client to take its answer."""
     max_concurrent_requests: Positive = 64
-    """In all processes of the pod together; more are answered `OVERLOADED` at once."""
+    """In all processes of the pod together; more are answered `OVERLOADED` at once. In a handler SERVERLESS_CONCURRENCY
+    where that is more, unless this is set.
+    """
     max_queued_items: Positive = 1024
-    """Images and texts between admission and their vector, in each process."""
+    """Images and texts between admission and their vector, in each process; no batch may be larger. 16384 in a handler,
+    which has taken its jobs already.
+    """
     max_device_batch: Literal["auto"] | Positive = "auto"
     """Items in one forward pass. `auto` is 64 where every GPU has 40 GB or more, else 32."""
 
@@ -181,6 +185,11 @@ class ServiceSettings(BaseModel):
             # Not the model's own error: that has no variable to name.
             raise StartError("MAX_BODY_BYTES: must be at most MAX_IMAGE_BYTES_IN_FLIGHT")
         return self
+
+    @property
+    def requests_limit(self) -> int:
+        """Requests that hold a place at once."""
+        return self.max_concurrent_requests
 
     @property
     def has_rate_limits(self) -> bool:

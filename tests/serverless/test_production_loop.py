@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from shared_auth.canonical import legacy_message
-from shared_auth.contract import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT
+from shared_auth.contract import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT, EMBED_TEXT_BATCH
 from tools.testbed.control_plane import ControlPlane, control_plane
 from tools.testbed.image_server import ImageServer
 from tools.testbed.process import SECRET, TINY_MODEL, ServiceProcess, handler_process
-from tools.testbed.target import signed_batch, signed_image, signed_text
+from tools.testbed.target import signed_batch, signed_image, signed_text, signed_texts
 
 SOON_S = 60.0
 RED_CIRCLE = (TINY_MODEL / "examples" / "red-circle.png").read_bytes()
@@ -187,6 +187,18 @@ def test_large_batch_is_answered_whole(images: ImageServer) -> None:
         output = plane.run({"path": EMBED_IMAGE_BATCH, **signed_batch(urls)})["output"]
 
     assert 64 == len([result for result in output["results"] if "embedding" in result])
+
+
+def test_every_job_that_is_taken_has_its_place() -> None:
+    """As many as SERVERLESS_CONCURRENCY, each as large as it may be: what has been taken cannot wait elsewhere."""
+    with own_handler(SERVERLESS_CONCURRENCY="80") as (plane, _):
+        jobs = [plane.submit(text_job(f"number {number}")) for number in range(160)]
+        for batch in range(40):
+            texts = [f"text {number} of batch {batch}" for number in range(256)]
+            jobs.append(plane.submit({"path": EMBED_TEXT_BATCH, **signed_texts(texts)}))
+        plane.wait_for_answers(len(jobs))
+
+    assert ["COMPLETED"] * len(jobs) == [job.status()["status"] for job in jobs]
 
 
 def test_model_that_cannot_be_loaded_ends_the_process(tmp_path: Path) -> None:
