@@ -6,6 +6,8 @@ from the queue, and is never run. Here nothing new is asked for, what comes is r
 
 import asyncio
 import logging
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from runpod.serverless.modules import rp_scale  # type: ignore[import-untyped]
@@ -16,12 +18,15 @@ _LOOK_S = 0.1
 
 
 class DrainingScaler(rp_scale.JobScaler):  # type: ignore[misc]
-    """`kill_worker` is what SIGTERM and a result with `refresh_worker` come to."""
+    """`kill_worker` is what SIGTERM comes to. A result with `refresh_worker` tells the platform alone: `is_lost` says
+    that no job can be done here any more, and has the same end.
+    """
 
     jobs_fetcher: Any
 
-    def __init__(self, config: dict[str, Any]) -> None:
+    def __init__(self, config: dict[str, Any], *, is_lost: Callable[[], bool]) -> None:
         super().__init__(config)
+        self._is_lost = is_lost
         self._draining = False
         self._poll = self.jobs_fetcher
         self.jobs_fetcher = self._poll_until_draining
@@ -30,8 +35,15 @@ class DrainingScaler(rp_scale.JobScaler):  # type: ignore[misc]
         """Take no more jobs, run those that are here, then end. Safe in a signal handler."""
         self._draining = True
 
+    async def monitor_stop_signals(self, session: Any) -> None:  # noqa: ANN401 - the SDK's
+        """The SDK would wait for its last poll, which the platform holds open for a minute and more."""
+        watching = asyncio.create_task(super().monitor_stop_signals(session))
+        await self._shutdown_event.wait()
+        watching.cancel()
+        await asyncio.wait([watching])
+
     async def _poll_until_draining(self, session: Any, jobs_needed: int) -> Any:  # noqa: ANN401 - the SDK's
-        if not self._draining:
+        if not self._draining and not self._is_lost():
             return await self._poll(session, jobs_needed)
         while self.current_occupancy() > 0:
             await asyncio.sleep(_LOOK_S)
@@ -39,6 +51,6 @@ class DrainingScaler(rp_scale.JobScaler):  # type: ignore[misc]
         return None
 
 
-def install() -> None:
+def install(*, is_lost: Callable[[], bool]) -> None:
     """Have `runpod.serverless.start` use this loop; it offers no way to pass one."""
-    rp_scale.JobScaler = DrainingScaler
+    rp_scale.JobScaler = partial(DrainingScaler, is_lost=is_lost)

@@ -51,7 +51,7 @@ class ControlPlane:
 
     def __init__(self, base_url: str) -> None:
         self.base_url = base_url
-        self.poll_s = _POLL_S
+        self.poll_s = self.stop_poll_s = _POLL_S
         self.runsync_wait_s = _RUNSYNC_WAIT_S
         self.polls = 0
         self.asked = 0
@@ -120,7 +120,7 @@ class ControlPlane:
 
     def take_stops(self) -> list[str]:
         with self._changed:
-            self._changed.wait_for(lambda: self._to_stop, timeout=_POLL_S)
+            self._changed.wait_for(lambda: self._to_stop, timeout=self.stop_poll_s)
             stops = list(self._to_stop)
             self._to_stop.clear()
         return stops
