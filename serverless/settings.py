@@ -14,8 +14,8 @@ class HandlerSettings(ServiceSettings):
     """
     serverless_concurrency: Positive = 16
     """Jobs at once; they share batches."""
-    # Of 64 jobs with 256 texts each: who refuses a job that it has taken fails it, though it could have waited.
     max_queued_items: Positive = 16_384
+    """Of 64 jobs with 256 texts each: who refuses a job that it has taken fails it, though it could have waited."""
     accept_legacy_signatures: bool = False
     """1 accepts what old clients sign (`image_url|ts`), for single images."""
 

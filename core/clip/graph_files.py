@@ -50,6 +50,11 @@ class GraphFiles:
         return all((self.graphs / name).is_file() for name in (IMAGES, TEXTS))
 
     @property
+    def kept(self) -> bool:
+        """Whether they are under the cache, where they can be exported anew."""
+        return self.graphs == self.compiled
+
+    @property
     def int8(self) -> Path:
         """The folder of the graphs in int8, there or not."""
         return self.graphs / INT8

@@ -1,5 +1,6 @@
 """Both towers as OpenVINO's graphs, made from torch once per model. Imported only where they are not there yet."""
 
+import errno
 import logging
 import os
 import re
@@ -39,13 +40,20 @@ def graph_of_texts(tower: torch.nn.Module) -> openvino.Model:
 
 
 def save(graph: openvino.Model, path: Path) -> None:
-    """Write a graph, and its weights beside it as they are. The same model gives the same bytes."""
+    """Write a graph, and its weights beside it as they are. The same model gives the same bytes.
+
+    Raises `OSError`.
+    """
     graph.set_friendly_name(path.stem)
     for number, node in enumerate(graph.get_ordered_ops()):
         # OpenVINO numbers what has no name through all of a process's life.
         if _NUMBERED.fullmatch(node.get_friendly_name()):
             node.set_friendly_name(f"{node.get_type_name()}_{number}")
-    openvino.save_model(graph, path, compress_to_fp16=False)
+    try:
+        openvino.save_model(graph, path, compress_to_fp16=False)
+    except RuntimeError as error:
+        # All that its streams say of a full volume.
+        raise OSError(errno.EIO, "OpenVINO could not write a graph: is there room?") from error
 
 
 def _traced(tower: torch.nn.Module, example: torch.Tensor, shape: list[int]) -> openvino.Model:
