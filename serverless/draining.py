@@ -16,6 +16,9 @@ logger = logging.getLogger(__name__)
 
 _LOOK_S = 0.1
 
+# Between two polls of which the first has failed.
+_AFTER_FAILURE_S = 1.0
+
 
 class DrainingScaler(rp_scale.JobScaler):  # type: ignore[misc]
     """`kill_worker` is what SIGTERM comes to. A result with `refresh_worker` tells the platform alone: `is_lost` says
@@ -44,11 +47,19 @@ class DrainingScaler(rp_scale.JobScaler):  # type: ignore[misc]
 
     async def _poll_until_draining(self, session: Any, jobs_needed: int) -> Any:  # noqa: ANN401 - the SDK's
         if not self._draining and not self._is_lost():
-            return await self._poll(session, jobs_needed)
+            return await self._poll_gently(session, jobs_needed)
         while self.current_occupancy() > 0:
             await asyncio.sleep(_LOOK_S)
         super().kill_worker()
         return None
+
+    async def _poll_gently(self, session: Any, jobs_needed: int) -> Any:  # noqa: ANN401 - the SDK's
+        """Where the platform cannot be reached the SDK asks again at once, and writes a line of log each time."""
+        try:
+            return await self._poll(session, jobs_needed)
+        except Exception:
+            await asyncio.sleep(_AFTER_FAILURE_S)
+            raise
 
 
 def install(*, is_lost: Callable[[], bool]) -> None:

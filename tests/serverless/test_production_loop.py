@@ -206,6 +206,22 @@ def test_end_does_not_wait_for_the_last_question_after_stops() -> None:
     assert 0 == status
 
 
+def test_platform_that_cannot_be_reached_is_asked_now_and_then() -> None:
+    """The SDK alone asks some hundred times a second, and writes a line each time."""
+    with own_handler() as (plane, process):
+        plane.run(text_job())
+        plane.is_down = True
+        time.sleep(0.5)
+        before, began_s = plane.polls, time.monotonic()
+        time.sleep(3)
+        polls, took_s = plane.polls - before, time.monotonic() - began_s
+        plane.is_down = False
+
+        assert polls <= took_s + 1
+        assert "COMPLETED" == plane.run(text_job("after it"))["status"]
+        assert 0 == process.terminate()
+
+
 def test_lost_device_takes_no_more_jobs(tmp_path: Path) -> None:
     """Jobs that wait in the platform's queue are left to other workers; it took, and failed, some hundred of them."""
     lose = tmp_path / "lose"
