@@ -1,7 +1,9 @@
 """Where the graphs of OpenVINO lie. Imports neither OpenVINO nor torch: it is asked before either is there."""
 
 import os
+import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +17,11 @@ IMAGES = "images.xml"
 TEXTS = "texts.xml"
 
 INT8 = "int8"
+
+_SCRATCH = "unfinished-"
+
+# No start takes so long.
+_ABANDONED_S = 3600.0
 
 # Inputs of a layer in int8 that share a scale, found for each token while the layer runs: no batch and no calibration
 # has a say in it. With more of them it is faster, and less exact (docs/decisions/0030-int8.md).
@@ -66,6 +73,26 @@ class GraphFiles:
 
 
 @contextmanager
+def scratch(parent: Path) -> Iterator[Path]:
+    """A folder in `parent` that goes with the block, and those of starts that were killed. Raises `OSError`.
+
+    Those may be as large as a model, and a container that has not enough memory for a start begins again and again.
+    """
+    for left in parent.glob(f"{_SCRATCH}*"):
+        if _age_s(left) > _ABANDONED_S:
+            shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=parent) as folder:
+        yield Path(folder)
+
+
+def _age_s(path: Path) -> float:
+    try:
+        return time.time() - path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+@contextmanager
 def own_cache(kept: Path) -> Iterator[Path]:
     """A folder of this start's own, for OpenVINO to keep compiled graphs in: it has those of `kept`, and what is new in
     it is in `kept` afterwards. Raises `OSError`.
@@ -77,8 +104,7 @@ def own_cache(kept: Path) -> Iterator[Path]:
         # Nobody writes there.
         yield kept
         return
-    with tempfile.TemporaryDirectory(dir=kept) as folder:
-        own = Path(folder)
+    with scratch(kept) as own:
         for path in kept.glob("*.blob"):
             (own / path.name).symlink_to(path.resolve())
         yield own

@@ -4,13 +4,12 @@ import errno
 import logging
 import os
 import re
-import tempfile
 import warnings
 from pathlib import Path
 
 import torch
 
-from core.clip.graph_files import IMAGES, TEXTS
+from core.clip.graph_files import IMAGES, TEXTS, scratch
 from core.clip.silent_openvino import openvino
 from core.clip.towers import Towers
 
@@ -23,10 +22,10 @@ def export(towers: Towers, graphs: Path, *, size_px: int) -> None:
     """Write both into the folder `graphs`. Another process that does the same at the same time does no harm."""
     logger.info("exporting the model for OpenVINO, once", extra={"folder": str(graphs)})
     graphs.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=graphs.parent) as scratch:
-        save(graph_of_images(towers.images, size_px=size_px), Path(scratch) / IMAGES)
-        save(graph_of_texts(towers.texts), Path(scratch) / TEXTS)
-        _publish(Path(scratch), graphs)
+    with scratch(graphs.parent) as unfinished:
+        save(graph_of_images(towers.images, size_px=size_px), unfinished / IMAGES)
+        save(graph_of_texts(towers.texts), unfinished / TEXTS)
+        _publish(unfinished, graphs)
 
 
 def graph_of_images(tower: torch.nn.Module, *, size_px: int) -> openvino.Model:
@@ -63,8 +62,8 @@ def _traced(tower: torch.nn.Module, example: torch.Tensor, shape: list[int]) -> 
         return openvino.convert_model(tower, example_input=example, input=[shape])
 
 
-def _publish(scratch: Path, graphs: Path) -> None:
+def _publish(unfinished: Path, graphs: Path) -> None:
     """Move the finished files into place, weights before the graphs that name them."""
     graphs.mkdir(exist_ok=True)
-    for path in sorted(scratch.iterdir(), key=lambda file: file.suffix == ".xml"):
+    for path in sorted(unfinished.iterdir(), key=lambda file: file.suffix == ".xml"):
         os.replace(path, graphs / path.name)

@@ -1,12 +1,14 @@
 """What starts keep of compiled graphs for each other: whoever has read one keeps it as it was."""
 
+import os
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from core.clip.bake import bake
-from core.clip.graph_files import GraphFiles, own_cache
+from core.clip.graph_files import GraphFiles, own_cache, scratch
 from core.clip.openvino_engine import OpenVinoEngine
 from tools.testbed.process import TINY_MODEL
 
@@ -34,6 +36,19 @@ def test_graph_that_another_start_has_compiled_is_not_written_over(tmp_path: Pat
         assert b"theirs" == theirs.read()
     assert b"mine" == (tmp_path / "images.blob").read_bytes()
     assert ["images.blob"] == [path.name for path in tmp_path.iterdir()]
+
+
+def test_scratch_of_a_start_that_was_killed_goes_with_a_later_one(tmp_path: Path) -> None:
+    """One that lacks memory to export is killed again and again, and each leaves a model. Of one that runs it stays."""
+    for name, age_s in {"unfinished-killed": 7200, "unfinished-running": 60}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "images.bin").write_bytes(b"half")
+        os.utime(tmp_path / name, (time.time() - age_s,) * 2)
+    with scratch(tmp_path) as own:
+        during = {path.name for path in tmp_path.iterdir()}
+
+    assert {"unfinished-running", own.name} == during
+    assert ["unfinished-running"] == [path.name for path in tmp_path.iterdir()]
 
 
 def test_graphs_that_are_kept_are_used(tmp_path: Path) -> None:
