@@ -6,6 +6,7 @@ from the queue, and is never run. Here nothing new is asked for, what comes is r
 
 import asyncio
 import logging
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -15,6 +16,11 @@ from runpod.serverless.modules import rp_scale  # type: ignore[import-untyped]
 logger = logging.getLogger(__name__)
 
 _LOOK_S = 0.1
+
+# Jobs come several in one JSON, and one that nests deeper than Python's usual thousand calls would lose all of them:
+# they have left the queue. Ten thousand levels are what the parsers of platforms let through; each takes 200 bytes of
+# stack, of which there are 8 MB.
+_DEEPEST_CALLS = 11_000
 
 # Between two polls of which the first has failed.
 _AFTER_FAILURE_S = 1.0
@@ -64,4 +70,5 @@ class DrainingScaler(rp_scale.JobScaler):  # type: ignore[misc]
 
 def install(*, is_lost: Callable[[], bool]) -> None:
     """Have `runpod.serverless.start` use this loop; it offers no way to pass one."""
+    sys.setrecursionlimit(_DEEPEST_CALLS)
     rp_scale.JobScaler = partial(DrainingScaler, is_lost=is_lost)

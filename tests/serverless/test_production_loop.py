@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from core.watchdog import FAULT_EXIT_STATUS
 from shared_auth.canonical import legacy_message
 from shared_auth.contract import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT, EMBED_TEXT_BATCH
@@ -204,6 +206,31 @@ def test_end_does_not_wait_for_the_last_question_after_stops() -> None:
         plane.stop(job)
 
     assert 0 == status
+
+
+@pytest.fixture
+def deep_json() -> Iterator[Any]:
+    """A list in a list, and so on, as deep as platforms let through; this process can write it while the test runs."""
+    usual = sys.getrecursionlimit()
+    sys.setrecursionlimit(11_000)
+    deep: list[Any] = []
+    for _ in range(9_000):
+        deep = [deep]
+    yield deep
+    sys.setrecursionlimit(usual)
+
+
+def test_deep_job_fails_alone(deep_json: Any) -> None:  # noqa: ANN401 - any JSON
+    """Jobs come several in one answer of the platform, which is read as a whole: the others are there, too."""
+    with own_handler() as (plane, _):
+        plane.run(text_job())
+        plane.is_down = True
+        before, deep, after = (plane.submit(job) for job in (text_job("1"), {"text": deep_json}, text_job("2")))
+        plane.is_down = False
+        plane.wait_for_answers(4)
+
+    assert ["COMPLETED"] * 2 == [job.status()["status"] for job in (before, after)]
+    assert "VALIDATION_ERROR" == code_of(deep.status())
 
 
 def test_platform_that_cannot_be_reached_is_asked_now_and_then() -> None:
