@@ -180,7 +180,7 @@ def _openvino(
     try:
         if not files.exported:
             _export(directory, read, files)
-        files.compiled.mkdir(parents=True, exist_ok=True)
+        _make_folder(files)
         dtype = _openvino_dtype(settings.clip_dtype, files, directory.int8)
         engine = partial(OpenVinoEngine, files, dtype=dtype, threads=cpu.available_cores())
         try:
@@ -194,6 +194,17 @@ def _openvino(
             return engine()
     except OSError as error:
         raise StartError(f"CLIP_CACHE_DIR: {files.compiled} cannot be written or read: {error.strerror}") from error
+
+
+def _make_folder(files: GraphFiles) -> None:
+    """Where compiled graphs are kept. Raises `OSError` where the graphs themselves must be, too."""
+    try:
+        files.compiled.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if files.kept:
+            raise
+        fields = {"folder": str(files.compiled), "cause": error.strerror}
+        logger.warning("compiled graphs are not kept: CLIP_CACHE_DIR cannot be written", extra=fields)
 
 
 def _export(directory: ModelDirectory, read: Callable[[], Weights], files: GraphFiles) -> None:

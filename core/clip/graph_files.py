@@ -1,14 +1,17 @@
 """Where the graphs of OpenVINO lie. Imports neither OpenVINO nor torch: it is asked before either is there."""
 
+import logging
 import os
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+
+logger = logging.getLogger(__name__)
 
 # Raise it when `core/clip/towers.py` would export another graph: old files are then not found any more.
 _EXPORT_VERSION = 2
@@ -93,24 +96,36 @@ def _age_s(path: Path) -> float:
 
 
 @contextmanager
-def own_cache(kept: Path) -> Iterator[Path]:
+def own_cache(kept: Path) -> Iterator[Path | None]:
     """A folder of this start's own, for OpenVINO to keep compiled graphs in: it has those of `kept`, and what is new in
-    it is in `kept` afterwards. Raises `OSError`.
+    it is in `kept` afterwards. Where nothing can be written it is `kept` itself, None if that is not there.
 
     OpenVINO writes a graph over one that is there by then, into the same file. Another start may have read that, and
     uses the file itself as long as it lives.
     """
-    if not os.access(kept, os.W_OK):
-        # Nobody writes there.
-        yield kept
-        return
-    with scratch(kept) as own:
-        for path in kept.glob("*.blob"):
-            (own / path.name).symlink_to(path.resolve())
+    with ExitStack() as made:
+        own = _own_folder(kept, made)
+        if own is None:
+            # Nobody writes there.
+            yield kept if kept.is_dir() else None
+            return
         yield own
         for path in own.glob("*.blob"):
             if not path.is_symlink():
                 os.replace(path, kept / path.name)
+
+
+def _own_folder(kept: Path, made: ExitStack) -> Path | None:
+    if not os.access(kept, os.W_OK):
+        return None
+    try:
+        own = made.enter_context(scratch(kept))
+        for path in kept.glob("*.blob"):
+            (own / path.name).symlink_to(path.resolve())
+    except OSError as error:
+        logger.warning("compiled graphs are not kept", extra={"folder": str(kept), "cause": error.strerror})
+        return None
+    return own
 
 
 def _folder_name(model_fingerprint: str) -> str:
