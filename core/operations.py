@@ -156,5 +156,9 @@ OPERATIONS: Mapping[str, Operation[Any]] = {
 
 
 def max_batch_sizes(settings: ServiceSettings) -> Mapping[Modality, int]:
-    """Items in one request, of each kind."""
-    return {Modality.IMAGE: settings.max_batch_size, Modality.TEXT: settings.max_text_batch_size}
+    """Items in one request, of each kind; never more than there are places, which no repetition would make fit."""
+    places = settings.max_queued_items
+    return {
+        Modality.IMAGE: min(settings.max_batch_size, places),
+        Modality.TEXT: min(settings.max_text_batch_size, places),
+    }

@@ -13,6 +13,9 @@ from shared_auth import DEFAULT_CLIENT
 # Each may be a file's name instead, in the variable with _FILE behind its name.
 _MOUNTABLE = ("embedding_hmac_secret", "embedding_hmac_secret_previous", "embedding_hmac_clients", "api_keys")
 
+# What RunPod puts a secret in the place of. Where it knows none of that name, everybody knows what is signed with.
+_TEMPLATE = re.compile(r"\{\{.*\}\}")
+
 _NAME = re.compile(r"[a-z0-9-]{1,32}")
 # What cannot be guessed: 128 bits in hex.
 _LEAST_SECRET_CHARACTERS = 32
@@ -54,3 +57,11 @@ def mounted(given: Mapping[str, str]) -> dict[str, str]:
         except (OSError, UnicodeDecodeError) as error:
             raise StartError(f"{name.upper()}_FILE: {path} cannot be read") from error
     return {name: value for name, value in found.items() if value}
+
+
+def require_replaced(given: Mapping[str, str]) -> None:
+    """Raises `StartError` for a secret that is still the name of one."""
+    for name in _MOUNTABLE:
+        template = _TEMPLATE.search(given.get(name, ""))
+        if template:
+            raise StartError(f"{name.upper()}: nothing has replaced {template[0]}: is there a secret of that name?")

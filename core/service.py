@@ -170,7 +170,7 @@ class Service:
     @property
     def requests_limit(self) -> int:
         """How many may, in all processes together."""
-        return self._settings.max_concurrent_requests
+        return self._settings.requests_limit
 
     def beat(self) -> None:
         """Called again and again by the thread that holds the connections, as a sign that it is not stuck."""

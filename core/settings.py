@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from core.errors import StartError
-from core.secret_settings import NamedSecrets, mounted
+from core.secret_settings import NamedSecrets, mounted, require_replaced
 from shared_auth.contract import IMAGES_PER_BATCH, TEXTS_PER_BATCH
 
 DEFAULT_MODEL = "openai/clip-vit-base-patch32"
@@ -90,9 +90,13 @@ class ServiceSettings(BaseModel):
     drain_timeout_s: Positive = 30
     """After SIGTERM, for what was accepted; and for a client to take its answer."""
     max_concurrent_requests: Positive = 64
-    """In all processes of the pod together; more are answered `OVERLOADED` at once."""
+    """In all processes of the pod together; more are answered `OVERLOADED` at once. In a handler SERVERLESS_CONCURRENCY
+    where that is more, unless this is set.
+    """
     max_queued_items: Positive = 1024
-    """Images and texts between admission and their vector, in each process."""
+    """Images and texts between admission and their vector, in each process; no batch may be larger. 16384 in a handler,
+    which has taken its jobs already.
+    """
     max_device_batch: Literal["auto"] | Positive = "auto"
     """Items in one forward pass. `auto` is 64 where every GPU has 40 GB or more, else 32."""
 
@@ -202,6 +206,20 @@ class ServiceSettings(BaseModel):
         return self
 
     @property
+    def cache_folder(self) -> Path:
+        """Where CLIP_CACHE_DIR is. Raises `StartError` where nobody has a home."""
+        try:
+            return self.clip_cache_dir.expanduser()
+        except RuntimeError as error:
+            message = f"CLIP_CACHE_DIR: nobody knows the home in {self.clip_cache_dir}: set HOME, or name a directory"
+            raise StartError(message) from error
+
+    @property
+    def requests_limit(self) -> int:
+        """Requests that hold a place at once."""
+        return self.max_concurrent_requests
+
+    @property
     def has_rate_limits(self) -> bool:
         """Whether anything is counted at all."""
         return bool(self.rate_limit_items or self.rate_limit_bytes)
@@ -234,12 +252,13 @@ def load_settings(environ: Mapping[str, str]) -> ServiceSettings:
 
 
 def read_settings(model: type[AnySettings], environ: Mapping[str, str]) -> AnySettings:
-    """Read the fields of `model` from `environ`; a variable that is set to nothing counts as not set.
+    """Read the fields of `model` from `environ`; a variable that is set to nothing, or to blanks, counts as not set.
 
     Raises `StartError` with one line that names the variable and what was expected.
     """
-    given = {name.lower(): value for name, value in environ.items() if value != ""}
+    given = {name.lower(): value for name, value in environ.items() if value.strip()}
     given |= mounted(given)
+    require_replaced(given)
     try:
         settings = model.model_validate(given)
     except ValidationError as error:

@@ -2,18 +2,20 @@
 
 import logging.config
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib import import_module
+from types import FrameType
 
 from core.build import build_service
 from core.errors import StartError
 from core.old_names import warn_of_old_names
 from core.process.garbage import kept_from_collector
 from core.process.logs import logging_config
-from core.service import Service
+from core.service import Service, Status
 from core.start_tracing import start_tracing
 from core.watchdog import FAULT_EXIT_STATUS, Watchdog, WatchdogLimits
 from serverless.adapter import JobHandler
@@ -25,7 +27,7 @@ from shared_tracing import warn_if_in_vain
 _SDK_LOG_LEVEL = {"DEBUG": "INFO", "INFO": "INFO", "WARNING": "WARN", "ERROR": "ERROR"}
 
 
-# After a fault the jobs' answers ask the platform for a fresh worker, and the SDK ends this one. Should it not:
+# After a fault no more jobs are taken, and this process ends when those that are here are answered. Should it not:
 _PARTING_S = 20.0
 
 # A worker that has drained sends its last spans within this, or not at all.
@@ -34,6 +36,7 @@ _LAST_SPANS_S = 3.0
 
 def main() -> None:
     """Load and warm the model, then take jobs until SIGTERM. A model that cannot be loaded ends the process."""
+    signal.signal(signal.SIGTERM, _end_at_once)
     try:
         settings = load_handler_settings(os.environ)
         logging.config.dictConfig(logging_config(settings.log_level))
@@ -46,6 +49,13 @@ def main() -> None:
     except StartError as error:
         sys.exit(f"cannot start: {error}")
     _serve(settings, service)
+
+
+def _end_at_once(number: int, _frame: FrameType | None) -> None:
+    """Until the SDK's loop runs, when nothing has been taken yet. To a container's first process, which this is, a
+    signal without a handler never comes: it would go on to take jobs, and be killed with them.
+    """
+    os._exit(128 + number)
 
 
 @contextmanager
@@ -66,7 +76,7 @@ def _serve(settings: HandlerSettings, service: Service) -> None:
 
     from serverless import draining
 
-    draining.install()
+    draining.install(is_lost=lambda: service.status is Status.UNHEALTHY)
     limits = WatchdogLimits(settings.watchdog_forward_s, settings.watchdog_hub_s, parting_s=_PARTING_S)
     Watchdog(service, limits, end=lambda: os._exit(FAULT_EXIT_STATUS)).start()
     tracing = start_tracing(os.environ, service="clip-embedding-serverless")
@@ -80,9 +90,12 @@ def _serve(settings: HandlerSettings, service: Service) -> None:
         }
     )
     handler.close()
-    service.close()
     if tracing is not None:
         tracing.close(_LAST_SPANS_S)
+    if service.status is Status.UNHEALTHY:
+        # At once: nobody knows what a lost device does to a process that tidies up.
+        os._exit(FAULT_EXIT_STATUS)
+    service.close()
 
 
 if __name__ == "__main__":

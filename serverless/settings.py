@@ -14,8 +14,17 @@ class HandlerSettings(ServiceSettings):
     """
     serverless_concurrency: Positive = 16
     """Jobs at once; they share batches."""
+    max_queued_items: Positive = 16_384
+    """Of 64 jobs with 256 texts each: who refuses a job that it has taken fails it, though it could have waited."""
     accept_legacy_signatures: bool = False
     """1 accepts what old clients sign (`image_url|ts`), for single images."""
+
+    @property
+    def requests_limit(self) -> int:
+        """A job that has been taken has its place, unless somebody has said otherwise."""
+        if "max_concurrent_requests" in self.model_fields_set:
+            return self.max_concurrent_requests
+        return max(self.max_concurrent_requests, self.serverless_concurrency)
 
     @property
     def job_window_s(self) -> int:

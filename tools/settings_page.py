@@ -18,9 +18,10 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "settings.md"
 _BEGIN = """\
 # Settings
 
-Read from the environment once, at the start. A wrong value ends the start and names the variable; an empty one counts
-as not set. Secrets and keys may lie in files: `EMBEDDING_HMAC_SECRET_FILE` names the one that holds the secret, and so
-with `EMBEDDING_HMAC_SECRET_PREVIOUS`, `EMBEDDING_HMAC_CLIENTS` and `API_KEYS`. `make settings-page` writes this page.
+Read from the environment once, at the start. A wrong value ends the start and names the variable; an empty one, or one
+of blanks, counts as not set. Secrets and keys may lie in files: `EMBEDDING_HMAC_SECRET_FILE` names the one that holds
+the secret, and so with `EMBEDDING_HMAC_SECRET_PREVIOUS`, `EMBEDDING_HMAC_CLIENTS` and `API_KEYS`. `make settings-page`
+writes this page.
 """
 
 _TARGETS = """\

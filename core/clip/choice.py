@@ -5,6 +5,7 @@ import importlib.util
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from core.clip.artifact import ModelDirectory
@@ -175,18 +176,42 @@ def _openvino(
 ) -> Engine:
     from core.clip.openvino_engine import OpenVinoEngine
 
-    files = GraphFiles.of(directory.path, settings.clip_cache_dir.expanduser(), identify())
+    files = GraphFiles.of(directory.path, settings.cache_folder, identify())
     try:
         if not files.exported:
-            from core.clip.openvino_export import export
-            from core.clip.towers import Towers
-
-            export(Towers.of(directory, read()), files.graphs, size_px=directory.size_px)
-        files.compiled.mkdir(parents=True, exist_ok=True)
+            _export(directory, read, files)
+        _make_folder(files)
         dtype = _openvino_dtype(settings.clip_dtype, files, directory.int8)
-        return OpenVinoEngine(files, dtype=dtype, threads=cpu.available_cores())
+        engine = partial(OpenVinoEngine, files, dtype=dtype, threads=cpu.available_cores())
+        try:
+            return engine()
+        except RuntimeError:
+            if not files.kept:
+                raise
+            # Cut off by a full volume, or by a machine that went down: every later start would fail, too.
+            logger.warning("the kept graphs cannot be read", exc_info=True, extra={"folder": str(files.graphs)})
+            _export(directory, read, files)
+            return engine()
     except OSError as error:
         raise StartError(f"CLIP_CACHE_DIR: {files.compiled} cannot be written or read: {error.strerror}") from error
+
+
+def _make_folder(files: GraphFiles) -> None:
+    """Where compiled graphs are kept. Raises `OSError` where the graphs themselves must be, too."""
+    try:
+        files.compiled.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if files.kept:
+            raise
+        fields = {"folder": str(files.compiled), "cause": error.strerror}
+        logger.warning("compiled graphs are not kept: CLIP_CACHE_DIR cannot be written", extra=fields)
+
+
+def _export(directory: ModelDirectory, read: Callable[[], Weights], files: GraphFiles) -> None:
+    from core.clip.openvino_export import export
+    from core.clip.towers import Towers
+
+    export(Towers.of(directory, read()), files.graphs, size_px=directory.size_px)
 
 
 def _openvino_dtype(setting: str, files: GraphFiles, report: Int8Report | None) -> str:

@@ -41,7 +41,7 @@ def load_model(settings: ServiceSettings, *, pixel_rules: int) -> LoadedModel:
     choice = Choice.of(settings)
     with ThreadPoolExecutor(2, "load") as threads:
         # Hashing and compiling need no interpreter; an import and the tokenizer need nothing else.
-        identified = threads.submit(_identify, directory, choice, settings.clip_cache_dir.expanduser(), pixel_rules)
+        identified = threads.submit(_identify, directory, choice, settings.cache_folder, pixel_rules)
         import_engine(choice)
         engines = threads.submit(
             load_engines,

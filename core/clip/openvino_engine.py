@@ -32,9 +32,10 @@ class OpenVinoEngine:
         # One stream: the batcher sends one batch at a time, and it gets all the threads.
         options = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
 
-        def compiled(name: str, cache: Path) -> Any:  # noqa: ANN401 - openvino is untyped
+        def compiled(name: str, cache: Path | None) -> Any:  # noqa: ANN401 - openvino is untyped
             path, numbers = _graph(files, name, dtype)
-            given = {**options, **numbers, "CACHE_DIR": str(cache)}
+            kept = {} if cache is None else {"CACHE_DIR": str(cache)}
+            given = {**options, **numbers, **kept}
             return core.compile_model(path, "CPU", given).create_infer_request()
 
         # Side by side: OpenVINO compiles a graph, or reads a compiled one, on one core.

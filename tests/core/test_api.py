@@ -13,7 +13,8 @@ from core.batching.items import Modality
 from core.byte_budget import ByteBudget
 from core.errors import AuthFailed, InvalidImage, ServiceError, ValidationFailed
 from core.images.content import SentLimits
-from core.operations import Model
+from core.operations import Model, max_batch_sizes
+from core.settings import load_settings
 from shared_auth import Authenticator, image_content_payload_id, image_payload_id
 from shared_auth.contract import EMBED_IMAGE_BATCH
 
@@ -123,3 +124,16 @@ def test_where_nothing_is_verified_nothing_is_compared() -> None:
 
     assert None is refusal([same, same], signed=False)
     assert None is refusal([{"image_url": "http://a/", "request_id": "one"}] * 2, signed=False)
+
+
+@pytest.mark.parametrize(
+    ("places", "sizes"),
+    [
+        pytest.param("1", {Modality.IMAGE: 1, Modality.TEXT: 1}, id="one place"),
+        pytest.param("100", {Modality.IMAGE: 16, Modality.TEXT: 100}, id="room for images"),
+        pytest.param("", {Modality.IMAGE: 16, Modality.TEXT: 256}, id="room for both"),
+    ],
+)
+def test_batch_that_never_fits_is_too_large(places: str, sizes: dict[Modality, int]) -> None:
+    """Not OVERLOADED, after which it is sent again and again."""
+    assert sizes == max_batch_sizes(load_settings({"ALLOW_INSECURE_AUTH": "1", "MAX_QUEUED_ITEMS": places}))

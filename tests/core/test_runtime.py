@@ -223,6 +223,17 @@ def test_start_that_fails_halfway_ends_what_it_has_made(settings: ServiceSetting
         Runtime(settings, None, replace(model, engines=[CannotEncode(model.engines[0])]))
 
 
+@pytest.mark.parametrize("places", [1, 2])
+def test_start_needs_one_place(settings: ServiceSettings, model: LoadedModel, places: int) -> None:
+    """Whatever MAX_QUEUED_ITEMS allows: the first pass of each tower takes turns where it must."""
+    few = settings.model_copy(update={"max_queued_items": places})
+    with closing(Runtime(few, None, model)) as runtime:
+        runtime.check()
+        healthy = runtime.healthy
+
+    assert healthy
+
+
 def test_shared_cache_ends_with_the_runtime(settings: ServiceSettings, model: LoadedModel, ours: Ours) -> None:
     """Its thread is there while the runtime is, and goes with it; also where the start fails, or no Redis is there."""
     shared = settings.model_copy(update={"cache_url": "redis://127.0.0.1:1"})

@@ -77,6 +77,32 @@ def test_no_secret_and_no_flag_is_refused() -> None:
         load_settings({"EMBEDDING_HMAC_SECRET": ""})
 
 
+@pytest.mark.parametrize("blank", [" ", "\t\n"])
+def test_blank_is_nothing(blank: str) -> None:
+    """A secret of blanks is one that everybody guesses, and other values have their defaults."""
+    with pytest.raises(StartError, match="EMBEDDING_HMAC_SECRET is not set"):
+        load_settings({"EMBEDDING_HMAC_SECRET": blank})
+    assert load_settings(SECRET) == load_settings({**SECRET, "PORT": blank, "CLIP_MODEL": blank, "LOG_LEVEL": blank})
+
+
+@pytest.mark.parametrize(
+    ("name", "before"),
+    [("EMBEDDING_HMAC_SECRET", ""), ("EMBEDDING_HMAC_SECRET_PREVIOUS", ""), ("API_KEYS", "search:")],
+)
+def test_template_is_no_secret(name: str, before: str) -> None:
+    """What RunPod puts a secret in the place of is in this repository: everybody could sign with it."""
+    with pytest.raises(StartError) as caught:
+        load_settings({**SECRET, name: before + "{{ RUNPOD_SECRET_clip_hmac }}"})
+
+    assert str(caught.value).startswith(f"{name}: nothing has replaced {{{{ RUNPOD_SECRET_clip_hmac }}}}")
+
+
+def test_home_that_nobody_knows_is_one_line() -> None:
+    """Where a container's user is in no list of users, and HOME is not set."""
+    with pytest.raises(StartError, match=r"\ACLIP_CACHE_DIR: "):
+        _ = load_settings({**SECRET, "CLIP_CACHE_DIR": "~no-such-user/cache"}).cache_folder
+
+
 def test_previous_secret_alone_is_refused() -> None:
     """A previous secret only helps a current one."""
     with pytest.raises(StartError, match="EMBEDDING_HMAC_SECRET"):

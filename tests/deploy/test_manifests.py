@@ -43,9 +43,24 @@ def test_kubernetes_manifest_is_valid(document: dict[str, Any]) -> None:
 
 def test_kubernetes_waits_longer_than_the_drain() -> None:
     """SIGKILL must not come while what was accepted is still being answered."""
-    drain = next(int(variable["value"]) for variable in pod_spec()["containers"][0]["env"] if "value" in variable)
+    assert pod_spec()["terminationGracePeriodSeconds"] > int(setting("DRAIN_TIMEOUT_S")) + 5
 
-    assert pod_spec()["terminationGracePeriodSeconds"] > drain + 5
+
+def setting(name: str) -> str:
+    [value] = [variable["value"] for variable in pod_spec()["containers"][0]["env"] if variable["name"] == name]
+    return str(value)
+
+
+def test_decoders_fit_into_the_memory() -> None:
+    """Whatever is sent: each with the most that it may take, beside a model and what requests may hold of images."""
+    limit = pod_spec()["containers"][0]["resources"]["limits"]["memory"]
+    most = {name: field.default for name, field in ServiceSettings.model_fields.items()}
+    model_bytes = 3 * 2**30
+    held_bytes = 2 * most["max_image_bytes_in_flight"]
+
+    decoded_bytes = int(setting("IMAGE_PROCESSES")) * most["max_decode_bytes"]
+
+    assert model_bytes + held_bytes + decoded_bytes <= int(limit.removesuffix("Gi")) * 2**30
 
 
 def test_kubernetes_container_is_confined() -> None:

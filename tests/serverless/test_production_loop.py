@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import itertools
 import json
 import signal
 import sys
@@ -11,12 +12,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from core.watchdog import FAULT_EXIT_STATUS
 from shared_auth.canonical import legacy_message
-from shared_auth.contract import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT
+from shared_auth.contract import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT, EMBED_TEXT_BATCH
 from tools.testbed.control_plane import ControlPlane, control_plane
 from tools.testbed.image_server import ImageServer
-from tools.testbed.process import SECRET, TINY_MODEL, ServiceProcess, handler_process
-from tools.testbed.target import signed_batch, signed_image, signed_text
+from tools.testbed.process import EXIT_TIMEOUT_S, HANDLER, SECRET, TINY_MODEL, ServiceProcess, handler_process
+from tools.testbed.target import signed_batch, signed_image, signed_text, signed_texts
 
 SOON_S = 60.0
 RED_CIRCLE = (TINY_MODEL / "examples" / "red-circle.png").read_bytes()
@@ -187,6 +191,108 @@ def test_large_batch_is_answered_whole(images: ImageServer) -> None:
         output = plane.run({"path": EMBED_IMAGE_BATCH, **signed_batch(urls)})["output"]
 
     assert 64 == len([result for result in output["results"] if "embedding" in result])
+
+
+def test_end_does_not_wait_for_the_last_question_after_stops() -> None:
+    """The platform holds that one open for a minute and more, and no job is left that it could stop."""
+    with own_handler() as (plane, process):
+        plane.stop_poll_s = 2 * EXIT_TIMEOUT_S
+        job = plane.submit(text_job())
+        assert job.done.wait(SOON_S)
+        plane.stop(job)  # ends the short question, after which a long one follows
+        process.wait_for_log("model ready")
+        time.sleep(1.5)
+        status = process.terminate()
+        plane.stop(job)
+
+    assert 0 == status
+
+
+@pytest.fixture
+def deep_json() -> Iterator[Any]:
+    """A list in a list, and so on, as deep as platforms let through; this process can write it while the test runs."""
+    usual = sys.getrecursionlimit()
+    sys.setrecursionlimit(11_000)
+    deep: list[Any] = []
+    for _ in range(9_000):
+        deep = [deep]
+    yield deep
+    sys.setrecursionlimit(usual)
+
+
+def test_deep_job_fails_alone(deep_json: Any) -> None:  # noqa: ANN401 - any JSON
+    """Jobs come several in one answer of the platform, which is read as a whole: the others are there, too."""
+    with own_handler() as (plane, _):
+        plane.run(text_job())
+        plane.is_down = True
+        before, deep, after = (plane.submit(job) for job in (text_job("1"), {"text": deep_json}, text_job("2")))
+        plane.is_down = False
+        plane.wait_for_answers(4)
+
+    assert ["COMPLETED"] * 2 == [job.status()["status"] for job in (before, after)]
+    assert "VALIDATION_ERROR" == code_of(deep.status())
+
+
+def test_platform_that_cannot_be_reached_is_asked_now_and_then() -> None:
+    """The SDK alone asks some hundred times a second, and writes a line each time."""
+    with own_handler() as (plane, process):
+        plane.run(text_job())
+        plane.is_down = True
+        time.sleep(0.5)
+        before, began_s = plane.polls, time.monotonic()
+        time.sleep(3)
+        polls, took_s = plane.polls - before, time.monotonic() - began_s
+        plane.is_down = False
+
+        assert polls <= took_s + 1
+        assert "COMPLETED" == plane.run(text_job("after it"))["status"]
+        assert 0 == process.terminate()
+
+
+def test_lost_device_takes_no_more_jobs(tmp_path: Path) -> None:
+    """Jobs that wait in the platform's queue are left to other workers; it took, and failed, some hundred of them."""
+    lose = tmp_path / "lose"
+    command = [sys.executable, "-m", "tools.testbed.lost_handler"]
+    with control_plane() as plane:
+        settings = {**plane.worker_environment(), "LOSE_AT": str(lose)}
+        # Each one another: what is known needs no device.
+        jobs = map(text_job, map(str, itertools.count()))
+        with handler_process(settings, command=command) as process, plane.submitting(lambda: next(jobs)):
+            plane.wait_for_answers(50)
+            lose.touch()
+            status = process.wait_for_exit()
+            answered = [job.status() for job in list(plane.jobs.values()) if job.taken]
+    failed = [one for one in answered if one["status"] == "FAILED"]
+
+    assert FAULT_EXIT_STATUS == status
+    assert {"NOT_READY"} == {code_of(one) for one in failed}
+    # Those that were here, and those of the poll that was on its way.
+    assert len(failed) <= 2 * 16
+
+
+def test_sigterm_while_loading_ends_the_process(tmp_path: Path) -> None:
+    """A worker that has not heard it takes jobs, and is killed with them. To the first process of a container a signal
+    without a handler never comes; here that is one that ignores it."""
+    command = ["env", "--ignore-signal=TERM", *HANDLER]
+    with control_plane() as plane:
+        settings = {**plane.worker_environment(), "CLIP_CACHE_DIR": str(tmp_path), "CLIP_ENGINE": "openvino"}
+        with handler_process(settings, command=command) as process:
+            process.wait_for_log("exporting the model")
+            status = process.terminate()
+
+    assert (128 + signal.SIGTERM, 0) == (status, plane.polls)
+
+
+def test_every_job_that_is_taken_has_its_place() -> None:
+    """As many as SERVERLESS_CONCURRENCY, each as large as it may be: what has been taken cannot wait elsewhere."""
+    with own_handler(SERVERLESS_CONCURRENCY="80") as (plane, _):
+        jobs = [plane.submit(text_job(f"number {number}")) for number in range(160)]
+        for batch in range(40):
+            texts = [f"text {number} of batch {batch}" for number in range(256)]
+            jobs.append(plane.submit({"path": EMBED_TEXT_BATCH, **signed_texts(texts)}))
+        plane.wait_for_answers(len(jobs))
+
+    assert ["COMPLETED"] * len(jobs) == [job.status()["status"] for job in jobs]
 
 
 def test_model_that_cannot_be_loaded_ends_the_process(tmp_path: Path) -> None:

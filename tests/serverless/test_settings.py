@@ -22,3 +22,17 @@ SECRET = {"EMBEDDING_HMAC_SECRET": "s3cret"}
 def test_window_of_jobs(environ: dict[str, str], window_s: int) -> None:
     """The handler's own setting, else the common one if somebody has set it, else long enough for a cold start."""
     assert window_s == load_handler_settings({**SECRET, **environ}).job_window_s
+
+
+@pytest.mark.parametrize(
+    ("environ", "requests"),
+    [
+        pytest.param({}, 64, id="none set"),
+        pytest.param({"SERVERLESS_CONCURRENCY": "100"}, 100, id="more jobs"),
+        pytest.param({"SERVERLESS_CONCURRENCY": "100", "MAX_CONCURRENT_REQUESTS": "80"}, 80, id="both"),
+        pytest.param({"MAX_CONCURRENT_REQUESTS": "8"}, 8, id="fewer requests"),
+    ],
+)
+def test_job_that_is_taken_has_a_place(environ: dict[str, str], requests: int) -> None:
+    """A worker that takes more jobs than it has places fails those that could have waited in the platform's queue."""
+    assert requests == load_handler_settings({**SECRET, **environ}).requests_limit

@@ -51,9 +51,10 @@ class ControlPlane:
 
     def __init__(self, base_url: str) -> None:
         self.base_url = base_url
-        self.poll_s = _POLL_S
+        self.poll_s = self.stop_poll_s = _POLL_S
         self.runsync_wait_s = _RUNSYNC_WAIT_S
         self.polls = 0
+        self.is_down = False
         self.asked = 0
         self.jobs: dict[str, Job] = {}
         self.pings = 0
@@ -120,7 +121,7 @@ class ControlPlane:
 
     def take_stops(self) -> list[str]:
         with self._changed:
-            self._changed.wait_for(lambda: self._to_stop, timeout=_POLL_S)
+            self._changed.wait_for(lambda: self._to_stop, timeout=self.stop_poll_s)
             stops = list(self._to_stop)
             self._to_stop.clear()
         return stops
@@ -160,6 +161,10 @@ def control_plane() -> Iterator[ControlPlane]:
 class _Handler(QuietHandler):
     def do_GET(self) -> None:
         plane, (operation, *rest), query = self._parts()
+        if plane.is_down and operation.startswith("job-"):
+            plane.polls += operation.startswith("job-take")
+            self._answer({"error": "bad gateway"}, 502)
+            return
         match operation:
             case "job-take":
                 jobs = plane.take(1)

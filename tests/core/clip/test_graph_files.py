@@ -1,13 +1,18 @@
 """What starts keep of compiled graphs for each other: whoever has read one keeps it as it was."""
 
+import os
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from core.clip.bake import bake
-from core.clip.graph_files import GraphFiles, own_cache
+from core.clip.graph_files import GraphFiles, own_cache, scratch
+from core.clip.loading import load_model
 from core.clip.openvino_engine import OpenVinoEngine
+from core.images.decoding.rules import PIXEL_RULES_VERSION
+from core.settings import load_settings
 from tools.testbed.process import TINY_MODEL
 
 
@@ -26,6 +31,7 @@ def fingerprint(baked: Path) -> str:
 def test_graph_that_another_start_has_compiled_is_not_written_over(tmp_path: Path) -> None:
     """It came while this one compiled; whoever has it open reads on, and who comes next has the new one."""
     with own_cache(tmp_path) as own:
+        assert own is not None
         (own / "images.blob").write_bytes(b"mine")
         (tmp_path / "images.blob").write_bytes(b"theirs")
         theirs = (tmp_path / "images.blob").open("rb")
@@ -36,11 +42,50 @@ def test_graph_that_another_start_has_compiled_is_not_written_over(tmp_path: Pat
     assert ["images.blob"] == [path.name for path in tmp_path.iterdir()]
 
 
+def test_scratch_of_a_start_that_was_killed_goes_with_a_later_one(tmp_path: Path) -> None:
+    """One that lacks memory to export is killed again and again, and each leaves a model. Of one that runs it stays."""
+    for name, age_s in {"unfinished-killed": 7200, "unfinished-running": 60}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "images.bin").write_bytes(b"half")
+        os.utime(tmp_path / name, (time.time() - age_s,) * 2)
+    with scratch(tmp_path) as own:
+        during = {path.name for path in tmp_path.iterdir()}
+
+    assert {"unfinished-running", own.name} == during
+    assert ["unfinished-running"] == [path.name for path in tmp_path.iterdir()]
+
+
+def test_baked_model_needs_no_cache(baked: Path, tmp_path: Path) -> None:
+    """A volume that is full, or cannot be written, costs the time to compile and not the start."""
+    (tmp_path / "file").write_bytes(b"")
+    settings = load_settings(
+        {
+            "ALLOW_INSECURE_AUTH": "1",
+            "CLIP_MODEL": str(baked),
+            "CLIP_DEVICE": "cpu",
+            "CLIP_ENGINE": "openvino",
+            "CLIP_CACHE_DIR": str(tmp_path / "file" / "cache"),
+        }
+    )
+
+    assert fingerprint(baked) == load_model(settings, pixel_rules=PIXEL_RULES_VERSION).fingerprint
+
+
+def test_cache_without_room_for_a_folder_is_read(tmp_path: Path) -> None:
+    """What others have compiled is there all the same. In this one nobody can make a folder, root neither."""
+    processes = Path("/proc/self")
+    with own_cache(processes) as own, own_cache(tmp_path / "missing") as none:
+        found = (own, none)
+
+    assert (processes, None) == found
+
+
 def test_graphs_that_are_kept_are_used(tmp_path: Path) -> None:
     """And stay what they were: a start that finds them writes nothing."""
     (tmp_path / "images.blob").write_bytes(b"kept")
     before = (tmp_path / "images.blob").stat()
     with own_cache(tmp_path) as own:
+        assert own is not None
         assert b"kept" == (own / "images.blob").read_bytes()
 
     assert (before.st_ino, before.st_mtime_ns) == (
@@ -54,6 +99,7 @@ def test_start_that_fails_keeps_nothing(tmp_path: Path) -> None:
 
     def fail() -> None:
         with own_cache(tmp_path) as own:
+            assert own is not None
             (own / "images.blob").write_bytes(b"half")
             raise MemoryError
 

@@ -128,6 +128,21 @@ def test_first_start_exports(tmp_path: Path) -> None:
     assert graphs.parent.name.startswith(f"{FINGERPRINT}-openvino-")
 
 
+@pytest.mark.parametrize("name", ["images.bin", "texts.xml"])
+def test_kept_graph_that_was_cut_off_is_exported_again(tmp_path: Path, name: str) -> None:
+    """By a full volume, or with the machine: else every start after it would fail until somebody empties the cache."""
+    first = start(TINY_MODEL, tmp_path)
+    [graph] = tmp_path.glob(f"*/{name}")
+    whole = graph.read_bytes()
+    graph.write_bytes(whole[: len(whole) // 2])
+    # What is compiled is read without it, until a start on another processor, or by another version.
+    for compiled in tmp_path.glob("*/*.blob"):
+        compiled.unlink()
+    second = start(TINY_MODEL, tmp_path)
+
+    assert (first[:2], whole) == (second[:2], graph.read_bytes())
+
+
 def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
     content = json.loads(path.read_bytes())
     change(content)
@@ -264,3 +279,15 @@ def test_cache_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
 
     with pytest.raises(StartError, match=r"\ACLIP_CACHE_DIR: "):
         load_model(settings_of(TINY_MODEL, tmp_path / "file" / "cache", CLIP_ENGINE="openvino"), pixel_rules=1)
+
+
+def test_full_volume_is_one_line(tmp_path: Path) -> None:
+    """And nothing half-written is left for the next start."""
+    full = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, 10**6))\n"
+    environ = environ_of(TINY_MODEL, tmp_path, CLIP_ENGINE="openvino")
+    command = [sys.executable, "-c", full + _START]
+    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
+
+    assert "StartError: CLIP_CACHE_DIR: " in done.stderr.splitlines()[-1]
+    assert "is there room?" in done.stderr.splitlines()[-1]
+    assert [] == list(tmp_path.rglob("*.xml"))
