@@ -48,7 +48,7 @@ def main() -> None:
             service.load()
     except StartError as error:
         sys.exit(f"cannot start: {error}")
-    _serve(settings, service)
+    serve(settings, service)
 
 
 def _end_at_once(number: int, _frame: FrameType | None) -> None:
@@ -71,7 +71,8 @@ def _sdk_imported_meanwhile(settings: HandlerSettings) -> Iterator[None]:
         imported.result()
 
 
-def _serve(settings: HandlerSettings, service: Service) -> None:
+def serve(settings: HandlerSettings, service: Service) -> None:
+    """Take jobs until SIGTERM, or until the device is lost: then this process ends with `FAULT_EXIT_STATUS`."""
     from runpod import serverless  # type: ignore[import-untyped]
 
     from serverless import draining

@@ -12,7 +12,7 @@ from core.process.logs import logging_config
 from core.runtime import Runtime
 from core.service import Service
 from serverless.auth import build_authenticator
-from serverless.handler import _serve
+from serverless.handler import serve
 from serverless.settings import HandlerSettings, load_handler_settings
 
 
@@ -49,7 +49,7 @@ def main() -> None:
     logging.config.dictConfig(logging_config(settings.log_level))
     service = Service(settings, lambda: _load(settings))
     service.load()
-    _serve(settings, service)
+    serve(settings, service)
 
 
 if __name__ == "__main__":
