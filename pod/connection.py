@@ -123,6 +123,22 @@ class Connection(socket.socket):
         finally:
             self.settimeout(None)
 
+    @property
+    def has_bytes(self) -> bool:
+        """Whether something is there that nobody has read: bytes, or the client's end."""
+        try:
+            self._sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+        return True
+
+    def end(self) -> None:
+        """Whoever reads from it has nothing more to come."""
+        with suppress(OSError):
+            self.shutdown(socket.SHUT_RDWR)
+
     def _wait_for_bytes(self) -> None:
         if self._due is None:
             self._wait(self._read_event)
@@ -138,3 +154,26 @@ class Connection(socket.socket):
             left = _LINGER_BYTES
             while left > 0 and (data := self.recv(_PIECE_BYTES)):
                 left -= len(data)
+
+
+class Waiting:
+    """Connections on which no request is being worked on: their clients have sent no whole head yet."""
+
+    def __init__(self) -> None:
+        # In the order in which they began to wait.
+        self._connections: dict[Connection, None] = {}
+
+    def add(self, connection: Connection) -> None:
+        self._connections[connection] = None
+
+    def discard(self, connection: Connection) -> None:
+        self._connections.pop(connection, None)
+
+    def end_longest(self) -> bool:
+        """End the one that has waited longest, of those that have sent nothing just now; False where there is none."""
+        longest = next((one for one in self._connections if not one.has_bytes), None)
+        if longest is None:
+            return False
+        self.discard(longest)
+        longest.end()
+        return True

@@ -5,6 +5,8 @@ for such a lock hang for good (docs/decisions/0001-gevent-at-the-door.md).
 """
 
 import logging
+import math
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -27,13 +29,16 @@ from core.service import Service
 from core.siblings import Seat
 from core.wire.requests import new_request_id
 from pod import SERVICE_EXTENSION
-from pod.connection import Connection, Turns
+from pod.connection import Connection, Turns, Waiting
 from pod.errors import from_gunicorn, last_answer
 
 logger = logging.getLogger(__name__)
 
 # How soon it is seen that the last process that served is gone, or that one has come.
 _LOOK_S = 0.2
+
+# Between two lines that say that there are too many connections.
+_TELL_AGAIN_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -56,8 +61,17 @@ class SweepingServer(StreamServer):
     # What gevent's annotations leave out.
     _timer: Any
 
-    def __init__(self, listener: socket.socket, *, accepts: Callable[[], bool], handle: Any, spawn: Pool) -> None:  # noqa: ANN401 - a callable of gunicorn's
+    def __init__(
+        self,
+        listener: socket.socket,
+        *,
+        accepts: Callable[[], bool],
+        make_room: Callable[[], None],
+        handle: Any,  # noqa: ANN401 - a callable of gunicorn's
+        spawn: Pool,
+    ) -> None:
         self._accepts = accepts
+        self._make_room = make_room
         super().__init__(listener, handle=handle, spawn=spawn)
 
     def look(self) -> None:
@@ -74,6 +88,12 @@ class SweepingServer(StreamServer):
             return super().do_read()
         self.stop_accepting()
         return None
+
+    def do_handle(self, *accepted: Any) -> None:  # noqa: ANN401 - gevent's: a socket and an address
+        """Whoever takes the last place is no reason to let the next ones wait."""
+        super().do_handle(*accepted)
+        if self.full():
+            self._make_room()
 
     def close(self) -> None:
         while not self.closed and not self.full() and (accepted := self.do_read()):
@@ -108,6 +128,8 @@ class UnpatchedGeventWorker(GeventWorker):
         # gunicorn calls it with what its own kind of server needs; ours needs the socket and the pool.
         self.server_class = self._make_server  # type: ignore[assignment,misc]
         self._turns = Turns()
+        self._waiting = Waiting()
+        self._told_at_s = -math.inf
         self._servers = list[SweepingServer]()
         self._accepts = True
         self._waits_for_successor = False
@@ -117,7 +139,11 @@ class UnpatchedGeventWorker(GeventWorker):
     def _make_server(self, listener: socket.socket, *, spawn: Pool, **_unused: Any) -> SweepingServer:  # noqa: ANN401
         name = cast("socket.socket", _Name(listener.getsockname()))
         server = SweepingServer(
-            listener, accepts=lambda: self._service().accepts, handle=partial(self.handle, name), spawn=spawn
+            listener,
+            accepts=lambda: self._service().accepts,
+            make_room=self._make_room,
+            handle=partial(self.handle, name),
+            spawn=spawn,
         )
         if self.cfg.workers > 1:
             # Of a burst each process takes what it comes to, and not one of them all.
@@ -162,7 +188,19 @@ class UnpatchedGeventWorker(GeventWorker):
     def handle(self, listener: Any, client: socket.socket, addr: Any) -> None:  # noqa: ANN401 - gunicorn is untyped
         """All requests of a connection. gunicorn's `keepalive` is the time for each head, idle time before included."""
         # Nor does a client that does not read hold up a drain for longer than the drain may take.
-        super().handle(listener, Connection(client, self._turns, send_timeout_s=self.cfg.graceful_timeout), addr)
+        connection = Connection(client, self._turns, send_timeout_s=self.cfg.graceful_timeout)
+        self._waiting.add(connection)
+        try:
+            super().handle(listener, connection, addr)
+        finally:
+            self._waiting.discard(connection)
+
+    def _make_room(self) -> None:
+        """All connections are taken: one that asks for nothing goes, lest a thousand idle ones keep everybody out."""
+        ended, now_s = self._waiting.end_longest(), time.monotonic()
+        if ended and now_s > self._told_at_s + _TELL_AGAIN_S:
+            self._told_at_s = now_s
+            logger.warning("all connections are taken: those that wait longest for a request are closed")
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> bool:  # noqa: ANN401
         """Answer one request; raises StopIteration when the connection ends with it, as gunicorn expects.
@@ -170,6 +208,7 @@ class UnpatchedGeventWorker(GeventWorker):
         A body that was not wanted to its end closes the connection: gunicorn would read it all, to find the next
         request behind it.
         """
+        self._waiting.discard(sock)
         sock.end_turn_if_due()
         answer, environ = create(req, sock, addr, listener_name, self.cfg, response_class=_WholeAnswer)
         environ["wsgi.multithread"] = True
@@ -188,6 +227,7 @@ class UnpatchedGeventWorker(GeventWorker):
             sock.linger()
         if answer.should_close():
             raise StopIteration
+        self._waiting.add(sock)
         return True
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:  # noqa: ANN401

@@ -4,7 +4,7 @@ import gevent
 import pytest
 from gevent import socket
 
-from pod.connection import Connection, Turns
+from pod.connection import Connection, Turns, Waiting
 
 SOON_S = 30.0
 # They fit into the buffer of a socket, and take many turns.
@@ -81,3 +81,24 @@ def test_answer_that_is_taken_arrives_whole() -> None:
         sender.join(SOON_S)
 
     assert sender.successful()
+
+
+def test_longest_waiting_is_ended() -> None:
+    """Of those that have sent nothing: what has just come belongs to a request."""
+    waiting = Waiting()
+    pairs = [pair(Turns()) for _ in range(4)]
+    try:
+        for ours, _ in pairs:
+            waiting.add(ours)
+        waiting.discard(pairs[0][0])
+        pairs[1][1].sendall(b"GET")
+        ended = waiting.end_longest()
+        waiting.add(pairs[0][0])
+
+        assert (True, b"") == (ended, pairs[2][0].recv(1))
+        assert [True, True, False] == [waiting.end_longest() for _ in range(3)]
+        assert [b"", b"GET", b"", b""] == [ours.recv(3) for ours, _ in pairs]
+    finally:
+        for both in pairs:
+            for one in both:
+                one.close()

@@ -20,7 +20,11 @@ class Worker:
         self.accepts = True
         self.name = name
         self.server = SweepingServer(
-            listener.dup(), accepts=lambda: self.accepts, handle=self._answer, spawn=Pool(most)
+            listener.dup(),
+            accepts=lambda: self.accepts,
+            make_room=lambda: None,
+            handle=self._answer,
+            spawn=Pool(most),
         )
 
     def _answer(self, client: socket.socket, _address: object) -> None:

@@ -3,6 +3,7 @@
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 
 import pytest
 import requests
@@ -126,6 +127,37 @@ def test_slow_head_is_cut_off(impatient: PodProcess) -> None:
             break
 
     assert ended
+
+
+def test_connections_without_a_request_keep_nobody_out() -> None:
+    """All that a pod takes are held by clients that send half a head: who has waited longest goes, and no more of them
+    than others need room.
+    """
+    # So many for each request that may be worked on; none is given up for its time.
+    command = [*GUNICORN, "--keep-alive", "600", "pod.wsgi:app"]
+    with pod_process({"MAX_CONCURRENT_REQUESTS": "1"}, command=command) as pod, ExitStack() as stack:
+        holders = [stack.enter_context(connected(pod.base_url)) for _ in range(16)]
+        for holder in holders:
+            holder.sendall(GET_LIVEZ[:-2])
+        newcomers = [stack.enter_context(connected(pod.base_url)) for _ in range(4)]
+        for newcomer in newcomers:
+            newcomer.sendall(GET_LIVEZ)
+        answers = [read_answer(newcomer) for newcomer in newcomers]
+        pod.wait_for_log("all connections are taken")
+        went = [ends_with(holder, GET_LIVEZ[-2:]) for holder in holders]
+
+    assert [200] * 4 == [answer.status for answer in answers]
+    assert sorted(went, reverse=True) == went
+    # One for the last of the holders, and for each newcomer one at most.
+    assert 1 <= sum(went) <= 5
+
+
+def ends_with(client: socket.socket, data: bytes) -> bool:
+    """Whether the other side has ended the connection, and so does not answer what is sent."""
+    with suppress(ConnectionError):
+        client.sendall(data)
+        return not client.recv(1)
+    return True
 
 
 def test_client_that_does_not_read_is_cut_off(impatient: PodProcess) -> None:
