@@ -1,6 +1,6 @@
 """What is to be embedded, as it lies: Parquet, CSV, JSON lines or image files, to ids and sources. Asks no service."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from fnmatch import fnmatchcase
@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from pyarrow import parquet
 
 from bulk.errors import BulkError
-from bulk.lines import csv_tables, json_tables, require_columns
+from bulk.lines import TableError, csv_tables, json_tables, require_columns
 from bulk.places import Place, explained, is_uri, require_no_key, stem
 
 ID, SOURCE = "id", "source"
@@ -47,8 +47,8 @@ class Kind(Enum):
 
 
 _SUFFIXES_OF = {Kind.IMAGE_FILE: _IMAGES, Kind.IMAGE_BYTES: _PARQUET}
-# A column without any value has no other type.
-_TEXT_TYPES = (pa.types.is_string, pa.types.is_large_string, pa.types.is_null)
+_STRING_TYPES = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+_BYTES_TYPES = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,16 +173,23 @@ class Input:
             if self.kind is Kind.IMAGE_BYTES:
                 yield from self._places_of_bytes(opened, file)
                 return
+            first = 0
             for batch in opened.iter_batches(_BATCH_ROWS, columns=self._columns):
-                yield self._renamed(pa.table(batch), file)
+                plain = {name: _plain(batch.column(name), name, first) for name in self._columns}
+                yield self._renamed(pa.table(plain), file)
+                first += len(batch)
 
     def _places_of_bytes(self, opened: parquet.ParquetFile, file: Place) -> Iterator[pa.Table]:
         column = opened.schema_arrow.field(self.column)
-        if not pa.types.is_binary(column.type) and not pa.types.is_large_binary(column.type):
+        if not _is_any(_BYTES_TYPES, column.type):
             raise BulkError(f"{file.path}: column {self.column} is {column.type}, not bytes")
+        first = 0
         for group in range(opened.num_row_groups):
             rows = opened.metadata.row_group(group).num_rows
-            ids = {} if self.id_column is None else {ID: opened.read_row_group(group, [self.id_column]).column(0)}
+            ids = {}
+            if self.id_column is not None:
+                ids[ID] = _plain(opened.read_row_group(group, [self.id_column]).column(0), self.id_column, first)
+            first += rows
             # By its path: a number would be another file's once the folder has one more.
             places = {
                 FILE: pa.array([file.path] * rows, pa.string()),
@@ -207,7 +214,8 @@ class Input:
 
     def _renamed(self, table: pa.Table, file: Place) -> pa.Table:
         source = table.column(self._columns[-1])
-        if not any(is_type(source.type) for is_type in _TEXT_TYPES):
+        # A column without any value has no other type.
+        if not pa.types.is_string(source.type) and not pa.types.is_null(source.type):
             raise BulkError(f"{file.path}: column {self.column} is {source.type}, not text")
         columns = {SOURCE: source.cast(pa.string())}
         return pa.table(columns if self.id_column is None else {ID: table.column(self.id_column), **columns})
@@ -226,6 +234,28 @@ def _fits(path: Sequence[str], pattern: Sequence[str]) -> bool:
     if not path or (path[0].startswith(".") and not first.startswith(".")):
         return False
     return fnmatchcase(path[0], first) and _fits(path[1:], pattern if first == _ANY_DEPTH else rest)
+
+
+def _is_any(kinds: Sequence[Callable[[pa.DataType], bool]], of: pa.DataType) -> bool:
+    return any(is_kind(of) for is_kind in kinds)
+
+
+def _plain(column: Any, name: str, first: int) -> Any:  # noqa: ANN401 - pyarrow has no types
+    """A column of Parquet by its values: not by numbers of a dictionary, as pandas' categories are, and strings all of
+    one type. Raises `TableError` for one that is not in UTF-8, which no reader before has looked at: whoever takes it
+    as text would fail in the middle of the run. `first` is the number of the first row in the file, from 0.
+    """
+    values = column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+    if not _is_any(_STRING_TYPES, values.type):
+        return values
+    strings = values.cast(pa.string())
+    try:
+        strings.validate(full=True)
+    except pa.ArrowInvalid as error:
+        numbered = enumerate(strings.cast(pa.binary()).to_pylist(), first)
+        row = next(row for row, value in numbered if value and value.decode(errors="replace").encode() != value)
+        raise TableError(f"row {row}: column {name} is not in UTF-8") from error
+    return strings
 
 
 def _numbers_or_text(column: Any) -> Any:  # noqa: ANN401 - pyarrow has no types
@@ -247,6 +277,6 @@ def _ids(column: Any, file: Place) -> Any:  # noqa: ANN401 - pyarrow has no type
         raise BulkError(f"{file.path}: {column.null_count} rows have no id")
     if pa.types.is_integer(column.type):
         return pc.cast(column, pa.int64())
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-        return pc.cast(column, pa.string())
+    if pa.types.is_string(column.type):
+        return column
     raise BulkError(f"{file.path}: ids are {column.type}; they must be whole numbers or strings")

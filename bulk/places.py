@@ -91,7 +91,11 @@ class Place:
             return [self.path] if self.exists() else []
         with explained(self.path):
             infos = self.filesystem.get_file_info(fs.FileSelector(self.path, recursive=recursive))
-        return sorted(info.path for info in infos if info.type == fs.FileType.File)
+            try:
+                return sorted(info.path for info in infos if info.type == fs.FileType.File)
+            except UnicodeDecodeError as error:
+                # Whoever asks pyarrow for such a name has none; it could not be an id either.
+                raise BulkError(f"{os.fsdecode(error.object)!a}: a file's name must be in UTF-8") from error
 
     def size(self) -> int:
         """Of all files below it together, in bytes."""

@@ -8,7 +8,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from bulk.errors import BulkError
-from bulk.inputs import FILE, GROUP, ROW, SOURCE, Kind
+from bulk.inputs import FILE, GROUP, ID, ROW, SOURCE, Kind
 from bulk.outcomes import Reject, Work
 from bulk.places import Place, reason
 from bulk.plan import Folders, Plan, read_rows
@@ -62,15 +62,25 @@ class Sources:
         )
 
     def _bytes(self, rows: pa.Table) -> list[Source]:
-        where = zip(*(rows.column(name).to_pylist() for name in (FILE, GROUP, ROW)), strict=True)
-        return [self._group(file, group)[row].as_py() for file, group, row in where]
+        where = zip(*(rows.column(name).to_pylist() for name in (ID, FILE, GROUP, ROW)), strict=True)
+        return [self._bytes_of(identity, file, group, row) for identity, file, group, row in where]
 
-    def _group(self, file: str, group: int) -> pa.ChunkedArray:
+    def _bytes_of(self, identity: int | str, file: str, group: int, row: int) -> bytes | None:
+        """Raises `BulkError` where another row is now: its image would be this one's, and nobody would see it."""
+        table, id_column = self._group(file, group), self._plan.input.id_column
+        is_there = row < len(table)
+        # As text a whole number is what it is in a plan of strings.
+        if not is_there or (id_column is not None and str(table.column(id_column)[row].as_py()) != str(identity)):
+            raise BulkError(f"{file}: has other rows than when the run began: use another output")
+        content: bytes | None = table.column(self._plan.input.column)[row].as_py()
+        return content
+
+    def _group(self, file: str, group: int) -> pa.Table:
         if (file, group) not in self._groups:
             place = self._base.at(file)
             with place.filesystem.open_input_file(place.path) as stream:
-                table = parquet.ParquetFile(stream).read_row_group(group, [self._plan.input.column])
-            self._groups[file, group] = table.column(0)
+                columns = [name for name in (self._plan.input.column, self._plan.input.id_column) if name is not None]
+                self._groups[file, group] = parquet.ParquetFile(stream).read_row_group(group, columns)
             if len(self._groups) > _KEPT_GROUPS:
                 self._groups.popitem(last=False)
         return self._groups[file, group]

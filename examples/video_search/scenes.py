@@ -48,6 +48,9 @@ def find_scenes(path: Path, *, show_progress: bool = False) -> list[Scene]:
     manager = SceneManager()
     manager.add_detector(AdaptiveDetector())
     try:
+        with av.open(path) as container:
+            if not container.streams.video:
+                raise VideoUnreadable(f"{path}: has no pictures, only sound or text")
         manager.detect_scenes(VideoStreamAv(path, suppress_output=True), show_progress=show_progress)
     except (OSError, VideoOpenFailure, av.FFmpegError) as error:
         raise VideoUnreadable(f"{path}: {error}") from error

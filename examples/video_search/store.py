@@ -151,7 +151,12 @@ class Store:
         """Join what many writes have left in many small files, which would slow down each search."""
         table = self._scenes()
         if table is not None:
-            table.optimize()
+            try:
+                table.optimize()
+            except RuntimeError as error:
+                # Another worker does it at this moment.
+                if "commit conflict" not in str(error):
+                    raise
 
     def _scenes(self) -> lancedb.table.Table | None:
         return self._db.open_table("scenes") if "scenes" in self._db.list_tables().tables else None

@@ -128,12 +128,19 @@ def main(arguments: list[str] | None = None) -> int:
         settings = store.accepting(ClientSettings.from_environ())
         with ClipClient(settings, on_event=lambda event: tqdm.write(str(event), file=sys.stderr)) as client:
             worker = Worker(store, client, options.thumbnail_url)
-            missing = sum(len(worker.index(path)) for path in options.videos)
-    except (VideoUnreadable, MixedModels, ClipClientError, OSError) as error:
+            missing, unreadable = 0, 0
+            for path in options.videos:
+                try:
+                    missing += len(worker.index(path))
+                except (VideoUnreadable, OSError) as error:
+                    # The videos behind it are none the worse for it.
+                    print(error, file=sys.stderr)
+                    unreadable += 1
+    except (MixedModels, ClipClientError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
     print(f"{store.count()} scenes can be searched, {missing} are missing", file=sys.stderr)
-    return 1 if missing else 0
+    return 1 if missing or unreadable else 0
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 import gzip
 import json
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -208,6 +209,54 @@ def test_files_without_rows_say_nothing_of_ids(tmp_path: Path) -> None:
     write_parquet(tmp_path / "d.parquet", {"key": [2], "text": ["y"]})
 
     assert [(1, "x"), (2, "y")] == rows(texts(tmp_path, id_column="key"))
+
+
+@pytest.mark.parametrize(
+    "strings",
+    [
+        pytest.param(lambda given: given.dictionary_encode(), id="categories of pandas"),
+        pytest.param(lambda given: given.cast(pa.large_string()), id="large"),
+        pytest.param(lambda given: given.cast(pa.string_view()), id="views"),
+    ],
+)
+def test_strings_of_any_type(tmp_path: Path, strings: Callable[[pa.Array], pa.Array]) -> None:
+    """Which one a writer has chosen is nothing that its user knows."""
+    keys, values = strings(pa.array(["k0", "k1"])), strings(pa.array(["a", None]))
+    path = write_parquet(tmp_path / "a.parquet", {"key": keys, "text": values})
+
+    assert [("k0", "a"), ("k1", None)] == rows(texts(path, id_column="key"))
+
+
+def test_bytes_of_any_type(tmp_path: Path) -> None:
+    """Of views too, whose ids may be categories."""
+    images, keys = pa.array([b"x"], pa.binary_view()), pa.array(["k0"]).dictionary_encode()
+    path = write_parquet(tmp_path / "a.parquet", {"key": keys, "image": images})
+
+    [table] = Input(str(path), Kind.IMAGE_BYTES, "image", "key").batches()
+
+    assert ["k0"] == table.column(ID).to_pylist()
+
+
+@pytest.mark.parametrize("kind", [Kind.TEXT, Kind.IMAGE_BYTES])
+def test_parquet_that_is_not_in_utf8_is_refused_before_the_run(tmp_path: Path, kind: Kind) -> None:
+    """Nobody has looked at it when it was written; the row that would end the run is named."""
+    latin = pa.array(["caf\N{LATIN SMALL LETTER E WITH ACUTE}".encode("latin-1")]).view(pa.string())
+    keys = pa.concat_arrays([pa.array(["a", "b"]), latin])
+    columns = {"key": keys, "text": keys if kind is Kind.TEXT else pa.array([b"x"] * 3)}
+    parquet.write_table(pa.table(columns), tmp_path / "a.parquet", row_group_size=2)
+
+    with pytest.raises(BulkError, match=r"a\.parquet: row 2: column key is not in UTF-8"):
+        list(Input(str(tmp_path), kind, "text", "key").batches())
+
+
+def test_file_whose_name_is_not_in_utf8_is_named(tmp_path: Path) -> None:
+    """In one line that any terminal can show."""
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/b\xff.png")).write_bytes(b"x")
+
+    with pytest.raises(BulkError) as caught:
+        Input(str(tmp_path), Kind.IMAGE_FILE, None, None).files()
+
+    assert f"'{tmp_path}/b\\udcff.png': a file's name must be in UTF-8" == str(caught.value)
 
 
 TABLE = {"key": [1, 2], "text": ["a", "b"]}

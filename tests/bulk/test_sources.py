@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import fs, parquet
 
+from bulk.errors import BulkError
 from bulk.inputs import Input, Kind
 from bulk.outcomes import Reject, Work
 from bulk.places import Place
@@ -59,6 +60,28 @@ def test_texts_are_the_rows_own(tmp_path_factory: pytest.TempPathFactory, positi
     sources = Sources(*plan_of(folder / "out", Input(str(folder / "a.parquet"), Kind.TEXT, "text", None)))
 
     assert [f"text {number}" for number in positions] == sources.read(work(positions))
+
+
+@pytest.mark.parametrize(
+    ("keys", "id_column"),
+    [
+        pytest.param(["z", "a", "b", "c"], "key", id="a row more"),
+        pytest.param(["b", "a", "c"], "key", id="in another order"),
+        pytest.param(["a"], "key", id="rows gone"),
+        pytest.param(["a"], None, id="rows gone, numbered"),
+    ],
+)
+def test_bytes_of_an_input_that_has_changed(tmp_path: Path, keys: list[str], id_column: str | None) -> None:
+    """They are another row's: a run that goes on must not give them to this one."""
+    path = tmp_path / "a.parquet"
+    parquet.write_table(pa.table({"key": ["a", "b", "c"], "image": [b"a", b"b", b"c"]}), path)
+    plan, folders = plan_of(tmp_path / "out", Input(str(path), Kind.IMAGE_BYTES, "image", id_column))
+    as_planned = Sources(plan, folders).read(work([0, 1, 2]))
+    parquet.write_table(pa.table({"key": keys, "image": [key.encode() for key in keys]}), path)
+
+    assert [b"a", b"b", b"c"] == as_planned
+    with pytest.raises(BulkError, match=r"a\.parquet: has other rows than when the run began"):
+        Sources(plan, folders).read(work([0, 1, 2]))
 
 
 def test_paths_and_files_are_places(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import wave
 from pathlib import Path
 
 import numpy as np
@@ -149,6 +150,16 @@ def test_what_is_no_video_is_named(tmp_path: Path, content: bytes) -> None:
 
     with pytest.raises(VideoUnreadable, match=r"notes\.mp4"):
         find_scenes(path)
+
+
+def test_sound_alone_is_no_video(tmp_path: Path) -> None:
+    """It is named like anything else that is none."""
+    with wave.open(str(tmp_path / "song.wav"), "wb") as file:
+        file.setparams((1, 2, 8000, 8000, "NONE", ""))
+        file.writeframes(bytes(16000))
+
+    with pytest.raises(VideoUnreadable, match=r"song\.wav: has no pictures"):
+        find_scenes(tmp_path / "song.wav")
 
 
 def test_scene_without_a_frame_costs_itself_only(tmp_path: Path) -> None:

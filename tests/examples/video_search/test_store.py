@@ -2,7 +2,10 @@
 
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from threading import Barrier
 
 import numpy as np
 import pytest
@@ -118,6 +121,25 @@ def test_others_see_what_is_written(store: Store, video: Video, tmp_path: Path) 
 
     assert {video.id: video, other.id: other} == page.videos()
     assert [(0, 1.0, 1), (1, 0.0, 1)] == found(page, embedding(1, 0))
+
+
+def test_two_workers_may_tidy_at_once(video: Video, tmp_path: Path) -> None:
+    """Who comes second has nothing to do: what it wanted is done."""
+    stores = [Store(tmp_path / "index") for _ in range(4)]
+    for number in range(8):
+        scenes = tuple(Scene(scene, scene, scene + 1.0) for scene in range(4))
+        for scene in scenes:
+            stores[0].put_scenes(replace(video, id=str(number)), [(scene, [embedding(1, scene.number)])])
+    together = Barrier(len(stores))
+
+    def tidy(store: Store) -> None:
+        together.wait()
+        store.tidy()
+
+    with ThreadPoolExecutor(len(stores)) as threads:
+        list(threads.map(tidy, stores))
+
+    assert 32 == stores[0].count()
 
 
 def test_video_is_known_by_its_content(store: Store, video: Video, tmp_path: Path) -> None:

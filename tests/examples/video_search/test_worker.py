@@ -225,6 +225,22 @@ def test_other_model_is_refused_before_anything_is_done(
     assert ("", len(STORY)) == (capsys.readouterr().err, store.count())
 
 
+def test_video_that_cannot_be_read_costs_itself_only(
+    drawn: Path, pod: PodProcess, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The videos behind it are indexed; it is named, and the status says that something is missing."""
+    (tmp_path / "notes.mp4").write_text("no video")
+    for name, value in client_environ(pod.base_url).items():
+        monkeypatch.setenv(name, value)
+    videos = [str(tmp_path / "notes.mp4"), str(tmp_path / "gone.mp4"), str(drawn)]
+
+    assert 1 == worker.main(["--index", str(tmp_path / "index"), *videos])
+    said = capsys.readouterr().err
+    assert "notes.mp4: " in said
+    assert "gone.mp4" in said
+    assert len(STORY) == Store(tmp_path / "index").count()
+
+
 def test_missing_file_and_missing_settings_are_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
