@@ -1,5 +1,7 @@
 """The command line, as far as it needs no Ray: what is wrong with it is said before anything starts."""
 
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,15 @@ from bulk.__main__ import main
 from tools.testbed.loopback import kept_port
 
 EMBED = ["embed", "--input", "in", "--output", "out"]
+
+
+@pytest.fixture(autouse=True)
+def _own_signals() -> Iterator[None]:
+    """A command has Ctrl-C and SIGTERM end its process at once: this one, with the tests that come later."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize(
