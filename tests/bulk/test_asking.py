@@ -27,7 +27,7 @@ from tests.client.scripted import (
     success,
 )
 from tools.testbed.image_server import ImageServer
-from tools.testbed.loopback import free_port
+from tools.testbed.loopback import kept_port
 from tools.testbed.pictures import encoded, natural
 from tools.testbed.process import SECRET, PodProcess
 
@@ -79,12 +79,13 @@ def test_vectors_of_another_model_are_refused(pod: PodProcess) -> None:
 
 def test_a_service_that_is_away_ends_the_run() -> None:
     """Its rows are not at fault: none of them is rejected, and one line says how to go on."""
-    asker = Asker(environ(f"http://127.0.0.1:{free_port()}"), MAX_BYTES)
+    with kept_port() as port:
+        asker = Asker(environ(f"http://127.0.0.1:{port}"), MAX_BYTES)
 
-    with pytest.raises(BulkError, match="--resume") as caught:
-        asker.ask(["a red circle", None], dim=512, kind=Kind.TEXT)
-    with pytest.raises(BulkError, match="the service does not answer"):
-        asker.model()
+        with pytest.raises(BulkError, match="--resume") as caught:
+            asker.ask(["a red circle", None], dim=512, kind=Kind.TEXT)
+        with pytest.raises(BulkError, match="the service does not answer"):
+            asker.model()
     assert 1 == len(str(caught.value).splitlines())
 
 

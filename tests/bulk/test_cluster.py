@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from bulk.cluster import Machines, cluster, object_store_bytes, sizes
 from bulk.errors import BulkError
-from tools.testbed.loopback import free_port
+from tools.testbed.loopback import kept_port
 
 
 @given(st.integers(1, 50), st.integers(2, 64), st.integers(0, 8))
@@ -78,10 +78,9 @@ def test_too_few_processors(machines: Machines) -> None:
 @pytest.mark.parametrize("scheme", [pytest.param("", id="address"), pytest.param("ray://", id="client")])
 def test_cluster_that_is_away(scheme: str) -> None:
     """Ray would ask there for minutes; the line names the variable."""
-    address = f"{scheme}127.0.0.1:{free_port()}"
-
     with (
-        pytest.raises(BulkError, match=f"^RAY_ADDRESS: {address}: Connection refused$"),
-        cluster({"RAY_ADDRESS": address}),
+        kept_port() as port,
+        pytest.raises(BulkError, match=f"^RAY_ADDRESS: {scheme}127.0.0.1:{port}: Connection refused$"),
+        cluster({"RAY_ADDRESS": f"{scheme}127.0.0.1:{port}"}),
     ):
         pytest.fail("there is no such cluster")

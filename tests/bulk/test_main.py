@@ -1,13 +1,24 @@
 """The command line, as far as it needs no Ray: what is wrong with it is said before anything starts."""
 
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from bulk.__main__ import main
-from tools.testbed.loopback import free_port
+from tools.testbed.loopback import kept_port
 
 EMBED = ["embed", "--input", "in", "--output", "out"]
+
+
+@pytest.fixture(autouse=True)
+def _own_signals() -> Iterator[None]:
+    """A command has Ctrl-C and SIGTERM end its process at once: this one, with the tests that come later."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize(
@@ -55,8 +66,9 @@ def test_key_in_a_uri_is_wrong_use(arguments: list[str], name: str, capsys: pyte
 
 def test_cluster_that_is_away_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """And no output is begun."""
-    address = f"127.0.0.1:{free_port()}"
-    status = main(["embed", "--input", "in", "--output", str(tmp_path / "out")], {"RAY_ADDRESS": address})
+    with kept_port() as port:
+        address = f"127.0.0.1:{port}"
+        status = main(["embed", "--input", "in", "--output", str(tmp_path / "out")], {"RAY_ADDRESS": address})
 
     assert 1 == status
     assert ("", f"RAY_ADDRESS: {address}: Connection refused\n") == capsys.readouterr()

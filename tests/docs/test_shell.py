@@ -10,7 +10,7 @@ import pytest
 
 from tools.docs_check.blocks import Block, Doing
 from tools.docs_check.shell import BlockFailed, Shell, clean_environment, shell, terminal
-from tools.testbed.loopback import free_port
+from tools.testbed.loopback import kept_port
 
 
 def block(text: str, language: str = "sh") -> Block:
@@ -85,19 +85,20 @@ def test_background_commands_end_with_the_shell(folder: Path) -> None:
 
 def test_terminal_is_entered_when_its_url_answers(folder: Path) -> None:
     """And ends with all that it has started."""
-    port = free_port()
-    serving = f"{sys.executable} -m http.server {port} --bind 127.0.0.1"
-    started = Block("page.md:1", "sh", serving, Doing.START, f"http://127.0.0.1:{port}/")
-    with terminal(started, folder, clean_environment()), socket.create_connection(("127.0.0.1", port)):
-        pass
+    with kept_port() as port:
+        serving = f"{sys.executable} -m http.server {port} --bind 127.0.0.1"
+        started = Block("page.md:1", "sh", serving, Doing.START, f"http://127.0.0.1:{port}/")
+        with terminal(started, folder, clean_environment()), socket.create_connection(("127.0.0.1", port)):
+            pass
 
-    with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.1", port))
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port))
 
 
 def test_service_that_ends_before_it_answers_fails(folder: Path) -> None:
     """Nobody waits for what is gone."""
-    started = Block("page.md:1", "sh", "exit 7", Doing.START, f"http://127.0.0.1:{free_port()}/")
+    with kept_port() as port:
+        started = Block("page.md:1", "sh", "exit 7", Doing.START, f"http://127.0.0.1:{port}/")
 
-    with pytest.raises(BlockFailed, match="status 7"), terminal(started, folder, clean_environment()):
-        pass
+        with pytest.raises(BlockFailed, match="status 7"), terminal(started, folder, clean_environment()):
+            pass

@@ -13,7 +13,7 @@ import requests
 
 from models.shapes_video import STORY, make_video
 from tools.demo import Demo, client_settings, main
-from tools.testbed.loopback import free_port
+from tools.testbed.loopback import kept_port
 from tools.testbed.process import EXIT_TIMEOUT_S, READY_TIMEOUT_S, ROOT, SECRET, PodProcess, environment
 
 SECRET_ONLY = {"EMBEDDING_HMAC_SECRET": SECRET}
@@ -22,9 +22,8 @@ SECRET_ONLY = {"EMBEDDING_HMAC_SECRET": SECRET}
 @contextmanager
 def demo(settings: Mapping[str, str], log: Path) -> Iterator[tuple["subprocess.Popen[bytes]", str]]:
     """Run it until the block ends; the process, and the page's address once it answers."""
-    port = free_port()
-    given = environment(PORT="", **settings, DEMO_PORT=str(port), DEMO_OPEN="0", PYTHONPATH="client/src")
-    with log.open("wb") as output:
+    with kept_port() as port, log.open("wb") as output:
+        given = environment(PORT="", **settings, DEMO_PORT=str(port), DEMO_OPEN="0", PYTHONPATH="client/src")
         process = subprocess.Popen(
             [sys.executable, "-m", "tools.demo"], cwd=ROOT, env=given, stdout=output, stderr=output
         )
@@ -53,19 +52,20 @@ def answers(url: str) -> bool:
 
 def test_one_command_goes_from_nothing_to_results(tmp_path: Path) -> None:
     """It draws a video, starts a pod, indexes and serves; and when it ends, the pod has ended too."""
-    pod_port = free_port()
-    pod_url = f"http://127.0.0.1:{pod_port}"
-    settings = {"CLIP_POD_BASE_URL": pod_url, "DEMO_INDEX": str(tmp_path / "index")}
-    try:
-        with demo(settings, tmp_path / "log") as (process, page):
-            text = requests.get(page, params={"q": "a red circle"}, timeout=30).text
-            pod_answered = answers(pod_url + "/readyz")
-    finally:
-        (ROOT / ".cache" / "run" / f"{pod_port}.json").unlink(missing_ok=True)
+    with kept_port() as pod_port:
+        pod_url = f"http://127.0.0.1:{pod_port}"
+        settings = {"CLIP_POD_BASE_URL": pod_url, "DEMO_INDEX": str(tmp_path / "index")}
+        try:
+            with demo(settings, tmp_path / "log") as (process, page):
+                text = requests.get(page, params={"q": "a red circle"}, timeout=30).text
+                pod_answered = answers(pod_url + "/readyz")
+        finally:
+            (ROOT / ".cache" / "run" / f"{pod_port}.json").unlink(missing_ok=True)
+        pod_answers = answers(pod_url + "/readyz")
 
     assert "#t=0.0,2.0" in text[: text.index("</li>")]
     assert pod_answered
-    assert (0, False) == (process.returncode, answers(pod_url + "/readyz"))
+    assert (0, False) == (process.returncode, pod_answers)
     assert "no pod answers" in (tmp_path / "log").read_text()
 
 

@@ -1,6 +1,5 @@
 """What `make run` prepares: a secret that stays, a note for `make smoke`, and the real model or, loudly, another."""
 
-import socket
 import stat
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from clip_embedding_client.commands.smoke_image import red_square_png, serve_on_
 
 from core.settings import DEFAULT_MODEL
 from tools.run_local import choose_model, note_run, share_secret
+from tools.testbed.loopback import kept_port
 from tools.testbed.process import ROOT, SECRET, PodProcess, pod_process
 from tools.testbed.target import signed_text
 
@@ -158,11 +158,12 @@ def test_note_is_for_its_owner_only(tmp_path: Path) -> None:
 @contextmanager
 def run_and_plain_terminal(settings: dict[str, str]) -> Iterator[tuple[PodProcess, Target]]:
     """`make run` with `settings`, and what `make smoke` makes of a terminal that knows nothing but the port."""
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        port = {"PORT": str(unused.getsockname()[1])}
     env_file = ROOT / ".env"
-    with pod_process({"EMBEDDING_HMAC_SECRET": "", **settings, **port}, command=RUN) as pod:
+    with (
+        kept_port() as number,
+        pod_process({"EMBEDDING_HMAC_SECRET": "", **settings, "PORT": str(number)}, command=RUN) as pod,
+    ):
+        port = {"PORT": str(number)}
         chosen = ClientSettings.from_environ(with_local_defaults(port, "pod", env_file))
         try:
             with ClipClient(chosen) as client, serve_on_loopback(red_square_png()) as url:

@@ -47,9 +47,14 @@ def base_url(httpd: ThreadingHTTPServer) -> str:
     return f"http://127.0.0.1:{httpd.server_address[1]}"
 
 
-def free_port() -> int:
-    """A port that was free a moment ago, for what cannot be told to take any."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+@contextmanager
+def kept_port() -> Iterator[int]:
+    """A port where nothing listens, for what cannot be told to take any; nobody else is given it until the block ends.
+
+    Whoever sets `SO_REUSEADDR`, as servers do, may listen on it, as often as it likes.
+    """
+    with socket.socket() as keeper:
+        keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        keeper.bind(("127.0.0.1", 0))
+        port: int = keeper.getsockname()[1]
+        yield port

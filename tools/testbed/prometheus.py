@@ -16,7 +16,7 @@ from typing import Any
 import requests
 import yaml
 
-from tools.testbed.loopback import free_port
+from tools.testbed.loopback import kept_port
 from tools.testbed.process import ROOT
 
 CONFIGURATION = ROOT / "deploy" / "prometheus" / "prometheus.yaml"
@@ -24,7 +24,6 @@ CONFIGURATION = ROOT / "deploy" / "prometheus" / "prometheus.yaml"
 _START_TIMEOUT_S = 60.0
 _ANSWER_TIMEOUT_S = 60.0
 _POLL_S = 0.05
-_ATTEMPTS = 3
 
 
 def is_installed() -> bool:
@@ -105,32 +104,29 @@ def prometheus_server(targets: Sequence[str], *, interval_s: float) -> Iterator[
 @contextmanager
 def prometheus_of(settings: Mapping[str, Any]) -> Iterator[Prometheus]:
     """A running Prometheus with this configuration until the block ends."""
-    with tempfile.TemporaryDirectory(prefix="prometheus-") as folder:
+    with tempfile.TemporaryDirectory(prefix="prometheus-") as folder, kept_port() as port:
         path = Path(folder, "prometheus.yaml")
         path.write_text(yaml.safe_dump(dict(settings)), "utf-8")
-        process, base_url = _start(path)
+        process, base_url = _start(path, port)
         try:
             yield Prometheus(base_url)
         finally:
             _end(process)
 
 
-def _start(configuration_path: Path) -> tuple["subprocess.Popen[bytes]", str]:
-    """It cannot be told to take any port, so another process may be quicker: then with another one."""
-    log = configuration_path.with_name("log")
-    for _ in range(_ATTEMPTS):
-        address = f"127.0.0.1:{free_port()}"
-        command = [
-            "prometheus",
-            f"--config.file={configuration_path}",
-            f"--storage.tsdb.path={configuration_path.with_name('data')}",
-            f"--web.listen-address={address}",
-        ]
-        with log.open("wb") as output:
-            process = subprocess.Popen(command, stdout=output, stderr=output)
-        if _answers(process, f"http://{address}"):
-            return process, f"http://{address}"
-        _end(process)
+def _start(configuration_path: Path, port: int) -> tuple["subprocess.Popen[bytes]", str]:
+    log, address = configuration_path.with_name("log"), f"127.0.0.1:{port}"
+    command = [
+        "prometheus",
+        f"--config.file={configuration_path}",
+        f"--storage.tsdb.path={configuration_path.with_name('data')}",
+        f"--web.listen-address={address}",
+    ]
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output)
+    if _answers(process, f"http://{address}"):
+        return process, f"http://{address}"
+    _end(process)
     raise AssertionError(f"Prometheus does not start:\n{log.read_text('utf-8', errors='replace')}")
 
 

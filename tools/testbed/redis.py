@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from tools.testbed.loopback import free_port
+from tools.testbed.loopback import kept_port
 
 _START_TIMEOUT_S = 30.0
 
@@ -22,9 +22,9 @@ def is_installed() -> bool:
 class Redis:
     """One server, which can be ended, started again on the same port, and paused."""
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, port: int) -> None:
         self._folder = folder
-        self._port = free_port()
+        self._port = port
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -67,8 +67,8 @@ class Redis:
 @contextmanager
 def redis_server() -> Iterator[Redis]:
     """A running Redis until the block ends."""
-    with tempfile.TemporaryDirectory(prefix="redis-") as folder:
-        server = Redis(folder)
+    with tempfile.TemporaryDirectory(prefix="redis-") as folder, kept_port() as port:
+        server = Redis(folder, port)
         server.start()
         try:
             yield server

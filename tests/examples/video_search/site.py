@@ -18,7 +18,7 @@ from examples.video_search.page import create_app, server
 from examples.video_search.store import Store
 from examples.video_search.worker import Worker
 from models.shapes_video import EXAMPLE
-from tools.testbed.loopback import free_port
+from tools.testbed.loopback import kept_port
 from tools.testbed.process import READY_TIMEOUT_S, SECRET, handler_process
 
 # Where nobody listens.
@@ -112,9 +112,8 @@ def wait_until(page: Page, expression: str, *, timeout_s: float = 60.0) -> None:
 @contextmanager
 def local_handler() -> Iterator[str]:
     """A handler on the SDK's local server, as `make run-serverless` starts it; its URL."""
-    port = free_port()
-    arguments = ["--rp_serve_api", "--rp_api_host", "127.0.0.1", "--rp_api_port", str(port)]
-    with handler_process({}, arguments) as process:
+    arguments = ["--rp_serve_api", "--rp_api_host", "127.0.0.1", "--rp_api_port"]
+    with kept_port() as port, handler_process({}, [*arguments, str(port)]) as process:
         url = f"http://127.0.0.1:{port}"
         until_s = time.monotonic() + READY_TIMEOUT_S
         while not _answers(url):
