@@ -11,13 +11,14 @@ from contextlib import ExitStack
 from clip_embedding_client import ClientSettings, ClipClient, ClipClientError
 
 from tools.testbed.control_plane import API_KEY, ENDPOINT_ID, control_plane
+from tools.testbed.held import held_image
 from tools.testbed.image_server import image_server
 from tools.testbed.process import SECRET, TINY_MODEL, handler_process, pod_process
 from tools.testbed.trace_receiver import Span, trace_receiver
 
 _EXAMPLES = ("red-circle.png", "blue-square.png", "green-triangle.png")
-# It takes two at once, and is asked for three.
-_FULL = {"MAX_QUEUED_ITEMS": "2"}
+# It takes three at once, and has one when it is asked for three.
+_PLACES = {"MAX_QUEUED_ITEMS": "3"}
 _CALL = "embed batch"
 _SERVICE_WIDTH, _NAME_WIDTH = 26, 36
 # What is told of a span, in this order.
@@ -30,13 +31,13 @@ def main() -> None:
         telling = receiver.environment()
         plane = stack.enter_context(control_plane())
         handler = stack.enter_context(handler_process({**plane.worker_environment(), **telling}))
-        pod = stack.enter_context(pod_process({**_FULL, **telling}))
+        pod = stack.enter_context(pod_process({**_PLACES, **telling}))
         handler.wait_for_log("model ready")
         images = stack.enter_context(image_server())
         urls = [images.add(f"/{name}", (TINY_MODEL / "examples" / name).read_bytes()) for name in _EXAMPLES]
         # OpenTelemetry reads the environment of its process, here as everywhere.
         os.environ.update(telling)
-        with ClipClient(_settings(pod.base_url, plane.base_url)) as client:
+        with held_image(pod.base_url, images), ClipClient(_settings(pod.base_url, plane.base_url)) as client:
             failed = [result for result in client.embed_images(urls) if isinstance(result, ClipClientError)]
         [call] = receiver.wait_for(_CALL)
         receiver.wait_for("forward", service="clip-embedding-serverless")

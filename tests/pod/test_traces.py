@@ -9,6 +9,7 @@ import pytest
 import requests
 
 from shared_auth.contract import EMBED_IMAGE, EMBED_IMAGE_BATCH, EMBED_TEXT
+from tools.testbed.held import held_image
 from tools.testbed.image_server import ImageServer
 from tools.testbed.process import SECRET, TINY_MODEL, PodProcess, pod_process
 from tools.testbed.target import signed_batch, signed_image, signed_text
@@ -111,9 +112,9 @@ def test_refused_request_has_its_span(traced_pod: PodProcess, told: TraceReceive
     assert ("AUTH_FAILED", False) == (request.attributes["error.type"], request.is_error)
 
 
-def test_request_that_is_turned_away_at_the_door_has_its_span() -> None:
+def test_request_that_is_turned_away_at_the_door_has_its_span(images: ImageServer) -> None:
     """No thread has seen it, and it is the one that a client comes back to."""
-    with own_pod(MAX_QUEUED_ITEMS="2") as (receiver, pod):
+    with own_pod(MAX_CONCURRENT_REQUESTS="1") as (receiver, pod), held_image(pod.base_url, images):
         urls = [f"http://127.0.0.1:9/{number}.png" for number in range(3)]
         ask(pod, EMBED_IMAGE_BATCH, signed_batch(urls), 5)
         request = request_of(receiver, EMBED_IMAGE_BATCH, 5)
