@@ -26,7 +26,7 @@ from httpcore._async.http11 import AsyncHTTP11Connection
 
 from tools.testbed.control_plane import API_KEY, ENDPOINT_ID, ControlPlane, control_plane
 from tools.testbed.image_server import Gate, ImageServer
-from tools.testbed.process import ROOT, SECRET, PodProcess
+from tools.testbed.process import LEAVING, LEAVING_SECRET, ROOT, SECRET, PodProcess
 
 PATIENCE_S = 60.0
 BATCH = 4
@@ -48,8 +48,13 @@ def held(images: ImageServer, drawings: list[bytes]) -> Iterator[tuple[str, Gate
     gate.open()
 
 
-def requests_of_gone_clients(pod: PodProcess) -> int:
-    return sum(line.get("client_gone") is True for line in pod.log_lines())
+def those_who_leave(environ: Mapping[str, str]) -> ClientSettings:
+    """By the log they are told from all others, whose requests may be given up, and logged, at any time."""
+    return pod_settings({**environ, "EMBEDDING_HMAC_SECRET": LEAVING_SECRET})
+
+
+def requests_of_those_who_left(pod: PodProcess) -> int:
+    return sum(line.get("client_gone") is True and line["client"] == LEAVING for line in pod.log_lines())
 
 
 def wait_until(holds: Callable[[], bool]) -> None:
@@ -98,10 +103,10 @@ def test_cancelled_call_to_a_pod(
 ) -> None:
     """The pod sees that its client has gone, no task and no connection is left, and the client goes on."""
     url, gate = held
-    before = requests_of_gone_clients(pod)
+    before = requests_of_those_who_left(pod)
 
     async def cancelled() -> bool:
-        async with AsyncClipClient(pod_settings(environ)) as client:
+        async with AsyncClipClient(those_who_leave(environ)) as client:
             # Two batches, both of which wait for the image.
             items = [ImageItem(f"{url}?{number}") for number in range(BATCH + 1)]
             task = asyncio.ensure_future(call(client, items))
@@ -112,12 +117,12 @@ def test_cancelled_call_to_a_pod(
             with pytest.raises(asyncio.CancelledError):
                 await task
             left = await nothing_is_left(client)
-            await asyncio.to_thread(wait_until, lambda: requests_of_gone_clients(pod) >= before + requests)
+            await asyncio.to_thread(wait_until, lambda: requests_of_those_who_left(pod) >= before + requests)
             assert isinstance(await client.embed_text("a red circle"), Embedding)
             return left
 
     assert asyncio.run(cancelled())
-    assert before + requests == requests_of_gone_clients(pod)
+    assert before + requests == requests_of_those_who_left(pod)
 
 
 @pytest.mark.usefixtures("pod")
@@ -232,21 +237,21 @@ def test_leaving_a_loop_early(
 ) -> None:
     """Under `aclosing`, what is on its way is cancelled when the loop is left."""
     url, gate = held
-    before = requests_of_gone_clients(pod)
+    before = requests_of_those_who_left(pod)
 
     async def left_early() -> bool:
-        async with AsyncClipClient(pod_settings(environ)) as client:
+        async with AsyncClipClient(those_who_leave(environ)) as client:
             async with aclosing(client.iter_images([*urls[:BATCH], url])) as results:
                 async for result in results:
                     assert isinstance(result, Embedding)
                     await asyncio.to_thread(gate.wait_for_request)
                     break
             left = await nothing_is_left(client)
-            await asyncio.to_thread(wait_until, lambda: requests_of_gone_clients(pod) > before)
+            await asyncio.to_thread(wait_until, lambda: requests_of_those_who_left(pod) > before)
             return left
 
     assert asyncio.run(left_early())
-    assert before + 1 == requests_of_gone_clients(pod)
+    assert before + 1 == requests_of_those_who_left(pod)
 
 
 @pytest.mark.usefixtures("pod")
