@@ -24,6 +24,7 @@ from clip_embedding_client.effects import Effect, Exchange, Flow, HttpAnswer, In
 from clip_embedding_client.threads import ThreadDriver
 from httpcore._async.http11 import AsyncHTTP11Connection
 
+from tests.threads import threads_end
 from tools.testbed.control_plane import API_KEY, ENDPOINT_ID, ControlPlane, control_plane
 from tools.testbed.image_server import Gate, ImageServer
 from tools.testbed.process import LEAVING, LEAVING_SECRET, ROOT, SECRET, PodProcess
@@ -280,11 +281,14 @@ def fail(_done: int, _total: int | None) -> None:
 def test_progress_that_raises(environ: Mapping[str, str], urls: list[str]) -> None:
     """An error of the caller's own ends the call with it: nothing is on its way any more when it arrives."""
     given = urls * 10
-    with ClipClient(pod_settings(environ)) as client, pytest.raises(RuntimeError, match="own") as caught:
+    with (
+        ClipClient(pod_settings(environ)) as client,
+        threads_end("clip-batch"),
+        pytest.raises(RuntimeError, match="own") as caught,
+    ):
         client.embed_images(given, on_progress=fail)
 
     assert caught.value.__traceback__
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("clip-batch")]
 
 
 def test_progress_that_raises_in_a_task(environ: Mapping[str, str], urls: list[str], held: tuple[str, Gate]) -> None:
