@@ -45,6 +45,7 @@ from core.wire.responses import ModelIdentity
 from shared_auth import Authenticator
 from shared_auth.contract import EMBED_TEXT_BATCH
 from tests.core.no_redis import NO_REDIS, Drip, Flood, answering
+from tests.logs import records_of
 from tools.testbed.redis import Redis, is_installed, redis_server
 from tools.testbed.target import signed_text
 
@@ -155,7 +156,7 @@ def refusal(checked: RateLimits, client: str, items: int, bytes_: int = 1) -> Ra
 
 
 def said(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.name == "core.rate_limits"]
+    return [record.getMessage() for record in records_of(caplog, "core.rate_limits")]
 
 
 def test_one_client_over_its_limit_does_not_touch_the_others(store: Store) -> None:
@@ -327,7 +328,8 @@ def test_outage_lets_everybody_in_and_is_told_once(
     # It keeps nothing on disk: the limits begin anew.
     assert [99, 98, 97] == [standing and standing.remaining for standing in after]
     assert [AWAY, BACK] == said(caplog)
-    assert (logging.WARNING, "open") == (caplog.records[0].levelno, vars(caplog.records[0])["when_away"])
+    away, _ = records_of(caplog, "core.rate_limits")
+    assert (logging.WARNING, "open") == (away.levelno, vars(away)["when_away"])
 
 
 def test_restart_between_two_requests_is_not_noticed(
