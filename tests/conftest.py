@@ -14,7 +14,15 @@ from hypothesis import HealthCheck, settings
 
 from tools.testbed.control_plane import ControlPlane, control_plane
 from tools.testbed.image_server import ImageServer, image_server
-from tools.testbed.process import ROOT, PodProcess, ServiceProcess, handler_process, pod_process
+from tools.testbed.process import (
+    LEAVING,
+    LEAVING_SECRET,
+    ROOT,
+    PodProcess,
+    ServiceProcess,
+    handler_process,
+    pod_process,
+)
 from tools.testbed.target import HandlerTarget, PodTarget
 
 # A slow machine is no finding: neither one example's time nor that of making them decides.
@@ -77,7 +85,7 @@ def images() -> Iterator[ImageServer]:
 @pytest.fixture(scope="session")
 def pod() -> Iterator[PodProcess]:
     """A ready pod with the bundled model in float32."""
-    with pod_process() as process:
+    with pod_process({"EMBEDDING_HMAC_CLIENTS": f"{LEAVING}:{LEAVING_SECRET}"}) as process:
         yield process
 
 

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.client.scripted import Body, FakeBackend, client_of, success, vector_of
+from tests.threads import threads_end
 
 
 def failed(body: Body) -> list[Body]:
@@ -206,22 +207,21 @@ def test_caller_that_breaks_off() -> None:
         raise KeyboardInterrupt
 
     variables = {"CLIP_BATCH_SIZE": "1", "CLIP_CONCURRENT_BATCHES": "1"}
-    with pytest.raises(KeyboardInterrupt) as caught:
+    # Also while the error is kept, with all that its traceback holds.
+    with threads_end("clip-batch"), pytest.raises(KeyboardInterrupt) as caught:
         client_of([backend], **variables).embed_images(["http://a/"] * 5000, on_progress=break_off)
 
     assert len(backend.calls) < 5000
-    # Also while the error is kept, with all that its traceback holds.
     assert caught.value.__traceback__ is not None
-    assert [] == [thread for thread in threading.enumerate() if thread.name.startswith("clip-batch")]
 
 
 def test_what_was_begun_is_given_back_by_closing() -> None:
     """Who needs no more results than so many closes the iterator, and nothing goes on behind it."""
     backend = FakeBackend()
     variables = {"CLIP_BATCH_SIZE": "1", "CLIP_CONCURRENT_BATCHES": "2"}
-    with closing(client_of([backend], **variables).iter_images(f"http://a/{n}" for n in count())) as results:
+    client = client_of([backend], **variables)
+    with threads_end("clip-batch"), closing(client.iter_images(f"http://a/{n}" for n in count())) as results:
         first = next(results)
 
     assert isinstance(first, Embedding)
     assert vector_of("http://a/0") == first.vector.tolist()
-    assert [] == [thread for thread in threading.enumerate() if thread.name.startswith("clip-batch")]

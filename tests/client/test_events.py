@@ -5,6 +5,7 @@ from clip_embedding_client import Event, MixRefused, Retried, Switched, errors
 from clip_embedding_client.events import Events
 
 from tests.client.scripted import FINGERPRINT, Body, FakeBackend, FakeTime, client_of, item_error, success
+from tests.logs import records_of
 
 OTHER = "bbbbbbbbbbbbbbbb"
 NOTHING = {"switches": 0, "retries": 0, "refused_mixes": 0}
@@ -96,7 +97,7 @@ def test_callback_that_fails(caplog: pytest.LogCaptureFixture) -> None:
 
     assert errors.FingerprintMismatch is type(outcome)
     assert NOTHING | {"refused_mixes": 1} == client.counters
-    [record] = caplog.records
+    [record] = records_of(caplog, "clip_embedding_client")
     assert ("the callback for events failed", True) == (record.message, record.exc_info is not None)
 
 

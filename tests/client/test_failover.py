@@ -19,6 +19,7 @@ from tests.client.scripted import (
     vector_of,
 )
 from tests.client.test_serverless import completed
+from tests.logs import records_of
 
 OTHER = "bbbbbbbbbbbbbbbb"
 DOWN = errors.ConnectionFailed("nothing takes connections there")
@@ -320,7 +321,9 @@ def test_change_of_the_primarys_model_is_said(caplog: pytest.LogCaptureFixture) 
     primary.error = DOWN
 
     assert OTHER == client.embed_text("x").fingerprint
-    assert ["the model of a backend has changed"] == [record.message for record in caplog.records]
+    assert ["the model of a backend has changed"] == [
+        record.message for record in records_of(caplog, "clip_embedding_client")
+    ]
 
 
 def test_pod_dies_in_the_middle_of_many_images(caplog: pytest.LogCaptureFixture) -> None:

@@ -19,6 +19,7 @@ from tests.client.scripted import (
     vector_of,
 )
 from tests.client.test_errors import service_codes
+from tests.logs import records_of
 from tools.chaos.engine import picture
 from tools.testbed.image_server import ImageServer
 from tools.testbed.process import GUNICORN, SECRET, PodProcess, pod_process
@@ -120,7 +121,7 @@ def test_batches_without_one_answer_open_the_breaker(caplog: pytest.LogCaptureFi
     assert [["runpod_serverless"] * 2] * 4 == by
     assert 2 * 2 == len(primary.calls)
     assert 1 == client.counters["switches"]
-    assert ["the backend was switched"] == [record.message for record in caplog.records]
+    assert ["the backend was switched"] == [record.message for record in records_of(caplog, "clip_embedding_client")]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from clip_embedding_client import BackendName, BackendOff, ClientSettings, ClipC
 from clip_embedding_client.old_names import warn_of_old_names
 
 from tests.client.scripted import SECRET
+from tests.logs import records_of
 
 POD = {"CLIP_INFERENCE_BACKEND": "runpod_pod", "CLIP_POD_BASE_URL": "http://pod/", "EMBEDDING_HMAC_SECRET": SECRET}
 SERVERLESS = {
@@ -85,7 +86,9 @@ def test_old_name_of_serverless(variable: str, caplog: pytest.LogCaptureFixture)
         settings = ClientSettings.from_environ(POD | {variable: "runpod"})
 
     assert BackendName.SERVERLESS in settings.backends()
-    assert ["the backend name runpod is old, use runpod_serverless"] == [record.message for record in caplog.records]
+    assert ["the backend name runpod is old, use runpod_serverless"] == [
+        record.message for record in records_of(caplog, "clip_embedding_client")
+    ]
 
 
 def test_names_of_the_old_system_are_said(caplog: pytest.LogCaptureFixture) -> None:
@@ -101,7 +104,7 @@ def test_names_of_the_old_system_are_said(caplog: pytest.LogCaptureFixture) -> N
     with caplog.at_level(logging.WARNING, logger="clip_embedding_client"):
         ClientSettings.from_environ(POD | {"CLIP_MODEL": "openai/clip", "CLIP_BATCH_SIZE": "8"} | old)
 
-    [record] = caplog.records
+    [record] = records_of(caplog, "clip_embedding_client")
     assert [name for name in old if name != "CLIP_TIMEOUT_S"] == vars(record)["names"]
     assert all(name in record.getMessage() for name in vars(record)["names"])
     assert "CLIP_ENABLED (now CLIP_INFERENCE_BACKEND)" in record.getMessage()
@@ -129,7 +132,7 @@ def test_each_name_of_the_old_system(name: str, caplog: pytest.LogCaptureFixture
         settings = ClientSettings.from_environ(POD | {name: "1"})
 
     assert ClientSettings.from_environ(POD) == settings
-    assert [[name]] == [vars(record)["names"] for record in caplog.records]
+    assert [[name]] == [vars(record)["names"] for record in records_of(caplog, "clip_embedding_client")]
 
 
 def test_own_names_are_not_warned_of(caplog: pytest.LogCaptureFixture) -> None:
@@ -137,7 +140,7 @@ def test_own_names_are_not_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, logger="clip_embedding_client"):
         warn_of_old_names([each.name for each in fields(ClientSettings)])
 
-    assert [] == caplog.records
+    assert [] == records_of(caplog, "clip_embedding_client")
 
 
 def test_fallback_off_is_none() -> None:

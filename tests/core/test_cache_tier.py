@@ -2,7 +2,6 @@
 
 import logging
 import math
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -23,6 +22,7 @@ from core.errors import StartError
 from core.outages import ASK_AGAIN_S, Outages
 from core.settings import load_settings
 from tests.core.no_redis import NO_REDIS, Drip, Flood, answering, listening
+from tests.threads import threads_end
 from tools.testbed.redis import Redis, is_installed, redis_server
 
 AWAY, BACK = "the shared cache is away", "the shared cache is back"
@@ -275,7 +275,7 @@ def test_what_cannot_be_written_in_time_is_dropped(redis: Redis) -> None:
 
 def test_close_ends_threads_and_writes_what_waits(redis: Redis) -> None:
     """When it returns they are gone, and so are the connections; what comes afterwards is dropped."""
-    with rows_of(redis.url) as (shared, cache):
+    with threads_end("cache"), rows_of(redis.url) as (shared, cache):
         ask(cache, *(f"text {number}" for number in range(300)))
     shared.put(KEY, row())
     with closing(Client.from_url(redis.url)) as client:
@@ -283,7 +283,6 @@ def test_close_ends_threads_and_writes_what_waits(redis: Redis) -> None:
         _wait_until(lambda: len(cast(list[object], client.client_list())) == 1)
 
     assert (300, 1) == (shared.counts.written, shared.counts.dropped)
-    assert [] == [thread.name for thread in threading.enumerate() if thread.name.startswith("cache")]
 
 
 floats = st.floats(width=32, allow_nan=True, allow_infinity=True)

@@ -6,12 +6,14 @@ import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import cast
 
 import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from limits.storage import RedisStorage
 
 from core.access import Access, Credentials
 from core.api import Api, Call
@@ -43,6 +45,7 @@ from core.wire.responses import ModelIdentity
 from shared_auth import Authenticator
 from shared_auth.contract import EMBED_TEXT_BATCH
 from tests.core.no_redis import NO_REDIS, Drip, Flood, answering
+from tests.logs import records_of
 from tools.testbed.redis import Redis, is_installed, redis_server
 from tools.testbed.target import signed_text
 
@@ -56,6 +59,10 @@ YEAR_S = 360 * 24 * 3600
 
 # Seconds that leave a hanging test time to fail.
 NET_S = 60.0
+
+
+Opened = Callable[..., Store]
+"""(address, timeout_s) -> its store."""
 
 
 class ScriptedClock:
@@ -84,26 +91,37 @@ def redis() -> Iterator[Redis]:
         yield server
 
 
+@pytest.fixture
+def opened() -> Iterator[Opened]:
+    """Opens stores, whose connections end with the test: those of one that nothing closes are the collector's, which
+    may find them in any other test. A slow machine is no outage.
+    """
+    with ExitStack() as stack:
+
+        def open_one(address: str, timeout_s: float = NET_S) -> Store:
+            store = open_store(address, timeout_s=timeout_s)
+            if isinstance(store, RedisStorage):
+                stack.callback(store.storage.connection_pool.disconnect)
+            return store
+
+        yield open_one
+
+
 @pytest.fixture(params=["memory", "redis"])
-def store(request: pytest.FixtureRequest) -> Store:
+def store(request: pytest.FixtureRequest, opened: Opened) -> Store:
     """Both stores in turn: the suite says the same of each."""
     if request.param == "memory":
         return open_store("memory://")
     server: Redis = request.getfixturevalue("shared_redis")
     # A database of its own for each test would be one of sixteen: an empty one is as good.
-    opened = patient(server.url)
-    opened.reset()
-    return opened
+    empty = opened(server.url)
+    empty.reset()
+    return empty
 
 
 def _require_redis() -> None:
     if not is_installed():
         pytest.skip("there is no redis-server: `make redis` installs it")
-
-
-def patient(url: str) -> Store:
-    """A slow machine is no outage."""
-    return open_store(url, timeout_s=NET_S)
 
 
 def limits(
@@ -138,7 +156,7 @@ def refusal(checked: RateLimits, client: str, items: int, bytes_: int = 1) -> Ra
 
 
 def said(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.name == "core.rate_limits"]
+    return [record.getMessage() for record in records_of(caplog, "core.rate_limits")]
 
 
 def test_one_client_over_its_limit_does_not_touch_the_others(store: Store) -> None:
@@ -234,9 +252,9 @@ def test_nobody_is_refused_for_what_is_about_to_be_given_back() -> None:
         sys.setswitchinterval(before_s)
 
 
-def test_two_services_share_the_limit(shared_redis: Redis) -> None:
+def test_two_services_share_the_limit(shared_redis: Redis, opened: Opened) -> None:
     """What one has let in, the other one counts."""
-    one, other = (limits(patient(shared_redis.url), items=4) for _ in range(2))
+    one, other = (limits(opened(shared_redis.url), items=4) for _ in range(2))
 
     let_in = [passes(checked, "shared", 1) for checked in (one, other, one, other, one, other)]
 
@@ -288,10 +306,12 @@ def test_nothing_counts_after_the_reset(window: Window) -> None:
     assert 0 == later(window, window.empty_in_s()).used
 
 
-def test_outage_lets_everybody_in_and_is_told_once(redis: Redis, caplog: pytest.LogCaptureFixture) -> None:
+def test_outage_lets_everybody_in_and_is_told_once(
+    redis: Redis, opened: Opened, caplog: pytest.LogCaptureFixture
+) -> None:
     """A Redis that ends and comes back in the middle: every request is let in, and the log has one line for each."""
     clock = ScriptedClock()
-    checked = limits(patient(redis.url), items=100, clock=clock)
+    checked = limits(opened(redis.url), items=100, clock=clock)
     before = checked.check("a", 1, 1)
 
     redis.stop()
@@ -308,12 +328,15 @@ def test_outage_lets_everybody_in_and_is_told_once(redis: Redis, caplog: pytest.
     # It keeps nothing on disk: the limits begin anew.
     assert [99, 98, 97] == [standing and standing.remaining for standing in after]
     assert [AWAY, BACK] == said(caplog)
-    assert (logging.WARNING, "open") == (caplog.records[0].levelno, vars(caplog.records[0])["when_away"])
+    away, _ = records_of(caplog, "core.rate_limits")
+    assert (logging.WARNING, "open") == (away.levelno, vars(away)["when_away"])
 
 
-def test_restart_between_two_requests_is_not_noticed(redis: Redis, caplog: pytest.LogCaptureFixture) -> None:
+def test_restart_between_two_requests_is_not_noticed(
+    redis: Redis, opened: Opened, caplog: pytest.LogCaptureFixture
+) -> None:
     """A connection that has ended meanwhile is replaced, and counts as no outage."""
-    checked = limits(patient(redis.url), items=100)
+    checked = limits(opened(redis.url), items=100)
     checked.check("a", 1, 1)
 
     redis.stop()
@@ -323,9 +346,9 @@ def test_restart_between_two_requests_is_not_noticed(redis: Redis, caplog: pytes
     assert [] == said(caplog)
 
 
-def test_outage_lets_nothing_in_that_never_fits(redis: Redis) -> None:
+def test_outage_lets_nothing_in_that_never_fits(redis: Redis, opened: Opened) -> None:
     """Nobody need count for that."""
-    checked = limits(patient(redis.url), items=5, clock=ScriptedClock())
+    checked = limits(opened(redis.url), items=5, clock=ScriptedClock())
 
     redis.stop()
     refused = [refusal(checked, "a", 6) for _ in range(3)]
@@ -335,10 +358,10 @@ def test_outage_lets_nothing_in_that_never_fits(redis: Redis) -> None:
     ]
 
 
-def test_closed_lets_nobody_in_while_the_store_is_away(redis: Redis) -> None:
+def test_closed_lets_nobody_in_while_the_store_is_away(redis: Redis, opened: Opened) -> None:
     """RATE_LIMITED, and who asks again is let in once it is back."""
     clock = ScriptedClock()
-    checked = limits(patient(redis.url), items=100, when_away="closed", clock=clock)
+    checked = limits(opened(redis.url), items=100, when_away="closed", clock=clock)
 
     redis.stop()
     refused = [refusal(checked, "a", 1) for _ in range(3)]
@@ -351,30 +374,32 @@ def test_closed_lets_nobody_in_while_the_store_is_away(redis: Redis) -> None:
 
 
 @pytest.mark.parametrize("answer", NO_REDIS.values(), ids=NO_REDIS)
-def test_store_that_is_no_redis_is_away(answer: bytes, caplog: pytest.LogCaptureFixture) -> None:
+def test_store_that_is_no_redis_is_away(answer: bytes, opened: Opened, caplog: pytest.LogCaptureFixture) -> None:
     """Everybody is let in, nothing fails, and the log has one line."""
     with answering(lambda connection: connection.sendall(answer)) as address:
-        checked = limits(open_store(address, timeout_s=0.5), items=100, clock=ScriptedClock())
+        checked = limits(opened(address, 0.5), items=100, clock=ScriptedClock())
         standings = [checked.check("a", 1, 1) for _ in range(5)]
 
     assert [None] * 5 == standings
     assert [AWAY] == said(caplog)
 
 
-def test_store_whose_name_is_none_is_away(caplog: pytest.LogCaptureFixture) -> None:
+def test_store_whose_name_is_none_is_away(opened: Opened, caplog: pytest.LogCaptureFixture) -> None:
     """Known when it is first asked."""
-    checked = limits(open_store("redis://redis..svc"), items=100, clock=ScriptedClock())
+    checked = limits(opened("redis://redis..svc"), items=100, clock=ScriptedClock())
 
     assert [None] * 3 == [checked.check("a", 1, 1) for _ in range(3)]
     assert [AWAY] == said(caplog)
 
 
 @pytest.mark.parametrize("make", [lambda: Drip(b":" + b"0" * 1000, gap_s=0.05), Flood], ids=["drips", "without an end"])
-def test_answer_of_a_store_has_an_end(make: Callable[[], Drip | Flood], caplog: pytest.LogCaptureFixture) -> None:
+def test_answer_of_a_store_has_an_end(
+    make: Callable[[], Drip | Flood], opened: Opened, caplog: pytest.LogCaptureFixture
+) -> None:
     """In time, though each byte comes in time, and in length."""
     answer = make()
     with answering(answer) as address:
-        checked = limits(open_store(address, timeout_s=0.5), items=100, clock=ScriptedClock())
+        checked = limits(opened(address, 0.5), items=100, clock=ScriptedClock())
         standing = checked.check("a", 1, 1)
         sent = answer.sent
 
@@ -384,10 +409,10 @@ def test_answer_of_a_store_has_an_end(make: Callable[[], Drip | Flood], caplog: 
     assert [AWAY] == said(caplog)
 
 
-def test_store_that_hangs_holds_no_requests(redis: Redis, caplog: pytest.LogCaptureFixture) -> None:
+def test_store_that_hangs_holds_no_requests(redis: Redis, opened: Opened, caplog: pytest.LogCaptureFixture) -> None:
     """It takes connections and answers none: a request gives up, and the next ones do not even ask."""
     clock = ScriptedClock()
-    checked = limits(open_store(redis.url, timeout_s=2.0), items=100, clock=clock)
+    checked = limits(opened(redis.url, 2.0), items=100, clock=clock)
 
     redis.pause()
     with ThreadPoolExecutor(8) as threads:
@@ -517,12 +542,12 @@ def text_call(service: Api, secret: str, texts: Sequence[str]) -> Call:
     )
 
 
-def test_services_over_one_redis_refuse_before_they_embed(shared_redis: Redis) -> None:
+def test_services_over_one_redis_refuse_before_they_embed(shared_redis: Redis, opened: Opened) -> None:
     """Each signer has its own limit, over all services; the model never sees what is refused."""
-    shared = patient(shared_redis.url)
+    shared = opened(shared_redis.url)
     shared.reset()
     embedder = AnswersTexts()
-    one, other = (api(embedder, limits(patient(shared_redis.url), items=5)) for _ in range(2))
+    one, other = (api(embedder, limits(opened(shared_redis.url), items=5)) for _ in range(2))
 
     text_call(one, "x" * 32, ["a", "b", "c"]).run()
     over = text_call(other, "x" * 32, ["d", "e", "f"])
@@ -548,9 +573,9 @@ def test_holder_of_a_key_is_a_client_like_a_signer() -> None:
     text_call(service, "x" * 32, ["a", "b", "c"]).run()
 
 
-def test_preparing_a_call_asks_no_store(redis: Redis) -> None:
+def test_preparing_a_call_asks_no_store(redis: Redis, opened: Opened) -> None:
     """`prepare` may run where nothing may block; only `run` asks, and notices that nobody is there."""
-    service = api(AnswersTexts(), limits(patient(redis.url), items=5, when_away="closed"))
+    service = api(AnswersTexts(), limits(opened(redis.url), items=5, when_away="closed"))
     redis.stop()
 
     call = text_call(service, "x" * 32, ["a"])

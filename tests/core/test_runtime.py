@@ -22,6 +22,7 @@ from core.metrics import ITEMS_IN_FLIGHT, ITEMS_LIMIT, QUEUED_ITEMS, QUEUED_SECO
 from core.runtime import Runtime, close_in_the_end, load_runtime
 from core.settings import ServiceSettings, load_settings
 from core.wire.openai import EmbeddingsRequest, check_model
+from tests.logs import records_of
 from tools.testbed.process import MODEL_CACHE, TINY_MODEL
 
 SOON_S = 60.0
@@ -164,7 +165,8 @@ def test_close_goes_on_in_reverse_order_when_a_step_fails(caplog: pytest.LogCapt
     made.close()
 
     assert ["third", "second", "first"] == ended
-    assert 3 == len([record for record in caplog.records if record.exc_info and record.levelno == logging.ERROR])
+    said = records_of(caplog, "core.runtime")
+    assert 3 == len([record for record in said if record.exc_info and record.levelno == logging.ERROR])
 
 
 class CannotEncode:

@@ -20,6 +20,7 @@ from core.batching.items import Modality
 from core.spans import Arrival, RequestSpan, Tracing
 from core.tracing import Progress, Stage
 from shared_tracing.exporting import Exporter
+from tests.logs import other_threads
 
 TRACE_ID, CALLER_ID = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 SAMPLED = {"traceparent": f"00-{TRACE_ID}-{CALLER_ID}-01"}
@@ -57,9 +58,11 @@ class EndsTheRequest(SpanProcessor):
 
 @contextmanager
 def said() -> Iterator[list[str]]:
-    """What OpenTelemetry logs meanwhile."""
+    """What OpenTelemetry logs meanwhile, but for the threads of other tests: they may send spans in vain."""
+    others = other_threads()
     lines: list[str] = []
     handler = logging.Handler()
+    handler.addFilter(lambda record: record.thread not in others)
     handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
     logger = logging.getLogger("opentelemetry")
     logger.addHandler(handler)

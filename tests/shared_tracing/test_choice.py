@@ -10,6 +10,7 @@ import pytest
 
 from shared_tracing import warn_if_in_vain
 from shared_tracing.choice import is_wanted, why_in_vain
+from tests.logs import records_of
 from tools.testbed.process import ROOT
 
 RECEIVER = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
@@ -61,7 +62,7 @@ def test_what_is_not_known_is_said(environ: Mapping[str, str], says: str, caplog
     """In one line that names the variable; traces are off then, and not sent in some other way."""
     warn_if_in_vain({**RECEIVER, **environ})
 
-    [record] = caplog.records
+    [record] = records_of(caplog, "shared_tracing")
     assert logging.WARNING == record.levelno
     assert record.getMessage().startswith(f"no traces: {says}")
 
@@ -71,7 +72,7 @@ def test_nothing_is_said_where_nothing_is_wrong(caplog: pytest.LogCaptureFixture
     warn_if_in_vain(RECEIVER)
     warn_if_in_vain({"OTEL_TRACES_EXPORTER": "console"})
 
-    assert [] == caplog.records
+    assert [] == records_of(caplog, "shared_tracing")
     assert why_in_vain(RECEIVER) is None
 
 

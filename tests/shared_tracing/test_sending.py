@@ -13,6 +13,7 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.trace import SpanContext
 
 from shared_tracing.sending import Sender
+from tests.logs import written_here
 from tools.testbed.loopback import QuietHandler, base_url, serving
 
 CONTEXT = SpanContext(1, 1, is_remote=False)
@@ -52,7 +53,7 @@ def sender_to(*statuses: int, timeout_s: float = 30.0) -> Iterator[Sender]:
 
 
 def lines_of(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
-    return [(record.levelname, record.getMessage()) for record in caplog.records]
+    return [(record.levelname, record.getMessage()) for record in written_here(caplog.records)]
 
 
 def test_outage_is_two_lines(caplog: pytest.LogCaptureFixture) -> None:
@@ -116,5 +117,5 @@ def test_exporter_of_an_application_writes_what_it_wants(caplog: pytest.LogCaptu
     OTLPSpanExporter("http://127.0.0.1:9", timeout=0.1).export(SPANS)
 
     assert ["shared_tracing.sending", "opentelemetry.exporter.otlp.proto.http.trace_exporter"] == [
-        record.name for record in caplog.records
+        record.name for record in written_here(caplog.records)
     ]

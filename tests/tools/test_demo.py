@@ -46,7 +46,8 @@ def wait_for(process: "subprocess.Popen[bytes]", url: str, log: Path) -> None:
 def answers(url: str) -> bool:
     try:
         return requests.get(url, timeout=READY_TIMEOUT_S / 4).ok
-    except requests.ConnectionError:
+    except (requests.ConnectionError, requests.Timeout):
+        # A process that has just begun, or is about to end, may take a connection that it never answers.
         return False
 
 

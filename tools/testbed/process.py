@@ -22,6 +22,8 @@ MODEL_CACHE = ROOT / ".cache" / "models"
 SECRET = "test-secret"
 # Of the client `tests`.
 API_KEY = "a-key-of-at-least-thirty-two-characters"
+# A client that the pod of all tests knows by name, beside the common one.
+LEAVING, LEAVING_SECRET = "leaving", "another-secret-of-at-least-thirty-two-characters"
 GUNICORN = [sys.executable, "-m", "gunicorn", "-c", "pod/gunicorn_conf.py"]
 POD = [*GUNICORN, "pod.wsgi:app"]
 HANDLER = [sys.executable, "-m", "serverless.handler"]

@@ -24,9 +24,10 @@ from clip_embedding_client.effects import Effect, Exchange, Flow, HttpAnswer, In
 from clip_embedding_client.threads import ThreadDriver
 from httpcore._async.http11 import AsyncHTTP11Connection
 
+from tests.threads import threads_end
 from tools.testbed.control_plane import API_KEY, ENDPOINT_ID, ControlPlane, control_plane
 from tools.testbed.image_server import Gate, ImageServer
-from tools.testbed.process import ROOT, SECRET, PodProcess
+from tools.testbed.process import LEAVING, LEAVING_SECRET, ROOT, SECRET, PodProcess
 
 PATIENCE_S = 60.0
 BATCH = 4
@@ -48,8 +49,13 @@ def held(images: ImageServer, drawings: list[bytes]) -> Iterator[tuple[str, Gate
     gate.open()
 
 
-def requests_of_gone_clients(pod: PodProcess) -> int:
-    return sum(line.get("client_gone") is True for line in pod.log_lines())
+def those_who_leave(environ: Mapping[str, str]) -> ClientSettings:
+    """By the log they are told from all others, whose requests may be given up, and logged, at any time."""
+    return pod_settings({**environ, "EMBEDDING_HMAC_SECRET": LEAVING_SECRET})
+
+
+def requests_of_those_who_left(pod: PodProcess) -> int:
+    return sum(line.get("client_gone") is True and line["client"] == LEAVING for line in pod.log_lines())
 
 
 def wait_until(holds: Callable[[], bool]) -> None:
@@ -98,10 +104,10 @@ def test_cancelled_call_to_a_pod(
 ) -> None:
     """The pod sees that its client has gone, no task and no connection is left, and the client goes on."""
     url, gate = held
-    before = requests_of_gone_clients(pod)
+    before = requests_of_those_who_left(pod)
 
     async def cancelled() -> bool:
-        async with AsyncClipClient(pod_settings(environ)) as client:
+        async with AsyncClipClient(those_who_leave(environ)) as client:
             # Two batches, both of which wait for the image.
             items = [ImageItem(f"{url}?{number}") for number in range(BATCH + 1)]
             task = asyncio.ensure_future(call(client, items))
@@ -112,12 +118,12 @@ def test_cancelled_call_to_a_pod(
             with pytest.raises(asyncio.CancelledError):
                 await task
             left = await nothing_is_left(client)
-            await asyncio.to_thread(wait_until, lambda: requests_of_gone_clients(pod) >= before + requests)
+            await asyncio.to_thread(wait_until, lambda: requests_of_those_who_left(pod) >= before + requests)
             assert isinstance(await client.embed_text("a red circle"), Embedding)
             return left
 
     assert asyncio.run(cancelled())
-    assert before + requests == requests_of_gone_clients(pod)
+    assert before + requests == requests_of_those_who_left(pod)
 
 
 @pytest.mark.usefixtures("pod")
@@ -232,21 +238,21 @@ def test_leaving_a_loop_early(
 ) -> None:
     """Under `aclosing`, what is on its way is cancelled when the loop is left."""
     url, gate = held
-    before = requests_of_gone_clients(pod)
+    before = requests_of_those_who_left(pod)
 
     async def left_early() -> bool:
-        async with AsyncClipClient(pod_settings(environ)) as client:
+        async with AsyncClipClient(those_who_leave(environ)) as client:
             async with aclosing(client.iter_images([*urls[:BATCH], url])) as results:
                 async for result in results:
                     assert isinstance(result, Embedding)
                     await asyncio.to_thread(gate.wait_for_request)
                     break
             left = await nothing_is_left(client)
-            await asyncio.to_thread(wait_until, lambda: requests_of_gone_clients(pod) > before)
+            await asyncio.to_thread(wait_until, lambda: requests_of_those_who_left(pod) > before)
             return left
 
     assert asyncio.run(left_early())
-    assert before + 1 == requests_of_gone_clients(pod)
+    assert before + 1 == requests_of_those_who_left(pod)
 
 
 @pytest.mark.usefixtures("pod")
@@ -275,11 +281,14 @@ def fail(_done: int, _total: int | None) -> None:
 def test_progress_that_raises(environ: Mapping[str, str], urls: list[str]) -> None:
     """An error of the caller's own ends the call with it: nothing is on its way any more when it arrives."""
     given = urls * 10
-    with ClipClient(pod_settings(environ)) as client, pytest.raises(RuntimeError, match="own") as caught:
+    with (
+        ClipClient(pod_settings(environ)) as client,
+        threads_end("clip-batch"),
+        pytest.raises(RuntimeError, match="own") as caught,
+    ):
         client.embed_images(given, on_progress=fail)
 
     assert caught.value.__traceback__
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("clip-batch")]
 
 
 def test_progress_that_raises_in_a_task(environ: Mapping[str, str], urls: list[str], held: tuple[str, Gate]) -> None:

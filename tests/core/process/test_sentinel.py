@@ -23,25 +23,29 @@ PATIENCE_S = 4
 PAUSE_S = 6.0
 
 # Says when it has begun, gives signs of life until a line comes on its standard input, and does then what it was told.
+# A busy machine may keep it from beginning for longer than its signs may be late: it says first that it has begun, and
+# only then that it may be ended.
 PROGRAM = """
 import ctypes, os, signal, sys, threading, time
 from core.process.sentinel import Sentinel, end_on_abort
 
-def show_life(sentinel, ended):
+def show_life(sentinel, shown, ended):
+    print("begun", flush=True)
     while not ended.is_set():
         sentinel.alive(int(sys.argv[1]))
+        shown.set()
         time.sleep(0.05)
 
 end_on_abort()
 if "deaf" in sys.argv:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGABRT})
-sentinel, ended = Sentinel(), threading.Event()
-sentinel.alive(int(sys.argv[1]))
+sentinel, shown, ended = Sentinel(), threading.Event(), threading.Event()
+sentinel.alive(3600)
 if "interrupted" in sys.argv:
     signal.signal(signal.SIGINT, lambda *_: None)
     os.killpg(0, signal.SIGINT)
-threading.Thread(target=show_life, args=(sentinel, ended), daemon=True).start()
-print("begun", flush=True)
+threading.Thread(target=show_life, args=(sentinel, shown, ended), daemon=True).start()
+shown.wait()
 sys.stdin.readline()
 if "hold" in sys.argv:
     ctypes.PyDLL(None).sleep(3600)
