@@ -1,5 +1,6 @@
 """Where files lie: this machine, or any filesystem of pyarrow or fsspec, by a URI. Knows nothing of what is in them."""
 
+import errno
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -79,11 +80,16 @@ class Place:
         """Whether it is a pipe or a device of this machine: reading one may never begin or never end. Raises `OSError`
         or `ArrowException`.
         """
-        # Also fsspec's own, which takes the URIs that pyarrow refuses. Other machines are not asked.
-        if "local" not in self.filesystem.type_name:
+        if not self._is_of_this_machine:
+            # Others are not asked.
             return False
         [info] = self.filesystem.get_file_info([self.path])
         return bool(info.type == fs.FileType.Unknown)
+
+    @property
+    def _is_of_this_machine(self) -> bool:
+        # Also fsspec's own, which takes the URIs that pyarrow refuses.
+        return "local" in self.filesystem.type_name
 
     def files(self, *, recursive: bool = False) -> list[str]:
         """The paths of the files below it, sorted, or its own if it is a file; none where there is nothing."""
@@ -119,7 +125,9 @@ class Place:
             self.filesystem.create_dir(self.path, recursive=True)
 
     def write(self, write: Callable[[pa.NativeFile], object]) -> None:
-        """Have `write` fill the file, which is there whole or not at all. Raises `OSError`."""
+        """Have `write` fill the file, which is there whole or not at all, also after the machine's end. Raises
+        `OSError`.
+        """
         if self.filesystem.type_name in _OBJECT_STORES:
             # Closing a stream that failed halfway would leave the half: nothing is sent before all of it is there.
             whole = pa.BufferOutputStream()
@@ -133,7 +141,12 @@ class Place:
         try:
             with self.filesystem.open_output_stream(unfinished) as stream:
                 write(stream)
+            if self._is_of_this_machine:
+                _sync(unfinished)
             self.filesystem.move(unfinished, self.path)
+            if self._is_of_this_machine:
+                # Whoever removes what this file was made of must not be ahead of its name.
+                _sync(folder)
         except BaseException:
             _forget(self.filesystem, unfinished)
             raise
@@ -248,6 +261,19 @@ def _by_fsspec(uri: str) -> tuple[fs.FileSystem, str]:
         # Whatever: some lack an argument that is not in the URI, others take apart what is not there.
         raise BulkError(f"{_shown(uri)}: {reason(error)}") from error
     return fs.PyFileSystem(fs.FSSpecHandler(filesystem)), path
+
+
+def _sync(path: str) -> None:
+    """Have a file, or the names in a folder, outlive this machine's power. Raises `OSError`."""
+    opened = os.open(path or "/", os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    except OSError as error:
+        # Some network's and FUSE's have no such thing for a folder.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(opened)
 
 
 def _forget(filesystem: fs.FileSystem, path: str) -> None:

@@ -1,5 +1,6 @@
 """Where files lie: paths and URIs, and that a file is there whole or not at all."""
 
+import os
 import pickle
 import re
 from pathlib import Path
@@ -64,6 +65,20 @@ def test_a_file_is_whole_or_not_there(folder: Place) -> None:
 
     assert b"before" == (folder / "one").read()
     assert [(folder / "one").path] == folder.files()
+
+
+def test_a_file_outlives_the_machine(folder: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is on the disk before it has its name, and its name is there before anybody goes on."""
+    synced: list[tuple[str, bool]] = []
+
+    def sync(opened: int) -> None:
+        name = Path(f"/proc/self/fd/{opened}").resolve().name
+        synced.append((name.partition(".")[0], (folder / "one").exists()))
+
+    monkeypatch.setattr(os, "fsync", sync)
+    (folder / "one").write(lambda stream: stream.write(b"1"))
+
+    assert [("_one", False), (Path(folder.path).name, True)] == synced
 
 
 def test_what_a_killed_machine_leaves_is_no_table(folder: Place) -> None:
