@@ -12,7 +12,7 @@ import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
 
-from bulk.account import Account, Cost, Summary
+from bulk.account import Account, Cost, Summary, per_second
 from bulk.cluster import Sizes, explained_by_ray
 from bulk.encoding import Encoder
 from bulk.errors import BulkError
@@ -186,8 +186,8 @@ class Run:
             rejects_by_code=dict(sorted(rejects.items())),
             rows_of_this_run=account.this_run,
             seconds=round(seconds, 1),
-            rows_per_second=round(account.this_run / seconds, 1),
-            rows_per_second_once_running=round(rate, 1),
+            rows_per_second=per_second(account.this_run, seconds),
+            rows_per_second_once_running=per_second(rate),
             cost=self._options.cost.of(seconds),
             model=self._plan.model,
             dtype=self._plan.dtype,
