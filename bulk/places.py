@@ -76,15 +76,15 @@ class Place:
         return info.type
 
     @property
-    def is_special(self) -> bool:
-        """Whether it is a pipe or a device of this machine: reading one may never begin or never end. Raises `OSError`
-        or `ArrowException`.
+    def is_no_file(self) -> bool:
+        """Whether it is a folder, a pipe or a device of this machine: reading one may never begin or never end. Raises
+        `OSError` or `ArrowException`.
         """
         if not self._is_of_this_machine:
             # Others are not asked.
             return False
         [info] = self.filesystem.get_file_info([self.path])
-        return bool(info.type == fs.FileType.Unknown)
+        return info.type in (fs.FileType.Directory, fs.FileType.Unknown)
 
     @property
     def _is_of_this_machine(self) -> bool:
