@@ -49,7 +49,7 @@ def estimate(planned: Planned, folders: Folders, settings: ServiceSettings, opti
 
 
 def remove_sample(folders: Folders) -> None:
-    """What an estimate has written, however it ended."""
+    """What an estimate has written, however it ended. Raises `BulkError`."""
     _beside(folders).output.remove()
 
 

@@ -158,12 +158,13 @@ class Place:
                 self.filesystem.delete_file(path)
 
     def remove(self) -> None:
-        """Remove a file or a folder, if it is there."""
-        [info] = self.filesystem.get_file_info([self.path])
-        if info.type == fs.FileType.Directory:
-            self.filesystem.delete_dir(self.path)
-        elif info.type == fs.FileType.File:
-            self.filesystem.delete_file(self.path)
+        """Remove a file or a folder, if it is there. Raises `BulkError`."""
+        with explained(self.path):
+            [info] = self.filesystem.get_file_info([self.path])
+            if info.type == fs.FileType.Directory:
+                self.filesystem.delete_dir(self.path)
+            elif info.type == fs.FileType.File:
+                self.filesystem.delete_file(self.path)
 
 
 def is_uri(text: str) -> bool:

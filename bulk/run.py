@@ -19,6 +19,7 @@ from bulk.errors import BulkError
 from bulk.lance import FORMAT as LANCE
 from bulk.lance import write_dataset
 from bulk.outcomes import CODE, PART
+from bulk.places import explained
 from bulk.plan import Model
 from bulk.progress import Progress
 from bulk.stages import VECTORS, WORK_SCHEMA, AskService, Decode, EncodeImages, EncodeTexts, Job, SharedHosts, keep
@@ -197,7 +198,9 @@ class Run:
         if self._plan.planned.format == LANCE:
             write_dataset(self._store)
         document = orjson.dumps(made.as_json(), option=orjson.OPT_INDENT_2)
-        (self._store.folders.output / SUMMARY).write(lambda stream: stream.write(document + b"\n"))
+        summary = self._store.folders.output / SUMMARY
+        with explained(summary.path):
+            summary.write(lambda stream: stream.write(document + b"\n"))
         return made
 
 

@@ -1,5 +1,6 @@
 """Where files lie: paths and URIs, and that a file is there whole or not at all."""
 
+import errno
 import os
 import pickle
 import re
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 from hypothesis import example, given
 from hypothesis import strategies as st
 from pyarrow import dataset, fs
@@ -98,6 +100,23 @@ def test_what_a_killed_machine_leaves_is_no_table(folder: Place) -> None:
 
     assert [] == seen
     assert [] == folder.files()
+
+
+class FullDisk(LocalFileSystem):  # type: ignore[misc]
+    """On some filesystems a full disk cannot even forget."""
+
+    def rm(self, *_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("name", [pytest.param("one", id="file"), pytest.param("", id="folder")])
+def test_what_cannot_be_removed_is_one_line(tmp_path: Path, name: str) -> None:
+    """It names the file or the folder."""
+    (tmp_path / "one").write_bytes(b"1")
+    place = Place(fs.PyFileSystem(fs.FSSpecHandler(FullDisk())), str(tmp_path / name))
+
+    with pytest.raises(BulkError, match=f"^{re.escape(place.path)}: No space left on device$"):
+        place.remove()
 
 
 def test_an_object_is_whole_or_not_there() -> None:
