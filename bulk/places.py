@@ -3,7 +3,7 @@
 import errno
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -96,12 +96,18 @@ class Place:
         if self._type != fs.FileType.Directory:
             return [self.path] if self.exists() else []
         with explained(self.path):
-            infos = self.filesystem.get_file_info(fs.FileSelector(self.path, recursive=recursive))
+            infos = self._below(recursive=recursive)
             try:
                 return sorted(info.path for info in infos if info.type == fs.FileType.File)
             except UnicodeDecodeError as error:
                 # Whoever asks pyarrow for such a name has none; it could not be an id either.
                 raise BulkError(f"{os.fsdecode(error.object)!a}: a file's name must be in UTF-8") from error
+
+    def _below(self, *, recursive: bool) -> Iterable[fs.FileInfo]:
+        if recursive and self._is_of_this_machine:
+            return _walked(self.filesystem, self.path)
+        infos: list[fs.FileInfo] = self.filesystem.get_file_info(fs.FileSelector(self.path, recursive=recursive))
+        return infos
 
     def size(self) -> int:
         """Of all files below it together, in bytes."""
@@ -262,6 +268,20 @@ def _by_fsspec(uri: str) -> tuple[fs.FileSystem, str]:
         # Whatever: some lack an argument that is not in the URI, others take apart what is not there.
         raise BulkError(f"{_shown(uri)}: {reason(error)}") from error
     return fs.PyFileSystem(fs.FSSpecHandler(filesystem)), path
+
+
+def _walked(filesystem: fs.FileSystem, path: str) -> Iterator[fs.FileInfo]:
+    """What is below a folder of this machine. A link to a folder above it leads nowhere new, and without an end."""
+    waiting = [(path, frozenset[str]())]
+    while waiting:
+        folder, above = waiting.pop()
+        real = os.path.realpath(folder)
+        if real in above:
+            continue
+        for info in filesystem.get_file_info(fs.FileSelector(folder)):
+            yield info
+            if info.type == fs.FileType.Directory:
+                waiting.append((info.path, above | {real}))
 
 
 def _sync(path: str) -> None:

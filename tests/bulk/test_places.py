@@ -37,6 +37,19 @@ def test_what_is_written_is_read(folder: Place) -> None:
     assert [] == folder.files(recursive=True)
 
 
+def test_a_link_to_a_folder_above_leads_nowhere(folder: Place) -> None:
+    """What is below it is there already, and would be without end; any other link is a folder."""
+    for name in ("a", "b"):
+        (folder / name).make()
+        (folder / name / "one").write(lambda stream: stream.write(b"1"))
+    for target, link in (("..", "a/up"), ("../a", "b/aside"), (".", "itself")):
+        os.symlink(target, (folder / link).path)
+
+    found = [path.removeprefix(f"{folder.path}/") for path in folder.files(recursive=True)]
+
+    assert ["a/one", "b/aside/one", "b/one"] == found
+
+
 def test_a_file_is_its_own_only_file(folder: Place) -> None:
     """What is named alone is what is found; where there is nothing, nothing is."""
     (folder / "one").write(lambda stream: stream.write(b"1"))
