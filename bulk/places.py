@@ -1,6 +1,8 @@
 """Where files lie: this machine, or any filesystem of pyarrow or fsspec, by a URI. Knows nothing of what is in them."""
 
 import errno
+import fcntl
+import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -15,6 +17,8 @@ import pyarrow as pa
 from pyarrow import fs
 
 from bulk.errors import BulkError
+
+logger = logging.getLogger(__name__)
 
 _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
 _CREDENTIALS = re.compile(r"//[^/]*@")
@@ -129,6 +133,27 @@ class Place:
         """Make the folder, and those above it. Raises `BulkError`."""
         with explained(self.path):
             self.filesystem.create_dir(self.path, recursive=True)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Have a folder for oneself until the block, or this process, ends. Only one of this machine can be held, and
+        not on all filesystems. Raises `BulkError` where another process has it.
+        """
+        if not self._is_of_this_machine:
+            yield
+            return
+        with explained(self.path):
+            opened = os.open(self.path, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise BulkError(f"{self.path}: another run plans into it now: use another output") from error
+            except OSError:
+                logger.debug("a folder cannot be held", extra={"path": self.path})
+            yield
+        finally:
+            os.close(opened)
 
     def write(self, write: Callable[[pa.NativeFile], object]) -> None:
         """Have `write` fill the file, which is there whole or not at all, also after the machine's end. Raises
