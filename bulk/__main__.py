@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import NoReturn
 
@@ -12,7 +13,7 @@ from bulk.account import Cost, Summary
 from bulk.asking import Asker, require_settings
 from bulk.cluster import Machines, cluster, sizes
 from bulk.errors import BulkError
-from bulk.estimate import estimate
+from bulk.estimate import estimate, remove_sample
 from bulk.inputs import Input, Kind
 from bulk.lance import FORMAT as LANCE
 from bulk.lance import dataset_uri
@@ -26,6 +27,12 @@ from core.settings import ServiceSettings, load_settings
 
 _FAILED, _INTERRUPTED = 1, 130
 _STANDARD_ERROR = 2
+# What is said at an interruption, by command.
+_GOES_ON = {
+    "embed": "the same command with --resume goes on after what is done",
+    "retry": "the same command goes on after what is done",
+}
+_NOTHING_WRITTEN = "there is no estimate, and nothing is written"
 _SAMPLE_ROWS = 2_000
 PIECE_ROWS = 512
 
@@ -49,12 +56,12 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     options = _parser().parse_args(arguments)
     # A copy, for as long as this process lives: while Ray starts, its standard error is nowhere.
     said = os.dup(_STANDARD_ERROR)
-    _end_by_signals(said)
+    _end_by_signals(options, said)
     try:
         command = _Command(options, environ)
         with cluster(environ) as machines:
             # Again: Ray has set its own.
-            _end_by_signals(said)
+            _end_by_signals(options, said)
             summary = command.run(machines)
     except (BulkError, StartError) as error:
         print(error, file=sys.stderr)
@@ -263,19 +270,24 @@ def _positive(text: str) -> int:
     return number
 
 
-def _end_by_signals(said: int) -> None:
+def _end_by_signals(options: argparse.Namespace, said: int) -> None:
     """Have Ctrl-C and SIGTERM end this process, and say so there."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda _signal, _frame: _end(said))
+        signal.signal(number, lambda _signal, _frame: _end(options, said))
 
 
-def _end(said: int) -> NoReturn:
+def _end(options: argparse.Namespace, said: int) -> NoReturn:
     """At once: an exception may be raised where nobody hears it, in a finaliser of Ray's, and then the run would go on.
 
     What is done is in files, each of which is whole; what Ray has started for this run ends with the process.
     """
-    behind_the_bar = b"\n" if os.isatty(said) else b""
-    os.write(said, behind_the_bar + b"interrupted: the same command with --resume goes on after what is done\n")
+    is_estimate = options.command == "embed" and options.estimate is not None
+    behind_the_bar = "\n" if os.isatty(said) else ""
+    words = _NOTHING_WRITTEN if is_estimate else _GOES_ON[options.command]
+    os.write(said, f"{behind_the_bar}interrupted: {words}\n".encode())
+    if is_estimate:
+        with suppress(Exception):
+            remove_sample(Folders(Place.of(options.output)))
     os._exit(_INTERRUPTED)
 
 

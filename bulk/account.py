@@ -38,6 +38,12 @@ class Cost:
         return None if self.per_hour is None else round(self.per_hour * seconds / 3600, 4)
 
 
+def per_second(rows: float, seconds: float = 1.0) -> float:
+    """As a summary has it. A slow rate keeps three digits, as an estimate divides by it."""
+    rate = rows / seconds
+    return round(rate, 1) if rate >= 10 else float(f"{rate:.3g}")
+
+
 @dataclass(frozen=True, slots=True)
 class Summary:
     """What an output has, counted in its files; the rate and the cost are of the last run alone."""

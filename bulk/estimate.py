@@ -31,9 +31,9 @@ class Estimate:
 
 def estimate(planned: Planned, folders: Folders, settings: ServiceSettings, options: Options, *, rows: int) -> Estimate:
     """Embed about so many rows. Raises `BulkError`."""
-    beside = Folders(folders.output / _FOLDER)
+    beside = _beside(folders)
     # One that was killed has left its own.
-    beside.output.remove()
+    remove_sample(folders)
     # Enough pieces to see how fast they follow each other.
     sample = replace(planned, piece_rows=min(planned.piece_rows, max(1, rows // _FEWEST_PIECES)))
     try:
@@ -45,4 +45,13 @@ def estimate(planned: Planned, folders: Folders, settings: ServiceSettings, opti
         size = store.vectors.size() / max(1, made.vectors)
         return Estimate(total, seconds, round(total * size), options.cost.of(seconds))
     finally:
-        beside.output.remove()
+        remove_sample(folders)
+
+
+def remove_sample(folders: Folders) -> None:
+    """What an estimate has written, however it ended. Raises `BulkError`."""
+    _beside(folders).output.remove()
+
+
+def _beside(folders: Folders) -> Folders:
+    return Folders(folders.output / _FOLDER)

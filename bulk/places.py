@@ -1,8 +1,11 @@
 """Where files lie: this machine, or any filesystem of pyarrow or fsspec, by a URI. Knows nothing of what is in them."""
 
+import errno
+import fcntl
+import logging
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,6 +17,8 @@ import pyarrow as pa
 from pyarrow import fs
 
 from bulk.errors import BulkError
+
+logger = logging.getLogger(__name__)
 
 _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
 _CREDENTIALS = re.compile(r"//[^/]*@")
@@ -75,27 +80,38 @@ class Place:
         return info.type
 
     @property
-    def is_special(self) -> bool:
-        """Whether it is a pipe or a device of this machine: reading one may never begin or never end. Raises `OSError`
-        or `ArrowException`.
+    def is_no_file(self) -> bool:
+        """Whether it is a folder, a pipe or a device of this machine: reading one may never begin or never end. Raises
+        `OSError` or `ArrowException`.
         """
-        # Also fsspec's own, which takes the URIs that pyarrow refuses. Other machines are not asked.
-        if "local" not in self.filesystem.type_name:
+        if not self._is_of_this_machine:
+            # Others are not asked.
             return False
         [info] = self.filesystem.get_file_info([self.path])
-        return bool(info.type == fs.FileType.Unknown)
+        return info.type in (fs.FileType.Directory, fs.FileType.Unknown)
+
+    @property
+    def _is_of_this_machine(self) -> bool:
+        # Also fsspec's own, which takes the URIs that pyarrow refuses.
+        return "local" in self.filesystem.type_name
 
     def files(self, *, recursive: bool = False) -> list[str]:
         """The paths of the files below it, sorted, or its own if it is a file; none where there is nothing."""
         if self._type != fs.FileType.Directory:
             return [self.path] if self.exists() else []
         with explained(self.path):
-            infos = self.filesystem.get_file_info(fs.FileSelector(self.path, recursive=recursive))
+            infos = self._below(recursive=recursive)
             try:
                 return sorted(info.path for info in infos if info.type == fs.FileType.File)
             except UnicodeDecodeError as error:
                 # Whoever asks pyarrow for such a name has none; it could not be an id either.
                 raise BulkError(f"{os.fsdecode(error.object)!a}: a file's name must be in UTF-8") from error
+
+    def _below(self, *, recursive: bool) -> Iterable[fs.FileInfo]:
+        if recursive and self._is_of_this_machine:
+            return _walked(self.filesystem, self.path)
+        infos: list[fs.FileInfo] = self.filesystem.get_file_info(fs.FileSelector(self.path, recursive=recursive))
+        return infos
 
     def size(self) -> int:
         """Of all files below it together, in bytes."""
@@ -118,8 +134,31 @@ class Place:
         with explained(self.path):
             self.filesystem.create_dir(self.path, recursive=True)
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Have a folder for oneself until the block, or this process, ends. Only one of this machine can be held, and
+        not on all filesystems. Raises `BulkError` where another process has it.
+        """
+        if not self._is_of_this_machine:
+            yield
+            return
+        with explained(self.path):
+            opened = os.open(self.path, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise BulkError(f"{self.path}: another run plans into it now: use another output") from error
+            except OSError:
+                logger.debug("a folder cannot be held", extra={"path": self.path})
+            yield
+        finally:
+            os.close(opened)
+
     def write(self, write: Callable[[pa.NativeFile], object]) -> None:
-        """Have `write` fill the file, which is there whole or not at all. Raises `OSError`."""
+        """Have `write` fill the file, which is there whole or not at all, also after the machine's end. Raises
+        `OSError`.
+        """
         if self.filesystem.type_name in _OBJECT_STORES:
             # Closing a stream that failed halfway would leave the half: nothing is sent before all of it is there.
             whole = pa.BufferOutputStream()
@@ -133,7 +172,12 @@ class Place:
         try:
             with self.filesystem.open_output_stream(unfinished) as stream:
                 write(stream)
+            if self._is_of_this_machine:
+                _sync(unfinished)
             self.filesystem.move(unfinished, self.path)
+            if self._is_of_this_machine:
+                # Whoever removes what this file was made of must not be ahead of its name.
+                _sync(folder)
         except BaseException:
             _forget(self.filesystem, unfinished)
             raise
@@ -145,12 +189,13 @@ class Place:
                 self.filesystem.delete_file(path)
 
     def remove(self) -> None:
-        """Remove a file or a folder, if it is there."""
-        [info] = self.filesystem.get_file_info([self.path])
-        if info.type == fs.FileType.Directory:
-            self.filesystem.delete_dir(self.path)
-        elif info.type == fs.FileType.File:
-            self.filesystem.delete_file(self.path)
+        """Remove a file or a folder, if it is there. Raises `BulkError`."""
+        with explained(self.path):
+            [info] = self.filesystem.get_file_info([self.path])
+            if info.type == fs.FileType.Directory:
+                self.filesystem.delete_dir(self.path)
+            elif info.type == fs.FileType.File:
+                self.filesystem.delete_file(self.path)
 
 
 def is_uri(text: str) -> bool:
@@ -248,6 +293,33 @@ def _by_fsspec(uri: str) -> tuple[fs.FileSystem, str]:
         # Whatever: some lack an argument that is not in the URI, others take apart what is not there.
         raise BulkError(f"{_shown(uri)}: {reason(error)}") from error
     return fs.PyFileSystem(fs.FSSpecHandler(filesystem)), path
+
+
+def _walked(filesystem: fs.FileSystem, path: str) -> Iterator[fs.FileInfo]:
+    """What is below a folder of this machine. A link to a folder above it leads nowhere new, and without an end."""
+    waiting = [(path, frozenset[str]())]
+    while waiting:
+        folder, above = waiting.pop()
+        real = os.path.realpath(folder)
+        if real in above:
+            continue
+        for info in filesystem.get_file_info(fs.FileSelector(folder)):
+            yield info
+            if info.type == fs.FileType.Directory:
+                waiting.append((info.path, above | {real}))
+
+
+def _sync(path: str) -> None:
+    """Have a file, or the names in a folder, outlive this machine's power. Raises `OSError`."""
+    opened = os.open(path or "/", os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    except OSError as error:
+        # Some network's and FUSE's have no such thing for a folder.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(opened)
 
 
 def _forget(filesystem: fs.FileSystem, path: str) -> None:

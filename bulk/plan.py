@@ -131,7 +131,8 @@ def write_plan(folders: Folders, planned: Planned, batches: Iterable[pa.Table]) 
     """Write down all rows, and then the plan. Raises `BulkError` for what is wrong with them; then there is no plan."""
     if folders.vectors.exists():
         raise BulkError(f"{folders.vectors.path}: has vectors of another run, whose plan is gone: use another output")
-    with explained(folders.output.path):
+    folders.output.make()
+    with folders.output.held(), explained(folders.output.path):
         folders.state.remove()
         for folder in (folders.rows, folders.pieces):
             folder.make()

@@ -12,13 +12,14 @@ import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
 
-from bulk.account import Account, Cost, Summary
+from bulk.account import Account, Cost, Summary, per_second
 from bulk.cluster import Sizes, explained_by_ray
 from bulk.encoding import Encoder
 from bulk.errors import BulkError
 from bulk.lance import FORMAT as LANCE
 from bulk.lance import write_dataset
 from bulk.outcomes import CODE, PART
+from bulk.places import explained
 from bulk.plan import Model
 from bulk.progress import Progress
 from bulk.stages import VECTORS, WORK_SCHEMA, AskService, Decode, EncodeImages, EncodeTexts, Job, SharedHosts, keep
@@ -186,8 +187,8 @@ class Run:
             rejects_by_code=dict(sorted(rejects.items())),
             rows_of_this_run=account.this_run,
             seconds=round(seconds, 1),
-            rows_per_second=round(account.this_run / seconds, 1),
-            rows_per_second_once_running=round(rate, 1),
+            rows_per_second=per_second(account.this_run, seconds),
+            rows_per_second_once_running=per_second(rate),
             cost=self._options.cost.of(seconds),
             model=self._plan.model,
             dtype=self._plan.dtype,
@@ -197,7 +198,9 @@ class Run:
         if self._plan.planned.format == LANCE:
             write_dataset(self._store)
         document = orjson.dumps(made.as_json(), option=orjson.OPT_INDENT_2)
-        (self._store.folders.output / SUMMARY).write(lambda stream: stream.write(document + b"\n"))
+        summary = self._store.folders.output / SUMMARY
+        with explained(summary.path):
+            summary.write(lambda stream: stream.write(document + b"\n"))
         return made
 
 

@@ -40,7 +40,8 @@ class Sources:
             return self._bytes(rows)
         named: list[str | None] = rows.column(SOURCE).to_pylist()
         if kind is Kind.IMAGE_PATH:
-            return [None if name is None else self._place_of(name) for name in named]
+            # An empty path would be the folder that this process is in.
+            return [self._place_of(name) if name else None for name in named]
         if kind is Kind.IMAGE_FILE:
             return [None if name is None else self._base.at(name) for name in named]
         return list(named)
@@ -95,7 +96,7 @@ def _places(positions: npt.NDArray[np.int32], groups: npt.NDArray[np.int32], pie
 def read_file(place: Place, max_bytes: int) -> bytes | Reject:
     """The bytes of an image, or why there are none."""
     try:
-        content = None if place.is_special else place.read(max_bytes + 1)
+        content = None if place.is_no_file else place.read(max_bytes + 1)
     except FileNotFoundError:
         return Reject(_UNREADABLE, "there is no such file", retryable=False)
     except Exception as error:

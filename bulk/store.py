@@ -111,7 +111,8 @@ class Store:
     def merge(self, part: int) -> PartCounts:
         """Make the part of its pieces and of what there is of it, and remove the pieces. Raises `BulkError`."""
         pieces = [piece for _, piece in sorted(self.pieces_there().get(part, {}).items())]
-        ids = read_rows(self.folders, part).column(ID).combine_chunks()
+        with explained(self.folders.part_of_rows(part).path):
+            ids = read_rows(self.folders, part).column(ID).combine_chunks()
         known = [self._part_as_outcomes(part, ids), *(_read(piece) for piece in pieces if self.is_whole(piece))]
         known = [table for table in known if table is not None]
         if not known:

@@ -46,19 +46,41 @@ def wait_for_end(processes: list[psutil.Process]) -> None:
     assert [] == alive
 
 
-def test_ctrl_c_while_ray_starts_says_so(settings: dict[str, str], tmp_path: Path) -> None:
-    """Ray's own words are kept off standard error then; these are not, and nothing that it has started is left."""
-    csv.write_csv(pa.table({"text": ["a"]}), tmp_path / "rows.csv")
+EMBED = ["embed", "--input", "rows.csv", "--text-column", "text", "--output"]
+
+
+@pytest.mark.parametrize(
+    ("command", "said", "left"),
+    [
+        pytest.param(EMBED, INTERRUPTED, ["_estimate"], id="embed"),
+        pytest.param(["retry"], "interrupted: the same command goes on after what is done", ["_estimate"], id="retry"),
+        pytest.param(
+            ["embed", "--estimate", *EMBED[1:]],
+            "interrupted: there is no estimate, and nothing is written",
+            [],
+            id="estimate",
+        ),
+    ],
+)
+def test_ctrl_c_while_ray_starts_says_so(
+    command: list[str], said: str, left: list[str], settings: dict[str, str], tmp_path: Path
+) -> None:
+    """Ray's own words are kept off standard error then; these are not, and nothing that it has started is left.
+
+    How to go on is as the command can, and an estimate takes its sample along.
+    """
     out = tmp_path / "out"
-    arguments = ["embed", "--input", str(tmp_path / "rows.csv"), "--text-column", "text", "--output", str(out)]
-    with started(arguments, settings, output=out) as command:
-        command.wait_for(lambda: below(command))
-        processes = below(command)
-        command.process.send_signal(signal.SIGINT)
-        ended = command.end()
+    (out / "_estimate").mkdir(parents=True)
+    arguments = [*command, str(out)]
+    with started(arguments, settings, output=out) as running:
+        running.wait_for(lambda: below(running))
+        processes = below(running)
+        running.process.send_signal(signal.SIGINT)
+        ended = running.end()
         wait_for_end(processes)
 
-    assert (130, "", f"{INTERRUPTED}\n") == (ended.status, ended.out, ended.err)
+    assert (130, "", f"{said}\n") == (ended.status, ended.out, ended.err)
+    assert left == [path.name for path in out.iterdir()]
 
 
 def test_nothing_is_left_running_and_nothing_lost(

@@ -1,6 +1,7 @@
 """Vectors by the client of this service, from a real pod."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -137,6 +138,89 @@ def test_model_that_fails_on_everything_ends_the_run() -> None:
         pytest.raises(BulkError, match="--resume"),
     ):
         Asker(environ(script.base_url), MAX_BYTES).ask(["red"], dim=DIM, kind=Kind.TEXT)
+
+
+@dataclass(slots=True)
+class Limited:
+    """A service that takes `most` characters of texts in the time that it says, and time that passes in `sleep`."""
+
+    most: int
+    wait_s: int | None = 60
+    room: int = 0
+    slept: list[float] = field(default_factory=list)
+
+    def answer(self, seen: Seen) -> Reply:
+        cost = sum(len(item["text"]) for item in seen.body["items"])
+        if cost > self.room:
+            headers = {} if self.wait_s is None else {"Retry_After": str(self.wait_s)}
+            return error_reply("RATE_LIMITED", 429, retryable=True, **headers)
+        self.room -= cost
+        return json_reply(success(seen.body))
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.room = self.most
+
+    def ask(self, texts: list[str], batch: int) -> tuple[int, list[Reject | None]]:
+        """How many requests it took, and what was rejected."""
+        with scripted_server(self.answer) as script:
+            given = environ(script.base_url) | {"CLIP_TEXT_BATCH_SIZE": str(batch)}
+            asker = Asker(given, MAX_BYTES, sleep=self.sleep)
+            vectors, rejects = asker.ask(texts, dim=DIM, kind=Kind.TEXT)
+        has_vector = [bool(vector.any()) for vector in vectors]
+        assert [reject is None for reject in rejects] == has_vector
+        return len(script.seen), rejects
+
+
+LETTERS = "abcdefghijklmnop"
+
+
+def test_rows_over_a_limit_are_asked_for_again() -> None:
+    """When the service says that there is room, also where the whole piece had none: they are no rejects."""
+    some, none = Limited(most=8, room=8), Limited(most=4, wait_s=None)
+
+    assert [None] * 16 == some.ask(list(LETTERS), batch=4)[1]
+    assert [60.0] == some.slept
+    assert [None] * 4 == none.ask(list(LETTERS[:4]), batch=4)[1]
+    assert [10.0] == none.slept
+
+
+def test_request_larger_than_a_limit_becomes_smaller() -> None:
+    """However long one waits, it never fits; its rows do."""
+    limited = Limited(most=3)
+
+    assert [None] * 16 == limited.ask(list(LETTERS), batch=8)[1]
+    assert limited.slept == [60.0] * len(limited.slept)
+
+
+def test_row_larger_than_a_limit_is_a_reject() -> None:
+    """It is asked for so often and no more; the others of its piece are embedded."""
+    limited = Limited(most=15)
+
+    requests, rejects = limited.ask(["a", "b" * 20, "c"], batch=4)
+
+    assert [None, "RATE_LIMITED", None] == [reject and reject.code for reject in rejects]
+    assert requests < 20
+
+
+def test_piece_of_rows_larger_than_a_limit_is_rejects() -> None:
+    """As a retry has them: a run that ended there could never be finished."""
+    [reject] = Limited(most=15).ask(["b" * 20], batch=4)[1]
+
+    assert isinstance(reject, Reject)
+    assert ("RATE_LIMITED", True) == (reject.code, reject.retryable)
+
+
+@pytest.mark.parametrize("wait_s", [pytest.param(1, id="soon"), pytest.param(86400, id="tomorrow")])
+def test_service_that_lets_nothing_in_ends_the_run(wait_s: int) -> None:
+    """After some pauses, none of which is a day; its rows are not at fault."""
+    limited = Limited(most=0, wait_s=wait_s)
+
+    with pytest.raises(BulkError, match=r"lets nothing in: RATE_LIMITED: .*--resume"):
+        limited.ask(list(LETTERS), batch=4)
+
+    assert limited.slept == [1.0] * len(limited.slept)
+    assert len(limited.slept) < 20
 
 
 @pytest.mark.parametrize(

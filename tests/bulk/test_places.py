@@ -1,11 +1,14 @@
 """Where files lie: paths and URIs, and that a file is there whole or not at all."""
 
+import errno
+import os
 import pickle
 import re
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 from hypothesis import example, given
 from hypothesis import strategies as st
 from pyarrow import dataset, fs
@@ -32,6 +35,19 @@ def test_what_is_written_is_read(folder: Place) -> None:
     for place in (folder / "b", folder / "one", folder / "never"):
         place.remove()
     assert [] == folder.files(recursive=True)
+
+
+def test_a_link_to_a_folder_above_leads_nowhere(folder: Place) -> None:
+    """What is below it is there already, and would be without end; any other link is a folder."""
+    for name in ("a", "b"):
+        (folder / name).make()
+        (folder / name / "one").write(lambda stream: stream.write(b"1"))
+    for target, link in (("..", "a/up"), ("../a", "b/aside"), (".", "itself")):
+        os.symlink(target, (folder / link).path)
+
+    found = [path.removeprefix(f"{folder.path}/") for path in folder.files(recursive=True)]
+
+    assert ["a/one", "b/aside/one", "b/one"] == found
 
 
 def test_a_file_is_its_own_only_file(folder: Place) -> None:
@@ -66,6 +82,20 @@ def test_a_file_is_whole_or_not_there(folder: Place) -> None:
     assert [(folder / "one").path] == folder.files()
 
 
+def test_a_file_outlives_the_machine(folder: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is on the disk before it has its name, and its name is there before anybody goes on."""
+    synced: list[tuple[str, bool]] = []
+
+    def sync(opened: int) -> None:
+        name = Path(f"/proc/self/fd/{opened}").resolve().name
+        synced.append((name.partition(".")[0], (folder / "one").exists()))
+
+    monkeypatch.setattr(os, "fsync", sync)
+    (folder / "one").write(lambda stream: stream.write(b"1"))
+
+    assert [("_one", False), (Path(folder.path).name, True)] == synced
+
+
 def test_what_a_killed_machine_leaves_is_no_table(folder: Place) -> None:
     """Readers of tables pass over names that begin so; the next run removes it."""
     left: list[str] = []
@@ -83,6 +113,23 @@ def test_what_a_killed_machine_leaves_is_no_table(folder: Place) -> None:
 
     assert [] == seen
     assert [] == folder.files()
+
+
+class FullDisk(LocalFileSystem):  # type: ignore[misc]
+    """On some filesystems a full disk cannot even forget."""
+
+    def rm(self, *_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("name", [pytest.param("one", id="file"), pytest.param("", id="folder")])
+def test_what_cannot_be_removed_is_one_line(tmp_path: Path, name: str) -> None:
+    """It names the file or the folder."""
+    (tmp_path / "one").write_bytes(b"1")
+    place = Place(fs.PyFileSystem(fs.FSSpecHandler(FullDisk())), str(tmp_path / name))
+
+    with pytest.raises(BulkError, match=f"^{re.escape(place.path)}: No space left on device$"):
+        place.remove()
 
 
 def test_an_object_is_whole_or_not_there() -> None:

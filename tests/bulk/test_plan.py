@@ -48,6 +48,21 @@ def test_every_row_has_one_place(
     assert plan == read_plan(folders)
 
 
+def test_two_that_plan_into_one_output(tmp_path: Path) -> None:
+    """The second one ends: else one plan could have the other's rows."""
+    folders = Folders(Place.of(str(tmp_path)))
+
+    def batches() -> Iterator[pa.Table]:
+        with pytest.raises(BulkError, match="another run plans into it now"):
+            write_plan(folders, planned("x"), [rows_table(["b"])])
+        yield rows_table(["a"])
+
+    plan = write_plan(folders, planned("x"), batches())
+
+    assert ["a"] == read_rows(folders, 0).column(ID).to_pylist()
+    assert plan == read_plan(folders)
+
+
 @pytest.mark.parametrize(
     "ids", [pytest.param([5, 7, 9, 7], id="numbers"), pytest.param(["a", "c", "d", "c"], id="strings")]
 )

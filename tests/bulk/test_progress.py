@@ -6,7 +6,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bulk.account import Account, Cost
+from bulk.account import Account, Cost, per_second
 from bulk.progress import Progress, duration
 
 CODES = st.dictionaries(st.sampled_from([None, "INVALID_IMAGE", "DOWNLOAD_ERROR"]), st.integers(1, 99))
@@ -27,6 +27,13 @@ def test_every_row_is_counted_once(pieces: list[dict[str | None, int]], before: 
 
     assert (account.rows, total) == (account.done, account.this_run)
     assert total - sum(piece.get(None, 0) for piece in pieces) == account.rejects
+
+
+def test_a_slow_rate_is_not_none_at_all() -> None:
+    """An estimate divides by it, and by the digits that are left of it."""
+    assert [476.3, 10.0, 0.0417, 0.000278, 0.0] == [
+        per_second(rows, seconds) for rows, seconds in ((4763, 10), (100, 10), (1, 24), (1, 3600), (0, 5))
+    ]
 
 
 def test_the_last_line_is_said() -> None:

@@ -103,6 +103,14 @@ def test_paths_and_files_are_places(tmp_path: Path) -> None:
     assert nothing is None
 
 
+def test_a_row_without_a_path_has_nothing(tmp_path: Path) -> None:
+    """Also where a CSV has nothing between two commas: it is no folder that this process happens to be in."""
+    parquet.write_table(pa.table({"path": ["", None]}), tmp_path / "rows.parquet")
+    named = Input(str(tmp_path / "rows.parquet"), Kind.IMAGE_PATH, "path", None)
+
+    assert [None, None] == Sources(*plan_of(tmp_path / "out", named)).read(work([0, 1]))
+
+
 # What it takes to open them is not in a URI, or they are somebody's server.
 _ODD = [
     "github://x",
@@ -155,10 +163,13 @@ def test_what_another_library_raises_is_the_rows_reject() -> None:
         pytest.param("file://{}/pipe", id="URI"),
         pytest.param("file://{}/a pipe", id="URI that pyarrow refuses"),
         pytest.param("/dev/zero", id="device"),
+        pytest.param("{}", id="folder"),
+        pytest.param("file://{}/a%20folder", id="URI of a folder"),
     ],
 )
-def test_pipes_and_devices_are_not_opened(tmp_path: Path, form: str) -> None:
-    """Whoever opens a pipe waits for its other end, and with it all rows of the run."""
+def test_what_is_no_file_is_not_opened(tmp_path: Path, form: str) -> None:
+    """Whoever opens a pipe waits for its other end, and with it all rows of the run; and none is one later."""
+    (tmp_path / "a folder").mkdir()
     for name in ("pipe", "a pipe"):
         os.mkfifo(tmp_path / name)
 
@@ -178,8 +189,9 @@ def test_a_file_is_read_so_far_as_its_size_is_known(tmp_path: Path, size: int, e
 
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     """One that is not there stays away; a disk may come back."""
-    missing, folder = (read_file(Place.of(str(path)), 10) for path in (tmp_path / "a", tmp_path))
+    # Nothing is at the address 0: reading there is an error of input and output.
+    missing, broken = (read_file(Place.of(str(path)), 10) for path in (tmp_path / "a", "/proc/self/mem"))
 
     assert isinstance(missing, Reject)
-    assert isinstance(folder, Reject)
-    assert (False, True) == (missing.retryable, folder.retryable)
+    assert isinstance(broken, Reject)
+    assert (False, True) == (missing.retryable, broken.retryable)

@@ -1,5 +1,6 @@
 """Pieces and parts: whatever order they come in, and wherever a run ends, each row is in the output once."""
 
+import io
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,11 +15,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
+from bulk.account import Cost
+from bulk.cluster import Sizes
 from bulk.errors import BulkError
 from bulk.outcomes import Reject, Work
 from bulk.places import Place
 from bulk.plan import Plan
+from bulk.progress import Progress
+from bulk.run import SUMMARY, Options, Run
 from bulk.store import Store
+from core.settings import load_settings
 from tests.bulk.plans import LATER, MODEL, NEVER, outcomes, plan_of, vector
 
 ROWS, PIECE_ROWS = 8, 3
@@ -155,6 +161,31 @@ def test_torn_piece_is_done_again(
     write(store, piece, positions_of(piece), becomes)
     store.merge(0)
     assert expected(becomes) == in_output(folder)
+
+
+def test_rows_that_cannot_be_read_are_one_line(new_folder: Callable[[], Path]) -> None:
+    """Pieces that are left over are merged before Ray is asked, so nobody else makes a line of it."""
+    folder = new_folder()
+    store = store_of(folder)
+    write(store, 0, positions_of(0), [None] * ROWS)
+    (folder / "_bulk" / "rows" / "part-00000.parquet").write_bytes(b"torn")
+
+    with pytest.raises(BulkError, match=r"/_bulk/rows/part-00000\.parquet: "):
+        store.merge(0)
+
+
+def test_summary_that_cannot_be_written_is_one_line(new_folder: Callable[[], Path]) -> None:
+    """The last file of a run, for which a disk may have no room any more."""
+    folder = new_folder()
+    store = store_of(folder)
+    for piece in range(3):
+        write(store, piece, positions_of(piece), [None] * ROWS)
+    store.merge(0)
+    (folder / SUMMARY / "in the way").mkdir(parents=True)
+    options = Options(Sizes(1, 1.0, 0.0, 1, 1.0, 1), host_connections=1, cost=Cost(None))
+
+    with pytest.raises(BulkError, match=f"/{SUMMARY}: "):
+        Run(store, load_settings({"ALLOW_INSECURE_AUTH": "1"}), options).embed(Progress(io.StringIO()))
 
 
 def test_vector_stays_where_its_reject_is_still_there(new_folder: Callable[[], Path]) -> None:
