@@ -116,7 +116,8 @@ def test_what_is_wrong_with_an_image_is_its_rows(decoder: Decoder, server: Image
         "no bytes": (b"", "INVALID_IMAGE", False),
         "no image": (b"not an image", "INVALID_IMAGE", False),
         "missing file": (Place.of(str(tmp_path / "missing.jpg")), "FILE_UNREADABLE", False),
-        "folder": (Place.of(str(tmp_path)), "FILE_UNREADABLE", True),
+        "folder": (Place.of(str(tmp_path)), "FILE_UNREADABLE", False),
+        "not now": (Place.of("/proc/self/mem"), "FILE_UNREADABLE", True),
         "no place": (Reject("FILE_UNREADABLE", "no such scheme", retryable=True), "FILE_UNREADABLE", True),
     }
 
