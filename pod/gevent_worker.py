@@ -78,7 +78,10 @@ class SweepingServer(StreamServer):
         """Begin or stop to accept, if that has changed."""
         if not self._accepts():
             self.stop_accepting()
-        elif self.started and self._timer is None and not self.full():
+        elif self.full():
+            # All places were taken at once, perhaps, when nobody had been heard yet who could go.
+            self._make_room()
+        elif self.started and self._timer is None:
             # With a timer gevent pauses by itself: it had no file descriptor left.
             self.start_accepting()
 
