@@ -95,9 +95,10 @@ def test_longest_waiting_is_ended() -> None:
         ended = waiting.end_longest()
         waiting.add(pairs[0][0])
 
-        assert (True, b"") == (ended, pairs[2][0].recv(1))
-        assert [True, True, False] == [waiting.end_longest() for _ in range(3)]
-        assert [b"", b"GET", b"", b""] == [ours.recv(3) for ours, _ in pairs]
+        with gevent.Timeout(SOON_S):
+            assert (True, b"") == (ended, pairs[2][0].recv(1))
+            assert [True, True, False] == [waiting.end_longest() for _ in range(3)]
+            assert [b"", b"GET", b"", b""] == [ours.recv(3) for ours, _ in pairs]
     finally:
         for both in pairs:
             for one in both:
